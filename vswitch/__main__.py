@@ -1,0 +1,5 @@
+"""`python -m vswitch`."""
+
+from vswitch.cli import main
+
+main()

@@ -1,0 +1,195 @@
+"""`vswitch serve`: build a switch, say how to plug in, run until told to stop."""
+
+import ctypes
+import gc
+import logging
+import os
+import platform
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+
+import click
+import trio
+
+from vswitch import units
+from vswitch.control import config as configuration
+from vswitch.control import runtime
+from vswitch.endpoints import qemu
+from vswitch.endpoints.url import EndpointConfig, check_name, check_unix_path, parse
+from vswitch.errors import InputError
+from vswitch.switch import Attachment, VSwitch
+
+QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
+QEMU_ASSUMED: qemu.Version = (7, 2)
+HEAP_KEPT_BYTES = 16 * 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own
+
+log = logging.getLogger("vswitch")
+
+
+@click.command()
+@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.option("--config", "config_file", metavar="FILE", help="Read [switch] and [[endpoint]] tables from a TOML file.")
+@click.option("--name", metavar="NAME", help="The switch's name, for other commands. [default: default]")
+@click.option("--ageing", metavar="TIME", help="Forget stations silent for so long. [default: 300s]")
+@click.option("--table-size", metavar="N", type=int, help="Most stations to remember. [default: 8192]")
+@click.option("--ready-fd", metavar="N", type=int, help="Write 'ready' to this descriptor when guests can connect.")
+def serve(
+    urls: tuple[str, ...],
+    config_file: str | None,
+    name: str | None,
+    ageing: str | None,
+    table_size: int | None,
+    ready_fd: int | None,
+) -> None:
+    """Run a switch that guests plug into by URL.
+
+    Each URL is a way in: tcp://127.0.0.1:1234 or unix:///run/lan.sock listen, with ?connect they connect, and
+    fd://N is an inherited socket. Without URL or file: tcp://127.0.0.1:1234 and a unix socket.
+    """
+    qemu_version = QemuVersion()
+    wanted = configuration.read(config_file) if config_file else configuration.SwitchConfig()
+    name = check_name(name or wanted.name or configuration.NAME_DEFAULT)
+    ageing_s = _ageing(ageing) if ageing else wanted.ageing_s or configuration.AGEING_DEFAULT_S
+    if table_size is None:
+        table_size = configuration.TABLE_SIZE_DEFAULT if wanted.table_size is None else wanted.table_size
+    endpoints = [*wanted.endpoints, *(parse(url) for url in urls)]
+    if not endpoints:
+        endpoints = _default_endpoints(name)
+    if ready_fd is not None:
+        _check_ready_fd(ready_fd)
+    control = check_unix_path(str(runtime.make_directory() / f"{name}.ctl"))
+    switch = VSwitch(name, ageing_s=ageing_s, table_size=table_size)
+    _prepare_process()
+    trio.run(_serve, switch, endpoints, control, ready_fd, qemu_version)
+
+
+async def _serve(
+    switch: VSwitch,
+    endpoints: list[EndpointConfig],
+    control: str,
+    ready_fd: int | None,
+    qemu_version: "QemuVersion",
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with switch:
+            await switch.serve_control(control)
+            attached = [await switch.attach(endpoint) for endpoint in endpoints]
+            version = await qemu_version.get()
+            for endpoint in attached:
+                click.echo(_how_to_plug_in(switch.name, endpoint, version))
+            click.echo("ready")
+            _tell_starter(ready_fd)
+            async for number in signals:
+                log.info("%s: stopping", signal.Signals(number).name)
+                _notify("STOPPING=1")
+                break
+
+
+class QemuVersion:
+    """Asks the QEMU on this machine for its version, while the switch is being built."""
+
+    def __init__(self) -> None:
+        names = (f"qemu-system-{platform.machine()}", "qemu-system-x86_64", "qemu-kvm")
+        found = next(filter(None, map(shutil.which, names)), None)
+        self._process: subprocess.Popen[bytes] | None = None
+        if found:
+            with suppress(OSError):
+                self._process = subprocess.Popen(
+                    [found, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                )
+
+    async def get(self) -> qemu.Version | None:
+        """(major, minor), or None if there is no QEMU or it does not say in time."""
+        if self._process is None:
+            return None
+        with self._process as process:
+            with trio.move_on_after(QEMU_ANSWER_S):
+                while process.poll() is None:  # noqa: ASYNC110 (a process has no event)
+                    await trio.sleep(0.005)
+            if process.poll() is None:
+                process.kill()
+                return None
+            assert process.stdout is not None
+            match = re.search(rb"version (\d+)\.(\d+)", process.stdout.read(4096))
+            return (int(match[1]), int(match[2])) if match else None
+
+
+def _how_to_plug_in(switch: str, endpoint: Attachment, version: qemu.Version | None) -> str:
+    """The endpoint's name and what to paste into a QEMU command line."""
+    stream = qemu.stream_netdev(endpoint.config, version or QEMU_ASSUMED)
+    plain = qemu.socket_netdev(endpoint.config)
+    best = plain if version and version < qemu.STREAM_SINCE else stream or plain
+    other = stream if best is plain else plain
+    if best is plain:
+        other = qemu.stream_netdev(endpoint.config, qemu.STREAM_SINCE)
+    lines = [f"{endpoint.name}  {endpoint.url}"]
+    if best is None:
+        fd = endpoint.config.scheme == "fd"
+        return f"{lines[0]}\n  {'an inherited descriptor' if fd else 'needs QEMU 7.2 or later'}"
+    guests = 1 if endpoint.config.connect or endpoint.config.single else GUESTS_SHOWN
+    addresses = [qemu.guest_mac(switch, endpoint.name, str(guest)) for guest in range(1, guests + 1)]
+    lines.append("  add to a guest's QEMU:" if guests == 1 else "  add to each guest's QEMU one of:")
+    lines += [f"    {qemu.arguments(best, address)}" for address in addresses]
+    if other:
+        lines.append("  or, for any QEMU:" if other is plain else "  or, from QEMU 7.2 on:")
+        lines += [f"    {qemu.arguments(other, address)}" for address in addresses]
+    return "\n".join(lines)
+
+
+def _default_endpoints(name: str) -> list[EndpointConfig]:
+    path = runtime.make_directory() / f"{name}.sock"
+    return [parse("tcp://127.0.0.1:1234"), EndpointConfig(scheme="unix", path=check_unix_path(str(path)))]
+
+
+def _ageing(text: str) -> float:
+    try:
+        return units.duration(text)
+    except InputError as error:
+        raise InputError(f"--ageing: {error}") from None
+
+
+def _check_ready_fd(fd: int) -> None:
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError):
+        raise InputError(f"--ready-fd {fd}: no such descriptor; pass one on to vswitch, as with 5>ready") from None
+
+
+def _prepare_process() -> None:
+    """What only the owner of a process may do to it."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Chunks of 256 KiB come and go; by default glibc gives the top of the heap back each time, and the page
+    # faults of getting it again cost as much as the copy.
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, HEAP_KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, HEAP_KEPT_BYTES)
+    gc.collect()
+    gc.freeze()
+
+
+def _tell_starter(ready_fd: int | None) -> None:
+    _notify("READY=1")
+    if ready_fd is not None:
+        with suppress(BrokenPipeError):
+            os.write(ready_fd, b"ready\n")
+        if ready_fd not in (sys.stdout.fileno(), sys.stderr.fileno()):
+            os.close(ready_fd)
+
+
+def _notify(state: str) -> None:
+    """sd_notify(3): tell the service manager, if there is one that wants to know."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith(("/", "@")):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.sendto(state.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)

@@ -1,0 +1,125 @@
+"""`vswitch status|ports|macs`: what a running switch says, as a table for people or as JSON for programs."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from vswitch.control import client, model, runtime
+from vswitch.errors import RefusedError
+
+T = TypeVar("T")
+
+
+def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in runtime.names() if name.startswith(incomplete)]
+
+
+def _asks(command: Callable[..., None]) -> Callable[..., None]:
+    """The options every command has that asks a running switch."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    return click.option(
+        "--name", metavar="NAME", shell_complete=_complete_name, help="Which switch, if several are running."
+    )(command)
+
+
+@click.command()
+@_asks
+def status(name: str | None, as_json: bool) -> None:
+    """Say how a switch is doing."""
+    shown = _ask(name, "status", as_json, model.Status)
+    if shown is None:
+        return
+    totals = shown.totals
+    rows = [
+        ("switch", f"{shown.name} (pid {shown.pid}, vswitch {shown.version})"),
+        ("data plane", "compiled" if shown.compiled else "pure Python: slow; reinstall to compile it"),
+        ("up for", _span(shown.uptime_s)),
+        ("ports", str(shown.ports)),
+        ("stations", str(shown.macs)),
+        ("frames in", f"{totals.rx_frames:,}"),
+        ("frames out", f"{totals.tx_frames:,}"),
+        ("copies", f"{totals.copies:,}"),
+        ("queued", f"{totals.queued_frames:,}"),
+        ("dropped", _drops(totals.drops)),
+    ]
+    _table(None, rows)
+
+
+@click.command()
+@_asks
+def ports(name: str | None, as_json: bool) -> None:
+    """List the ports, their peers and counters."""
+    shown = _ask(name, "ports", as_json, list[model.PortInfo])
+    if shown is None:
+        return
+    rows = [
+        (
+            port.name,
+            "up" if port.up else "down",
+            port.peer or "-",
+            f"{port.rx_frames:,}",
+            f"{port.rx_bytes:,}",
+            f"{port.tx_frames:,}",
+            f"{port.tx_bytes:,}",
+            f"{port.queued_frames:,}",
+            _drops(port.drops),
+        )
+        for port in shown
+    ]
+    _table(("PORT", "LINK", "PEER", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "QUEUED", "DROPPED"), rows)
+
+
+@click.command()
+@_asks
+def macs(name: str | None, as_json: bool) -> None:
+    """List the stations in the MAC table."""
+    shown = _ask(name, "macs", as_json, list[model.MacInfo])
+    if shown is None:
+        return
+    rows = [(station.mac, str(station.vlan), station.port, f"{station.age_s:.0f}s") for station in shown]
+    _table(("MAC", "VLAN", "PORT", "AGE"), rows)
+
+
+def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | None:
+    """What the switch answers, or None if it was printed as JSON already."""
+    path = client.find(name)
+    body = client.get(path, resource)
+    if as_json:
+        click.echo(body)
+        return None
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise RefusedError(f"the switch at {path} answers in another form than this command knows: {error}") from None
+
+
+def _table(heads: tuple[str, ...] | None, rows: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=heads is not None, header_style="bold", pad_edge=False)
+    for column in range(len(heads or rows[0])):
+        head = heads[column] if heads else ""
+        numeric = head.startswith(("RX", "TX", "QUEUED", "AGE", "VLAN"))
+        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(highlight=False)
+    if not sys.stdout.isatty():
+        console.width = 10_000  # a file or a pipe has no width to fold to
+    console.print(table)
+
+
+def _drops(drops: dict[str, int]) -> str:
+    return ", ".join(f"{frames:,} {reason}" for reason, frames in drops.items()) or "-"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}min" if hours else f"{minutes}min {rest:02}s" if minutes else f"{seconds:.1f}s"

@@ -1,0 +1,117 @@
+"""The JSON types of the control API, version 1, and how they are filled from a running switch.
+
+Bytes are frame bytes, without FCS and without length prefix; absent values are null.
+"""
+
+from typing import Literal
+
+import msgspec
+import trio
+
+from vswitch.dataplane.frame import PREFIX
+from vswitch.dataplane.port import DROP_REASONS, Port
+from vswitch.endpoints.ports import Ports, SwitchPort
+
+PORTION = 256
+
+
+class Vlan(msgspec.Struct, frozen=True):
+    """A port's VLAN policy. A transparent port carries every VLAN and changes no frame."""
+
+    mode: Literal["transparent", "access", "trunk"] = "transparent"
+    access: int | None = None
+    native: int | None = None
+    tagged: list[int] | Literal["all"] = "all"
+
+
+class PortInfo(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    endpoint: str
+    url: str
+    peer: str | None
+    up: bool
+    vlan: Vlan
+    rx_frames: int
+    rx_bytes: int
+    tx_frames: int
+    tx_bytes: int
+    drops: dict[str, int]
+    queued_frames: int
+    queued_bytes: int
+
+
+class MacInfo(msgspec.Struct, frozen=True, kw_only=True):
+    mac: str
+    vlan: int
+    port: str
+    age_s: float
+    static: bool
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Over all ports, those that are gone included: rx_frames + copies = tx_frames + queued_frames + all drops."""
+
+    rx_frames: int
+    copies: int
+    tx_frames: int
+    queued_frames: int
+    drops: dict[str, int]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    version: str
+    compiled: bool
+    uptime_s: float
+    ports: int
+    macs: int
+    pid: int
+    totals: Totals
+
+
+def port_info(port: SwitchPort) -> PortInfo:
+    counters = port.port
+    return PortInfo(
+        name=port.name,
+        endpoint=port.endpoint,
+        url=port.url,
+        peer=port.peer,
+        up=port.up,
+        vlan=Vlan(),
+        rx_frames=counters.rx_frames,
+        rx_bytes=counters.rx_bytes,
+        tx_frames=counters.tx_frames,
+        tx_bytes=counters.tx_bytes,
+        drops=_drops([counters]),
+        queued_frames=counters.queued_frames,
+        queued_bytes=counters.queued_bytes - PREFIX * counters.queued_frames,
+    )
+
+
+async def macs(ports: Ports, now_ms: int) -> list[MacInfo]:
+    """The MAC table by VLAN and address; made in portions, so that a large one does not hold up forwarding."""
+    found = []
+    for number, (vlan, mac, index, age_ms) in enumerate(sorted(ports.table.entries(now_ms))):
+        if number % PORTION == PORTION - 1:
+            await trio.lowlevel.checkpoint()
+        if (port := ports.by_index(index)) is not None:
+            text = ":".join(f"{byte:02x}" for byte in mac.to_bytes(6))
+            found.append(MacInfo(mac=text, vlan=vlan, port=port.name, age_s=age_ms / 1000, static=False))
+    return found
+
+
+def totals(ports: Ports) -> Totals:
+    all_ports = [port.port for port in ports] + [ports.bridge.gone]
+    return Totals(
+        rx_frames=sum(port.rx_frames for port in all_ports),
+        copies=ports.bridge.copies,
+        tx_frames=sum(port.tx_frames for port in all_ports),
+        queued_frames=sum(port.queued_frames for port in all_ports),
+        drops=_drops(all_ports),
+    )
+
+
+def _drops(ports: list[Port]) -> dict[str, int]:
+    """Frames dropped, by reason; reasons that never occurred are left out."""
+    sums = ((reason, sum(port.drops[at] for port in ports)) for at, reason in enumerate(DROP_REASONS))
+    return {reason: frames for reason, frames in sums if frames}

@@ -1,0 +1,177 @@
+"""The MAC table (FDB): which port a station was last heard on, per VLAN.
+
+One flat vector of native integers, open addressing with linear probing, at most half full: two
+integers a slot, so a look-up touches one cache line. A key is `vlan << 48 | mac`, never 0, which marks
+an empty slot. A value packs the time last seen and the port. Deleting shifts the rest of the cluster
+back, so there are no tombstones.
+
+Complications, and why they are here:
+
+- The hash is keyed (multiply-shift with random odd factors): a guest that picks its source addresses
+  must not be able to build one long cluster. The factors keep every product below 2**63, so compiled
+  and interpreted code agree.
+- Fair eviction: a full table makes room at the cost of the port that holds most entries, so that one
+  port flooding source addresses evicts its own and not its neighbours'. The victim is the next entry of
+  that port after a hand that sweeps round the table; a port that holds most is found within few steps.
+- Ageing (IEEE 802.1Q 8.8.3) is exact on look-up; `expire` only gives the room back.
+"""
+
+from typing import Final, final
+
+from librt.vecs import append, vec
+from mypy_extensions import i64
+
+PORT_BITS: Final = 20
+PORT_MASK: Final = 0xFFFFF
+VLAN_SHIFT: Final = 48
+KEY_MAC_MASK: Final = 0xFFFF_FFFF_FFFF
+
+NO_PORT: Final = -1
+
+
+def mac_key(vlan: i64, mac: i64) -> i64:
+    """The table key of `mac` (48 bits) in `vlan` (1 … 4094)."""
+    return vlan << VLAN_SHIFT | mac
+
+
+@final
+class MacTable:
+    """At most `capacity` entries, 32 to 64 bytes each; one not seen for `ageing` milliseconds is gone.
+
+    `seed` keys the hash: 62 bits, random in production.
+    """
+
+    def __init__(self, capacity: i64, ageing: i64, seed: i64) -> None:
+        bits: i64 = 4
+        while (i64(1) << bits) < 2 * capacity:
+            bits += 1
+        self.capacity = capacity
+        self.ageing = ageing
+        self.count: i64 = 0
+        self.moves: i64 = 0
+        self.evictions: i64 = 0
+        self._shift: i64 = 32 - bits
+        self._mask: i64 = (i64(1) << bits) - 1
+        self._slots: vec[i64] = vec[i64]([0] * (2 << bits))
+        self._factor_low: i64 = (seed & 0x7FFF_FFFF) | 1
+        self._factor_high: i64 = ((seed >> 31) & 0x7FFF_FFFF) | 1
+        self._hand: i64 = 0
+        self._held: vec[i64] = vec[i64]()  # entries a port holds, by port index
+
+    def learn(self, key: i64, port: i64, now: i64) -> None:
+        """`key` was heard on `port` at `now`: add, refresh or move its entry."""
+        slots = self._slots
+        slot = self._home(key)
+        while True:
+            found = slots[2 * slot]
+            if found == key:
+                value = slots[2 * slot + 1]
+                if value & PORT_MASK != port:
+                    if now - (value >> PORT_BITS) < self.ageing:
+                        self.moves += 1
+                    self._held[value & PORT_MASK] -= 1
+                    self._hold(port)
+                slots[2 * slot + 1] = now << PORT_BITS | port
+                return
+            if found == 0:
+                break
+            slot = (slot + 1) & self._mask
+        if self.count >= self.capacity:
+            self._evict()
+            slot = self._home(key)  # the eviction may have moved the hole
+            while slots[2 * slot] != 0:
+                slot = (slot + 1) & self._mask
+        slots[2 * slot] = key
+        slots[2 * slot + 1] = now << PORT_BITS | port
+        self.count += 1
+        self._hold(port)
+
+    def lookup(self, key: i64, now: i64) -> i64:
+        """The port `key` was last heard on, or NO_PORT."""
+        slots = self._slots
+        slot = self._home(key)
+        while True:
+            found = slots[2 * slot]
+            if found == key:
+                value = slots[2 * slot + 1]
+                if now - (value >> PORT_BITS) >= self.ageing:
+                    return NO_PORT
+                return value & PORT_MASK
+            if found == 0:
+                return NO_PORT
+            slot = (slot + 1) & self._mask
+
+    def forget_port(self, port: i64) -> None:
+        """Drop every entry of `port`: it went away."""
+        if port < len(self._held) and self._held[port] > 0:
+            self._sweep(port, -1)
+
+    def expire(self, now: i64) -> None:
+        """Give back the room of entries that have aged out."""
+        if self.count > 0:
+            self._sweep(NO_PORT, now - self.ageing)
+
+    def entries(self, now: i64) -> list[tuple[int, int, int, int]]:
+        """(vlan, mac, port, age in ms) of every live entry, in no order."""
+        found: list[tuple[int, int, int, int]] = []
+        slot: i64 = 0
+        while slot <= self._mask:
+            key = self._slots[2 * slot]
+            value = self._slots[2 * slot + 1]
+            age = now - (value >> PORT_BITS)
+            if key != 0 and age < self.ageing:
+                found.append((key >> VLAN_SHIFT, key & KEY_MAC_MASK, value & PORT_MASK, age))
+            slot += 1
+        return found
+
+    def _home(self, key: i64) -> i64:
+        mixed = (key & 0x3FFF_FFFF) * self._factor_low + (key >> 30) * self._factor_high
+        return ((mixed ^ (mixed >> 31)) >> self._shift) & self._mask
+
+    def _hold(self, port: i64) -> None:
+        while port >= len(self._held):
+            self._held = append(self._held, 0)
+        self._held[port] += 1
+
+    def _evict(self) -> None:
+        """Make room for one entry at the cost of the port that holds most."""
+        fullest: i64 = 0
+        port: i64 = 1
+        while port < len(self._held):
+            if self._held[port] > self._held[fullest]:
+                fullest = port
+            port += 1
+        while self._slots[2 * self._hand] == 0 or self._slots[2 * self._hand + 1] & PORT_MASK != fullest:
+            self._hand = (self._hand + 1) & self._mask
+        self._remove(self._hand)
+        self.evictions += 1
+
+    def _sweep(self, port: i64, oldest: i64) -> None:
+        """Remove the entries of `port`, and those last seen at or before `oldest`."""
+        slot: i64 = 0
+        while slot <= self._mask:
+            value = self._slots[2 * slot + 1]
+            gone = value & PORT_MASK == port or value >> PORT_BITS <= oldest
+            if self._slots[2 * slot] != 0 and gone:
+                self._remove(slot)  # looks at the slot again: another entry may have moved in
+            else:
+                slot += 1
+
+    def _remove(self, hole: i64) -> None:
+        """Empty a slot, and shift back what probed past it."""
+        slots = self._slots
+        self._held[slots[2 * hole + 1] & PORT_MASK] -= 1
+        self.count -= 1
+        slot = hole
+        while True:
+            slot = (slot + 1) & self._mask
+            key = slots[2 * slot]
+            if key == 0:
+                break
+            distance = (slot - self._home(key)) & self._mask
+            if distance >= ((slot - hole) & self._mask):
+                slots[2 * hole] = key
+                slots[2 * hole + 1] = slots[2 * slot + 1]
+                hole = slot
+        slots[2 * hole] = 0
+        slots[2 * hole + 1] = 0

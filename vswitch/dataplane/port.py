@@ -1,0 +1,193 @@
+"""A port: its counters and its bounded egress queue.
+
+The queue holds runs. While the port's link accepts everything, a run is a reference to a slice of the
+chunk it came in with and lives until the end of the turn. Once the link is full (`blocked`), what waits
+may wait long, and a slice pins its whole chunk: then small runs are copied together, and a slice is
+kept only when it is at least half of its chunk. So the memory a queue holds stays within about twice
+its bound, whatever the guests send.
+
+Small runs that follow another are copied together in any case: below SMALL bytes, two copies cost less
+than an iovec of their own.
+"""
+
+from typing import Final, final
+
+from librt.strings import BytesWriter, read_i64_be, write_i64_be
+from librt.vecs import vec
+from mypy_extensions import i64, u8
+
+from vswitch.dataplane.frame import PREFIX, count_frames, last_boundary
+
+DROP_REASONS: Final = (
+    "runt",  # shorter than an Ethernet header, or a length prefix of 0
+    "bad_source",  # source address with the group bit, or zero
+    "bad_tag",  # 802.1Q tag cut off, or VID 4095
+    "reserved",  # to 01-80-C2-00-00-01 … 0F, which a bridge does not forward
+    "same_port",  # the destination is behind the port the frame came from
+    "no_destination",  # to be flooded, but there is no other port
+    "queue_full",  # the egress queue has reached its bound
+    "port_down",  # was still queued when the port lost its link
+)
+RUNT: Final = 0
+BAD_SOURCE: Final = 1
+BAD_TAG: Final = 2
+RESERVED: Final = 3
+SAME_PORT: Final = 4
+NO_DESTINATION: Final = 5
+QUEUE_FULL: Final = 6
+PORT_DOWN: Final = 7
+DROP_REASON_COUNT: Final = 8
+
+QUEUE_BYTES_DEFAULT: Final = 1 << 20
+QUEUE_BYTES_MIN: Final = 1 << 17  # a frame of the greatest length always fits an empty queue
+
+SMALL: Final = 1024
+SCATTER_MAX: Final = 65536
+
+
+@final
+class Run:
+    """`frames` whole frames, with their prefixes, at chunk[start:end]. Shared between ports: never changed."""
+
+    def __init__(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
+        self.chunk = chunk
+        self.start = start
+        self.end = end
+        self.frames = frames
+
+
+@final
+class Port:
+    """One port of the bridge; `index` is its number in the tables.
+
+    Byte counters count frames without prefix; `queued_bytes` and its bound count what is queued, prefixes
+    included.
+    """
+
+    def __init__(self, index: i64, queue_bytes_max: i64 = QUEUE_BYTES_DEFAULT) -> None:
+        self.index = index
+        self.queue_bytes_max = queue_bytes_max
+        self.up = False
+        self.dirty = False  # has something to flush in this turn
+        self.blocked = False  # the link is full: nothing is flushed until it is writable
+        self.rx_frames: i64 = 0
+        self.rx_bytes: i64 = 0
+        self.tx_frames: i64 = 0
+        self.tx_bytes: i64 = 0
+        self.drops: vec[i64] = vec[i64]([0] * DROP_REASON_COUNT)
+        self.queued_frames: i64 = 0
+        self.queued_bytes: i64 = 0
+        self._runs: list[Run] = []
+        self._head: i64 = 0
+        self.head_sent: i64 = 0  # bytes of the first queued frame that the link has taken
+        self._scatter = BytesWriter()  # small runs at the queue's end, not yet a run of their own
+        self._scatter_frames: i64 = 0
+
+    def drop(self, reason: i64, frames: i64) -> None:
+        self.drops[reason] += frames
+
+    def enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
+        """Queue the frames at chunk[start:end], or as many of them as fit when the link is full."""
+        if self.blocked and self.queued_bytes + end - start > self.queue_bytes_max:
+            room = start + self.queue_bytes_max - self.queued_bytes
+            fits = last_boundary(chunk, start, room if room > start else start)
+            kept = count_frames(chunk, start, fits)
+            self.drop(QUEUE_FULL, frames - kept)
+            if kept == 0:
+                return
+            end = fits
+            frames = kept
+        size = end - start
+        self.queued_frames += frames
+        self.queued_bytes += size
+        if size <= SMALL and (self.blocked or self._scatter_frames > 0 or self._head < len(self._runs)):
+            if len(self._scatter) >= SCATTER_MAX:
+                self._seal()
+            self._scatter_frames += frames
+            self._copy(chunk, start, end)
+            return
+        if self._scatter_frames > 0:
+            self._seal()
+        if self.blocked and 2 * size < len(chunk):
+            self._runs.append(Run(chunk[start:end], 0, size, frames))
+        else:
+            self._runs.append(Run(chunk, start, end, frames))
+
+    def waiting(self) -> list[Run]:
+        """The queue's runs, oldest first; `head_sent` bytes of the first are already sent."""
+        if self._scatter_frames > 0:
+            self._seal()
+        if self._head > 0:
+            del self._runs[: self._head]
+            self._head = 0
+        return self._runs
+
+    def sent(self, size: i64) -> None:
+        """The link has taken `size` more bytes from the queue's head."""
+        size += self.head_sent
+        while self._head < len(self._runs):
+            run = self._runs[self._head]
+            if size < run.end - run.start:
+                done = last_boundary(run.chunk, run.start, run.start + size)
+                if done > run.start:
+                    frames = count_frames(run.chunk, run.start, done)
+                    self._count_sent(frames, done - run.start)
+                    self._runs[self._head] = Run(run.chunk, done, run.end, run.frames - frames)
+                self.head_sent = size - (done - run.start)
+                return
+            size -= run.end - run.start
+            self._count_sent(run.frames, run.end - run.start)
+            self._head += 1
+        self.head_sent = 0
+        self._runs.clear()
+        self._head = 0
+
+    def block(self) -> None:
+        """The link is full: from here on what is queued is charged for the memory it holds."""
+        if self.blocked:
+            return
+        runs = self.waiting()
+        self.blocked = True
+        self._runs = []
+        self.queued_frames = 0
+        self.queued_bytes = 0
+        for run in runs:
+            self.enqueue(run.chunk, run.start, run.end, run.frames)
+
+    def unblock(self) -> None:
+        self.blocked = False
+
+    def clear(self) -> None:
+        """The link is lost: drop what is queued."""
+        self.drop(PORT_DOWN, self.queued_frames)
+        self._runs = []
+        self._head = 0
+        self.head_sent = 0
+        self._scatter = BytesWriter()
+        self._scatter_frames = 0
+        self.queued_frames = 0
+        self.queued_bytes = 0
+        self.blocked = False
+
+    def _count_sent(self, frames: i64, size: i64) -> None:
+        self.tx_frames += frames
+        self.tx_bytes += size - PREFIX * frames
+        self.queued_frames -= frames
+        self.queued_bytes -= size
+
+    def _copy(self, chunk: bytes, start: i64, end: i64) -> None:
+        """Append chunk[start:end] to the scatter buffer, eight bytes at a time: no object is made."""
+        scatter = self._scatter
+        while end - start >= 8:
+            write_i64_be(scatter, read_i64_be(chunk, start))
+            start += 8
+        while start < end:
+            scatter.append(u8(chunk[start]))
+            start += 1
+
+    def _seal(self) -> None:
+        """Make a run of the scatter buffer."""
+        joined = self._scatter.getvalue()
+        self._runs.append(Run(joined, 0, len(joined), self._scatter_frames))
+        self._scatter.truncate(0)
+        self._scatter_frames = 0

@@ -1,0 +1,36 @@
+"""What all endpoints have in common."""
+
+import abc
+import logging
+import socket
+from collections.abc import Callable
+
+from vswitch.endpoints.ports import Ports
+from vswitch.endpoints.url import EndpointConfig
+
+log = logging.getLogger("vswitch")
+
+
+class Endpoint(abc.ABC):
+    """One way in. `config` says what was asked for; a port number 0 in it is replaced by the one chosen.
+    `sock` is an open socket to work on, for endpoints that do not make their own; it belongs to the endpoint.
+
+    `run` is the endpoint's whole life. It calls `started()` when peers can come in, and goes on until it is
+    cancelled; then nothing of it is left: no port, descriptor, file or task.
+    """
+
+    def __init__(
+        self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.ports = ports
+        self.sock = sock
+
+    @property
+    def url(self) -> str:
+        return self.config.url
+
+    @abc.abstractmethod
+    async def run(self, started: Callable[[], None]) -> None:
+        """Serve until cancelled. Raises InputError or RefusedError before it has started."""

@@ -1,0 +1,142 @@
+"""The ports of a switch, as the control side sees them: names, peers, links that come and go.
+
+A `SwitchPort` joins a name to the data plane's Port. It has a link while a peer is plugged in and none
+otherwise. `Ports.drive` is the one task that runs the data plane.
+"""
+
+import logging
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+
+import trio
+
+from vswitch.dataplane.bridge import Bridge
+from vswitch.dataplane.link import Link, StreamLink
+from vswitch.dataplane.loop import Loop
+from vswitch.dataplane.mac_table import MacTable
+from vswitch.dataplane.port import Port
+from vswitch.errors import InputError
+
+log = logging.getLogger("vswitch")
+
+TURN_S = 0.001  # how long forwarding may go on before other tasks get their turn
+EXPIRE_PERIOD_MAX_S = 60.0
+
+
+def now_ms() -> int:
+    """The time the data plane goes by: trio's clock, in milliseconds."""
+    return int(trio.current_time() * 1000)
+
+
+class SwitchPort:
+    """One port: `name` is unique in the switch, `endpoint` and `url` say where it belongs."""
+
+    def __init__(self, name: str, endpoint: str, url: str, port: Port) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.url = url
+        self.port = port
+        self.peer: str | None = None
+        self.link: Link | None = None
+        self.on_lost: Callable[[], None] = lambda: None
+
+    @property
+    def up(self) -> bool:
+        return self.link is not None
+
+
+class Ports:
+    """All ports of one switch, and its data plane: MAC table, bridge and loop."""
+
+    def __init__(self, *, table_size: int, ageing_s: float) -> None:
+        self.table = MacTable(table_size, int(ageing_s * 1000), secrets.randbits(62))
+        self.bridge = Bridge(self.table)
+        self._loop = Loop(self.bridge)
+        self._by_name: dict[str, SwitchPort] = {}
+        self._by_index: dict[int, SwitchPort] = {}
+
+    def __iter__(self) -> Iterator[SwitchPort]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def by_index(self, index: int) -> SwitchPort | None:
+        """The port with a data plane index, if there is one."""
+        return self._by_index.get(index)
+
+    def add(self, name: str, endpoint: str, url: str, queue_bytes_max: int) -> SwitchPort:
+        """A new port, down until something is plugged in. Raises InputError if the name is taken."""
+        if name in self._by_name:
+            raise InputError(f"there is a port {name!r} already; give this one another name=")
+        port = self.bridge.add_port(queue_bytes_max)
+        added = SwitchPort(name, endpoint, url, port)
+        self._by_name[name] = self._by_index[port.index] = added
+        return added
+
+    def add_numbered(self, endpoint: str, url: str, queue_bytes_max: int) -> SwitchPort:
+        """A new port of a listener: `lab.1`, `lab.2`, … with the lowest number that is free."""
+        number = 1
+        while f"{endpoint}.{number}" in self._by_name:
+            number += 1
+        return self.add(f"{endpoint}.{number}", endpoint, url, queue_bytes_max)
+
+    def remove(self, port: SwitchPort) -> None:
+        """Take a port out, with its link."""
+        self._unplug(port, "removed")
+        del self._by_name[port.name]
+        del self._by_index[port.port.index]
+        self.bridge.remove_port(port.port)
+
+    def plug(self, port: SwitchPort, sock: socket.socket, peer: str, on_lost: Callable[[], None]) -> None:
+        """Give a port its peer: a connected stream socket, which belongs to the port from now on.
+
+        `on_lost` is called once if the peer goes away, when the port is down and the socket closed already.
+        """
+        port.link = StreamLink(sock, port.port, self.bridge)
+        port.peer = peer
+        port.on_lost = on_lost
+        self._loop.add(port.link)
+        log.info("%s up: %s", port.name, peer)
+
+    async def drive(self) -> None:
+        """Forward frames until cancelled."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._loop.epoll)
+                while self._loop.turn(now_ms(), TURN_S):
+                    self._reap()
+                    await trio.lowlevel.checkpoint()
+                self._reap()
+        finally:
+            for port in list(self):
+                self.remove(port)
+            self._loop.close()
+
+    async def age(self) -> None:
+        """Give back the room of aged MAC table entries, now and then, until cancelled."""
+        period_s = min(self.table.ageing / 4000, EXPIRE_PERIOD_MAX_S)
+        while True:
+            await trio.sleep(period_s)
+            self.table.expire(now_ms())
+
+    def _reap(self) -> None:
+        lost = self._loop.lost
+        if not lost:
+            return
+        self._loop.lost = []
+        for link in lost:
+            port = self._by_index[link.port.index]
+            if port.link is link:
+                self._unplug(port, link.lost or "lost")
+                port.on_lost()
+
+    def _unplug(self, port: SwitchPort, why: str) -> None:
+        if port.link is None:
+            return
+        self._loop.remove(port.link)
+        port.link.close()
+        port.link = None
+        port.peer = None
+        log.info("%s down: %s", port.name, why)

@@ -1,0 +1,21 @@
+"""What can go wrong for a person: one line that says what happened, where, and what to do.
+
+`InputError` is about something that was written (exit code 2), `RefusedError` about what the system or the
+moment refuses (exit code 1). Guest input is in neither: it is dropped and counted.
+"""
+
+
+class VSwitchError(Exception):
+    """Base of every error this package raises on purpose; its text is one line for a person."""
+
+    exit_code = 1
+
+
+class InputError(VSwitchError):
+    """An option, URL, parameter or file says something that cannot be right."""
+
+    exit_code = 2
+
+
+class RefusedError(VSwitchError):
+    """Address or name in use, no permission, somebody else's file, no such switch."""

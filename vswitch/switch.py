@@ -1,0 +1,159 @@
+"""VSwitch: the one object that puts the parts together."""
+
+import logging
+import os
+import socket
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from vswitch.control import api, config, model
+from vswitch.dataplane import compiled
+from vswitch.endpoints import create
+from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.ports import Ports, now_ms
+from vswitch.endpoints.url import EndpointConfig, check_name, parse
+from vswitch.errors import InputError
+from vswitch.version import __version__
+
+log = logging.getLogger("vswitch")
+
+
+class Attachment:
+    """An endpoint that is attached to a switch; what `VSwitch.attach` answers."""
+
+    def __init__(self, endpoint: Endpoint, ports: Ports) -> None:
+        self._endpoint = endpoint
+        self._ports = ports
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+
+    @property
+    def name(self) -> str:
+        return self._endpoint.name
+
+    @property
+    def url(self) -> str:
+        """The endpoint's URL, with the port number the system chose where 0 was asked for."""
+        return self._endpoint.url
+
+    @property
+    def config(self) -> EndpointConfig:
+        return self._endpoint.config
+
+    @property
+    def ports(self) -> list[model.PortInfo]:
+        """The endpoint's ports as they are now."""
+        return [model.port_info(port) for port in self._ports if port.endpoint == self.name]
+
+    async def detach(self) -> None:
+        """Take the endpoint out, with its ports; returns when nothing of it is left."""
+        self.scope.cancel()
+        await self.done.wait()
+
+
+class VSwitch:
+    """A learning Ethernet switch, running while its `async with` block does.
+
+        async with VSwitch() as switch:
+            lab = await switch.attach("tcp://127.0.0.1:0")
+            print(lab.url)
+
+    `ageing_s` is how long a silent station stays in the MAC table (seconds), `table_size` how many it holds.
+    All tasks and descriptors belong to the block and are gone when it ends. Raises InputError for a name or
+    value that cannot be right.
+    """
+
+    def __init__(
+        self,
+        name: str = config.NAME_DEFAULT,
+        *,
+        ageing_s: float = config.AGEING_DEFAULT_S,
+        table_size: int = config.TABLE_SIZE_DEFAULT,
+    ) -> None:
+        self.name = check_name(name)
+        config.check_table(ageing_s, table_size)
+        self._ageing_s = ageing_s
+        self._table_size = table_size
+        self._endpoints: dict[str, Endpoint] = {}
+
+    async def __aenter__(self) -> Self:
+        if not compiled():
+            log.warning("the data plane runs uncompiled, at a small part of its speed; reinstall to compile it")
+        self._started_s = trio.current_time()
+        self._ports = Ports(table_size=self._table_size, ageing_s=self._ageing_s)
+        self._nursery_manager = trio.open_nursery()
+        self._nursery = await self._nursery_manager.__aenter__()
+        self._nursery.start_soon(self._ports.drive)
+        self._nursery.start_soon(self._ports.age)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self._nursery.cancel_scope.cancel()
+        if isinstance(error, Exception):  # the block's own error: leave it as it is, not in a group
+            await self._nursery_manager.__aexit__(None, None, None)
+            return None
+        return await self._nursery_manager.__aexit__(kind, error, traceback)
+
+    async def attach(self, target: str | EndpointConfig | socket.socket, **parameters: object) -> Attachment:
+        """Let peers in by `target`; returns when they can come, and runs on until detached.
+
+        `target` is an endpoint URL, a parsed one, or a connected or listening stream socket, which belongs to
+        the switch from then on; `parameters` are URL parameters (`name="lab"`). Raises InputError for what is
+        written wrongly and RefusedError for what the system refuses.
+        """
+        if isinstance(target, socket.socket):
+            target = f"fd://{target.detach()}"
+        wanted = parse(target, parameters) if isinstance(target, str) else target
+        endpoint = create(wanted, self._free_name(wanted), self._ports)
+        attachment: Attachment = await self._nursery.start(self._run_endpoint, endpoint)
+        return attachment
+
+    async def serve_control(self, path: str) -> None:
+        """Answer the control API on a unix socket at `path`; returns when it listens. Raises RefusedError."""
+        await self._nursery.start(api.serve, self, path)
+
+    def status(self) -> model.Status:
+        """Who this switch is, and its totals."""
+        return model.Status(
+            name=self.name,
+            version=__version__,
+            compiled=compiled(),
+            uptime_s=round(trio.current_time() - self._started_s, 3),
+            ports=len(self._ports),
+            macs=len(self._ports.table.entries(now_ms())),
+            pid=os.getpid(),
+            totals=model.totals(self._ports),
+        )
+
+    def ports(self) -> list[model.PortInfo]:
+        """A snapshot of every port, in the order they came."""
+        return [model.port_info(port) for port in self._ports]
+
+    async def macs(self) -> list[model.MacInfo]:
+        """The MAC table, by VLAN and address."""
+        return await model.macs(self._ports, now_ms())
+
+    async def _run_endpoint(self, endpoint: Endpoint, task_status: trio.TaskStatus[Attachment]) -> None:
+        self._endpoints[endpoint.name] = endpoint
+        attachment = Attachment(endpoint, self._ports)
+        try:
+            with attachment.scope:
+                await endpoint.run(lambda: task_status.started(attachment))
+        finally:
+            del self._endpoints[endpoint.name]
+            attachment.done.set()
+
+    def _free_name(self, wanted: EndpointConfig) -> str:
+        """The name asked for, or the kind and the lowest number that is free."""
+        if wanted.name is not None:
+            if wanted.name in self._endpoints:
+                raise InputError(f"there is an endpoint {wanted.name!r} already; give this one another name=")
+            return wanted.name
+        number = 1
+        while f"{wanted.scheme}{number}" in self._endpoints:
+            number += 1
+        return f"{wanted.scheme}{number}"

@@ -1,0 +1,31 @@
+"""Quantities with their unit, as written in URLs, TOML and on the command line: `300s`, `64MiB`."""
+
+import re
+
+from vswitch.errors import InputError
+
+DURATION_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+SIZE_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z/%]*)")
+
+
+def duration(text: str) -> float:
+    """Seconds of `20ms`, `300s`, `5min` or `1h`. Raises InputError."""
+    return _quantity(text, DURATION_S, "a time", "s")
+
+
+def size(text: str) -> int:
+    """Bytes of `64KiB`, `100MB`, …. Raises InputError."""
+    return int(_quantity(text, SIZE_BYTES, "a size", "MiB"))
+
+
+def _quantity(text: str, units: dict[str, float] | dict[str, int], what: str, likely: str) -> float:
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"{text!r} is not {what}; write one like 10{likely}")
+    number, unit = match.groups()
+    if unit not in units:
+        wrong = f"has the unit {unit!r}" if unit else "has no unit"
+        raise InputError(f"{text!r} {wrong}; write {number}{likely} (units: {', '.join(units)})")
+    return float(number) * units[unit]
