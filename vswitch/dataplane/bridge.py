@@ -65,12 +65,12 @@ class Bridge:
         self.dirty: list[Port] = []  # the ports with something to flush
         self.copies: i64 = 0
         self.gone = Port(-1)  # the sum of the counters of removed ports
-        self._free: list[int] = []
+        self.free: list[int] = []  # indices of removed ports
 
     def add_port(self, queue_bytes_max: i64) -> Port:
         """A new port, down until `port_up`."""
-        if self._free:
-            index: i64 = self._free.pop()
+        if self.free:
+            index: i64 = self.free.pop()
             port = Port(index, queue_bytes_max)
             self.ports[index] = port
         else:
@@ -88,7 +88,7 @@ class Bridge:
         gone.tx_bytes += port.tx_bytes
         for reason in range(DROP_REASON_COUNT):
             gone.drops[reason] += port.drops[reason]
-        self._free.append(port.index)
+        self.free.append(port.index)
 
     def port_up(self, port: Port) -> None:
         if not port.up:

@@ -7,9 +7,9 @@ back, so there are no tombstones.
 
 Complications, and why they are here:
 
-- The hash is keyed (multiply-shift with random odd factors): a guest that picks its source addresses
-  must not be able to build one long cluster. The factors keep every product below 2**63, so compiled
-  and interpreted code agree.
+- The hash is keyed (random odd factors, then Fibonacci hashing): a guest that picks its source addresses
+  must not be able to build one long cluster. Every product stays below 2**63, so compiled and interpreted
+  code agree.
 - Fair eviction: a full table makes room at the cost of the port that holds most entries, so that one
   port flooding source addresses evicts its own and not its neighbours'. The victim is the next entry of
   that port after a hand that sweeps round the table; a port that holds most is found within few steps.
@@ -61,7 +61,7 @@ class MacTable:
     def learn(self, key: i64, port: i64, now: i64) -> None:
         """`key` was heard on `port` at `now`: add, refresh or move its entry."""
         slots = self._slots
-        slot = self._home(key)
+        slot = self.home(key)
         while True:
             found = slots[2 * slot]
             if found == key:
@@ -78,7 +78,7 @@ class MacTable:
             slot = (slot + 1) & self._mask
         if self.count >= self.capacity:
             self._evict()
-            slot = self._home(key)  # the eviction may have moved the hole
+            slot = self.home(key)  # the eviction may have moved the hole
             while slots[2 * slot] != 0:
                 slot = (slot + 1) & self._mask
         slots[2 * slot] = key
@@ -89,7 +89,7 @@ class MacTable:
     def lookup(self, key: i64, now: i64) -> i64:
         """The port `key` was last heard on, or NO_PORT."""
         slots = self._slots
-        slot = self._home(key)
+        slot = self.home(key)
         while True:
             found = slots[2 * slot]
             if found == key:
@@ -124,9 +124,9 @@ class MacTable:
             slot += 1
         return found
 
-    def _home(self, key: i64) -> i64:
+    def home(self, key: i64) -> i64:
         mixed = (key & 0x3FFF_FFFF) * self._factor_low + (key >> 30) * self._factor_high
-        return ((mixed ^ (mixed >> 31)) >> self._shift) & self._mask
+        return (((mixed ^ (mixed >> 23)) & 0x7FFF_FFFF) * 0x9E37_79B1 >> self._shift) & self._mask
 
     def _hold(self, port: i64) -> None:
         while port >= len(self._held):
@@ -168,7 +168,7 @@ class MacTable:
             key = slots[2 * slot]
             if key == 0:
                 break
-            distance = (slot - self._home(key)) & self._mask
+            distance = (slot - self.home(key)) & self._mask
             if distance >= ((slot - hole) & self._mask):
                 slots[2 * hole] = key
                 slots[2 * hole + 1] = slots[2 * slot + 1]

@@ -1,0 +1,42 @@
+"""A bridge with ports whose queues a test reads, without sockets."""
+
+from tests.frames import framed, unframed
+from vswitch.dataplane.bridge import Bridge
+from vswitch.dataplane.mac_table import MacTable
+from vswitch.dataplane.port import DROP_REASONS, QUEUE_BYTES_DEFAULT, Port
+
+SEED = 0x1234_5678_9ABC_DEF
+
+
+def bridge(ports: int, *, table_size: int = 8192, ageing_ms: int = 300_000) -> Bridge:
+    """A bridge with `ports` ports that are up."""
+    made = Bridge(MacTable(table_size, ageing_ms, SEED))
+    for _ in range(ports):
+        made.port_up(made.add_port(QUEUE_BYTES_DEFAULT))
+    return made
+
+
+def receive(bridge: Bridge, port: int, frames: list[bytes], now_ms: int = 0) -> None:
+    """The frames come in by a port, as one chunk."""
+    chunk = framed(frames)
+    assert bridge.ingress(bridge.ports[port], chunk, 0, now_ms) == len(chunk)
+
+
+def take(port: Port) -> list[bytes]:
+    """Everything that is queued at a port, as a link that accepts everything would send it."""
+    stream = b"".join(run.chunk[run.start : run.end] for run in port.waiting())[port.head_sent :]
+    port.sent(len(stream))
+    assert (port.queued_frames, port.queued_bytes) == (0, 0)
+    return unframed(stream)
+
+
+def drops(port: Port) -> dict[str, int]:
+    return {reason: port.drops[at] for at, reason in enumerate(DROP_REASONS) if port.drops[at]}
+
+
+def check_balance(bridge: Bridge) -> None:
+    """rx_frames + copies = tx_frames + queued_frames + all drops, over all ports there ever were."""
+    ports = [port for port in bridge.ports if port.index not in bridge.free] + [bridge.gone]
+    taken = sum(port.rx_frames for port in ports) + bridge.copies
+    given = sum(port.tx_frames + port.queued_frames + sum(port.drops) for port in ports)
+    assert taken == given

@@ -1,0 +1,116 @@
+"""The MAC table against a plain dictionary, and its promises under attack."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.dataplane.plumbing import SEED
+from tests.frames import mac
+from vswitch.dataplane.mac_table import NO_PORT, MacTable, mac_key
+
+AGEING_MS = 1000
+CAPACITY = 24  # the smallest table has 64 slots for it: clusters and wrap-around are common
+
+ports = st.integers(0, 5)
+stations = st.builds(mac_key, st.sampled_from([1, 2, 4094]), st.integers(1, 20).map(mac))
+
+
+class AgainstDictionary(RuleBasedStateMachine):
+    """Never full: then the table and a dictionary are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = MacTable(64, AGEING_MS, SEED)
+        self.model: dict[int, tuple[int, int]] = {}
+        self.now = 0
+        self.moves = 0
+
+    @rule(key=stations, port=ports)
+    def learn(self, key: int, port: int) -> None:
+        old = self.alive().get(key)
+        if old is not None and old != port:
+            self.moves += 1
+        self.table.learn(key, port, self.now)
+        self.model[key] = (port, self.now)
+
+    @rule(key=stations)
+    def lookup(self, key: int) -> None:
+        assert self.table.lookup(key, self.now) == self.alive().get(key, NO_PORT)
+
+    @rule(ms=st.integers(0, AGEING_MS + 10))
+    def wait(self, ms: int) -> None:
+        self.now += ms
+
+    @rule(port=ports)
+    def forget_port(self, port: int) -> None:
+        self.table.forget_port(port)
+        self.model = {key: entry for key, entry in self.model.items() if entry[0] != port}
+
+    @rule()
+    def expire(self) -> None:
+        self.table.expire(self.now)
+        assert self.table.count == len(self.alive())
+
+    @precondition(lambda self: self.model)
+    @invariant()
+    def entries_agree(self) -> None:
+        found = {mac_key(vlan, mac): (port, age) for vlan, mac, port, age in self.table.entries(self.now)}
+        assert found == {key: (port, self.now - self.model[key][1]) for key, port in self.alive().items()}
+        assert self.table.moves == self.moves
+
+    def alive(self) -> dict[int, int]:
+        return {key: port for key, (port, seen) in self.model.items() if self.now - seen < AGEING_MS}
+
+
+TestAgainstDictionary = AgainstDictionary.TestCase
+
+
+@given(st.lists(st.tuples(stations, ports), max_size=300), st.integers(0, 2**62 - 1))
+def test_a_full_table_keeps_its_bound_and_its_newest_entry(learned: list[tuple[int, int]], seed: int) -> None:
+    table = MacTable(CAPACITY, AGEING_MS, seed)
+    for key, port in learned:
+        table.learn(key, port, 0)
+        assert table.lookup(key, 0) == port
+        assert table.count <= CAPACITY
+    assert len(table.entries(0)) == table.count
+
+
+def test_a_flooding_port_evicts_its_own_entries_and_not_its_neighbours() -> None:
+    table = MacTable(256, AGEING_MS, SEED)
+    quiet = [mac_key(1, mac(number)) for number in range(100)]
+    for key in quiet:
+        table.learn(key, 1, 0)
+    for number in range(10_000):
+        table.learn(mac_key(1, mac(1000 + number)), 2, 0)
+    assert [table.lookup(key, 0) for key in quiet] == [1] * 100
+    assert table.count == 256
+    assert table.evictions == 10_000 - 156
+
+
+def test_two_flooding_ports_share_the_table() -> None:
+    table = MacTable(256, AGEING_MS, SEED)
+    for number in range(5_000):
+        table.learn(mac_key(1, mac(number)), 1, 0)
+        table.learn(mac_key(1, mac(100_000 + number)), 2, 0)
+    held = [sum(entry[2] == port for entry in table.entries(0)) for port in (1, 2)]
+    assert sum(held) == 256
+    assert abs(held[0] - held[1]) <= 2
+
+
+def test_an_entry_that_aged_out_is_not_a_move() -> None:
+    table = MacTable(16, AGEING_MS, SEED)
+    table.learn(mac_key(1, mac(1)), 1, 0)
+    table.learn(mac_key(1, mac(1)), 2, AGEING_MS)
+    table.learn(mac_key(1, mac(1)), 3, AGEING_MS + 1)
+    assert table.moves == 1
+
+
+@pytest.mark.parametrize("seed", [random.Random(number).getrandbits(62) for number in range(20)])
+def test_the_hash_spreads_consecutive_addresses(seed: int) -> None:
+    """Addresses that differ in their last digits, as real ones do, must not form long clusters."""
+    table = MacTable(4096, AGEING_MS, seed)
+    homes = {table.home(mac_key(1, mac(number))) for number in range(4096)}
+    assert len(homes) > 3000  # of 8,192 slots; random keys would take 3,223
