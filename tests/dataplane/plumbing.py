@@ -3,14 +3,14 @@
 from tests.frames import framed, unframed
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.mac_table import MacTable
-from vswitch.dataplane.port import DROP_REASONS, QUEUE_BYTES_DEFAULT, Port
+from vswitch.dataplane.port import DROP_REASONS, QUEUE_BYTES_DEFAULT, Port, QueuePool
 
 SEED = 0x1234_5678_9ABC_DEF
 
 
 def bridge(ports: int, *, table_size: int = 8192, ageing_ms: int = 300_000) -> Bridge:
     """A bridge with `ports` ports that are up."""
-    made = Bridge(MacTable(table_size, ageing_ms, SEED))
+    made = Bridge(MacTable(table_size, ageing_ms, SEED), QueuePool())
     for _ in range(ports):
         made.port_up(made.add_port(QUEUE_BYTES_DEFAULT))
     return made

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.dataplane.plumbing import drops, take
 from tests.frames import BROADCAST, frame, framed, mac, unframed
-from vswitch.dataplane.port import QUEUE_BYTES_MIN, SMALL, Port
+from vswitch.dataplane.port import QUEUE_BYTES_MIN, SMALL, Port, QueuePool
 
 
 def enqueue(port: Port, frames: list[bytes]) -> None:
@@ -32,7 +32,7 @@ def test_whatever_the_link_takes_comes_out_whole_and_in_order(
     runs: list[list[int]], portions: list[int], blocked: bool
 ) -> None:
     """Runs go in, the link takes arbitrary portions in between, and may be found full at any time."""
-    port = Port(0, 1 << 30)
+    port = Port(0, QueuePool(1 << 40), 1 << 30)
     wanted = b""
     sent = b""
     number = 0
@@ -62,7 +62,7 @@ def whole_frames(stream: bytes) -> int:
 
 
 def test_a_full_queue_drops_at_the_tail_frame_by_frame() -> None:
-    port = Port(0, QUEUE_BYTES_MIN)
+    port = Port(0, QueuePool(), QUEUE_BYTES_MIN)
     port.block()
     enqueue(port, [numbered(at, 1020) for at in range(200)])  # 1,024 bytes each: 128 fit
     assert port.queued_frames == 128
@@ -73,7 +73,7 @@ def test_a_full_queue_drops_at_the_tail_frame_by_frame() -> None:
 
 
 def test_a_frame_that_is_partly_sent_is_never_dropped() -> None:
-    port = Port(0, QUEUE_BYTES_MIN)
+    port = Port(0, QueuePool(), QUEUE_BYTES_MIN)
     frames = [numbered(at, 60_000) for at in range(4)]
     enqueue(port, frames)
     port.sent(60_004 + 1000)
@@ -84,7 +84,7 @@ def test_a_frame_that_is_partly_sent_is_never_dropped() -> None:
 
 
 def test_clear_counts_what_was_queued() -> None:
-    port = Port(0)
+    port = Port(0, QueuePool())
     enqueue(port, [numbered(at, 60) for at in range(5)])
     port.sent(10)
     port.clear()
@@ -98,7 +98,7 @@ def test_clear_counts_what_was_queued() -> None:
 def test_a_full_queue_holds_at_most_about_twice_its_bound(size: int, share: int) -> None:
     """Of each chunk of up to 256 KiB, one frame in `share` goes to a port that is full."""
     bound = 1 << 20
-    port = Port(0, bound)
+    port = Port(0, QueuePool(), bound)
     enqueue(port, [numbered(0, 60)])
     port.block()
     data = frame(BROADCAST, mac(1), size)
@@ -123,7 +123,7 @@ def test_a_full_queue_holds_at_most_about_twice_its_bound(size: int, share: int)
 
 def test_a_slow_trickle_into_a_full_queue_does_not_pin_its_chunks() -> None:
     """One small frame of every large chunk waits here; the rest of the chunk must be free to go."""
-    port = Port(0, 1 << 20)
+    port = Port(0, QueuePool(), 1 << 20)
     enqueue(port, [numbered(0, 60)])
     port.block()
     data = framed([frame(BROADCAST, mac(1), 60)])
@@ -136,3 +136,21 @@ def test_a_slow_trickle_into_a_full_queue_does_not_pin_its_chunks() -> None:
     finally:
         tracemalloc.stop()
     assert held < 512 * 1024
+
+
+def test_many_stalled_ports_share_one_pool_and_a_single_one_gets_all_it_may_have() -> None:
+    pool = QueuePool(8 * QUEUE_BYTES_MIN)
+    ports = [Port(index, pool, 4 * QUEUE_BYTES_MIN) for index in range(12)]
+    for port in ports:
+        port.block()
+    for _ in range(1000):
+        enqueue(ports[0], [numbered(1, 1020)])
+    assert ports[0].queued_bytes == 4 * QUEUE_BYTES_MIN
+    for port in ports:
+        for _ in range(1000):
+            enqueue(port, [numbered(1, 1020)])
+    assert all(port.queued_bytes >= QUEUE_BYTES_MIN for port in ports)
+    assert pool.used == sum(port.queued_bytes for port in ports) <= pool.size + len(ports) * QUEUE_BYTES_MIN
+    for port in ports:
+        port.clear()
+    assert pool.used == 0

@@ -37,6 +37,7 @@ from vswitch.dataplane.port import (
     RUNT,
     SAME_PORT,
     Port,
+    QueuePool,
 )
 from vswitch.dataplane.port import RESERVED as RESERVED_DROP
 
@@ -58,23 +59,24 @@ class Bridge:
     whenever no call is in progress: a flood to n ports makes n - 1 copies.
     """
 
-    def __init__(self, table: MacTable) -> None:
+    def __init__(self, table: MacTable, pool: QueuePool) -> None:
         self.table = table
+        self.pool = pool
         self.ports: list[Port] = []  # by index; a removed port stays until its index is used again
         self.active: list[Port] = []  # the ports that are up: where a flood goes
         self.dirty: list[Port] = []  # the ports with something to flush
         self.copies: i64 = 0
-        self.gone = Port(-1)  # the sum of the counters of removed ports
+        self.gone = Port(-1, pool)  # the sum of the counters of removed ports
         self.free: list[int] = []  # indices of removed ports
 
     def add_port(self, queue_bytes_max: i64) -> Port:
         """A new port, down until `port_up`."""
         if self.free:
             index: i64 = self.free.pop()
-            port = Port(index, queue_bytes_max)
+            port = Port(index, self.pool, queue_bytes_max)
             self.ports[index] = port
         else:
-            port = Port(len(self.ports), queue_bytes_max)
+            port = Port(len(self.ports), self.pool, queue_bytes_max)
             self.ports.append(port)
         return port
 

@@ -6,6 +6,10 @@ may wait long, and a slice pins its whole chunk: then small runs are copied toge
 kept only when it is at least half of its chunk. So the memory a queue holds stays within about twice
 its bound, whatever the guests send.
 
+All queues share one pool. A port may always queue QUEUE_BYTES_MIN, and more, up to its own bound, only as
+long as the pool has that much left: a few stalled ports get deep queues, two thousand get shallow ones
+(Choudhury and Hahne's dynamic thresholds, as in the shared buffers of hardware switches).
+
 Small runs that follow another are copied together in any case: below SMALL bytes, two copies cost less
 than an iovec of their own.
 """
@@ -38,8 +42,9 @@ QUEUE_FULL: Final = 6
 PORT_DOWN: Final = 7
 DROP_REASON_COUNT: Final = 8
 
-QUEUE_BYTES_DEFAULT: Final = 1 << 20
+QUEUE_BYTES_DEFAULT: Final = 1 << 22
 QUEUE_BYTES_MIN: Final = 1 << 17  # a frame of the greatest length always fits an empty queue
+POOL_BYTES_DEFAULT: Final = 1 << 28
 
 SMALL: Final = 1024
 SCATTER_MAX: Final = 65536
@@ -57,6 +62,15 @@ class Run:
 
 
 @final
+class QueuePool:
+    """What all queues of a switch hold together, and should."""
+
+    def __init__(self, size: i64 = POOL_BYTES_DEFAULT) -> None:
+        self.size = size
+        self.used: i64 = 0
+
+
+@final
 class Port:
     """One port of the bridge; `index` is its number in the tables.
 
@@ -64,8 +78,9 @@ class Port:
     included.
     """
 
-    def __init__(self, index: i64, queue_bytes_max: i64 = QUEUE_BYTES_DEFAULT) -> None:
+    def __init__(self, index: i64, pool: QueuePool, queue_bytes_max: i64 = QUEUE_BYTES_DEFAULT) -> None:
         self.index = index
+        self.pool = pool
         self.queue_bytes_max = queue_bytes_max
         self.up = False
         self.dirty = False  # has something to flush in this turn
@@ -88,9 +103,8 @@ class Port:
 
     def enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         """Queue the frames at chunk[start:end], or as many of them as fit when the link is full."""
-        if self.blocked and self.queued_bytes + end - start > self.queue_bytes_max:
-            room = start + self.queue_bytes_max - self.queued_bytes
-            fits = last_boundary(chunk, start, room if room > start else start)
+        if self.blocked and end - start > self._room():
+            fits = last_boundary(chunk, start, start + max(0, self._room()))
             kept = count_frames(chunk, start, fits)
             self.drop(QUEUE_FULL, frames - kept)
             if kept == 0:
@@ -98,8 +112,7 @@ class Port:
             end = fits
             frames = kept
         size = end - start
-        self.queued_frames += frames
-        self.queued_bytes += size
+        self._charge(frames, size)
         if size <= SMALL and (self.blocked or self._scatter_frames > 0 or self._head < len(self._runs)):
             if len(self._scatter) >= SCATTER_MAX:
                 self._seal()
@@ -149,8 +162,7 @@ class Port:
         runs = self.waiting()
         self.blocked = True
         self._runs = []
-        self.queued_frames = 0
-        self.queued_bytes = 0
+        self._charge(-self.queued_frames, -self.queued_bytes)
         for run in runs:
             self.enqueue(run.chunk, run.start, run.end, run.frames)
 
@@ -165,15 +177,23 @@ class Port:
         self.head_sent = 0
         self._scatter = BytesWriter()
         self._scatter_frames = 0
-        self.queued_frames = 0
-        self.queued_bytes = 0
+        self._charge(-self.queued_frames, -self.queued_bytes)
         self.blocked = False
 
     def _count_sent(self, frames: i64, size: i64) -> None:
         self.tx_frames += frames
         self.tx_bytes += size - PREFIX * frames
-        self.queued_frames -= frames
-        self.queued_bytes -= size
+        self._charge(-frames, -size)
+
+    def _charge(self, frames: i64, size: i64) -> None:
+        self.queued_frames += frames
+        self.queued_bytes += size
+        self.pool.used += size
+
+    def _room(self) -> i64:
+        """How many bytes more may wait here."""
+        bound = min(self.queue_bytes_max, max(QUEUE_BYTES_MIN, self.pool.size - self.pool.used))
+        return bound - self.queued_bytes
 
     def _copy(self, chunk: bytes, start: i64, end: i64) -> None:
         """Append chunk[start:end] to the scatter buffer, eight bytes at a time: no object is made."""

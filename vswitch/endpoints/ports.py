@@ -15,7 +15,7 @@ from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import Link, StreamLink
 from vswitch.dataplane.loop import Loop
 from vswitch.dataplane.mac_table import MacTable
-from vswitch.dataplane.port import Port
+from vswitch.dataplane.port import Port, QueuePool
 from vswitch.errors import InputError
 
 log = logging.getLogger("vswitch")
@@ -51,7 +51,7 @@ class Ports:
 
     def __init__(self, *, table_size: int, ageing_s: float) -> None:
         self.table = MacTable(table_size, int(ageing_s * 1000), secrets.randbits(62))
-        self.bridge = Bridge(self.table)
+        self.bridge = Bridge(self.table, QueuePool())
         self._loop = Loop(self.bridge)
         self._by_name: dict[str, SwitchPort] = {}
         self._by_index: dict[int, SwitchPort] = {}
