@@ -1,14 +1,14 @@
 """vswitch: a virtual LAN for QEMU guests in one process, without root.
 
-    import trio, vswitch
+import trio, vswitch
 
-    async def main() -> None:
-        async with vswitch.VSwitch() as switch:
-            lab = await switch.attach("tcp://127.0.0.1:0")
-            print("guests connect to", lab.url)
-            await trio.sleep_forever()
+async def main() -> None:
+    async with vswitch.VSwitch() as switch:
+        lab = await switch.attach("tcp://127.0.0.1:0")
+        print("guests connect to", lab.url)
+        await trio.sleep_forever()
 
-    trio.run(main)
+trio.run(main)
 """
 
 from typing import TYPE_CHECKING, Any

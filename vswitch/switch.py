@@ -93,10 +93,13 @@ class VSwitch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         self._nursery.cancel_scope.cancel()
-        if isinstance(error, Exception):  # the block's own error: leave it as it is, not in a group
-            await self._nursery_manager.__aexit__(None, None, None)
-            return None
-        return await self._nursery_manager.__aexit__(kind, error, traceback)
+        try:
+            if isinstance(error, Exception):  # the block's own error: leave it as it is, not in a group
+                await self._nursery_manager.__aexit__(None, None, None)
+                return None
+            return await self._nursery_manager.__aexit__(kind, error, traceback)
+        finally:
+            self._ports.close()
 
     async def attach(self, target: str | EndpointConfig | socket.socket, **parameters: object) -> Attachment:
         """Let peers in by `target`; returns when they can come, and runs on until detached.

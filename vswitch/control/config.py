@@ -72,7 +72,7 @@ def _convert(content: dict[str, Any]) -> SwitchConfig:
 
 def _endpoint(number: int, table: dict[str, Any]) -> EndpointConfig:
     if not isinstance(table.get("url"), str):
-        raise InputError(f"[[endpoint]] {number} has no url; write url = \"tcp://127.0.0.1:1234\"")
+        raise InputError(f'[[endpoint]] {number} has no url; write url = "tcp://127.0.0.1:1234"')
     try:
         return parse(table["url"], {name: value for name, value in table.items() if name != "url"})
     except InputError as error:

@@ -19,9 +19,7 @@ class Endpoint(abc.ABC):
     cancelled; then nothing of it is left: no port, descriptor, file or task.
     """
 
-    def __init__(
-        self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None
-    ) -> None:
+    def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
         self.config = config
         self.name = name
         self.ports = ports

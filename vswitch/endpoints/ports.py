@@ -102,17 +102,17 @@ class Ports:
 
     async def drive(self) -> None:
         """Forward frames until cancelled."""
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(self._loop.epoll)
-                while self._loop.turn(now_ms(), TURN_S):
-                    self._reap()
-                    await trio.lowlevel.checkpoint()
+        while True:
+            await trio.lowlevel.wait_readable(self._loop.epoll)
+            while self._loop.turn(now_ms(), TURN_S):
                 self._reap()
-        finally:
-            for port in list(self):
-                self.remove(port)
-            self._loop.close()
+                await trio.lowlevel.checkpoint()
+            self._reap()
+
+    def close(self) -> None:
+        """The end, when all ports are removed and nothing drives any more."""
+        assert not self._by_name
+        self._loop.close()
 
     async def age(self) -> None:
         """Give back the room of aged MAC table entries, now and then, until cancelled."""

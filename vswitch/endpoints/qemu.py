@@ -50,7 +50,7 @@ def socket_netdev(config: EndpointConfig) -> str | None:
 
 def arguments(netdev: str, mac: str) -> str:
     """The arguments to paste."""
-    word = f"'{netdev}'" if set(netdev) & set(" \t\"$&()*;<>?\\`|~#!{}") else netdev
+    word = f"'{netdev}'" if set(netdev) & set(' \t"$&()*;<>?\\`|~#!{}') else netdev
     return f"-netdev {word} -device virtio-net-pci,netdev=net0,mac={mac}"
 
 

@@ -142,7 +142,7 @@ class Connector(Endpoint):
             with trio.move_on_after(timeout_s):
                 return await _connect(self.config)
         except OSError as error:
-            why = error.strerror or str(error)
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         if not said:
             log.warning("%s: cannot connect to %s: %s; will keep trying", self.name, self.url, why)
         return None

@@ -1,0 +1,186 @@
+"""Real Linux guests for tests: QEMU, without KVM, boots a tiny image in some two seconds.
+
+    a = Guest("a", Nic(f"socket,fd={left.fileno()}", ip="10.0.0.1/24"), pass_fds=[left.fileno()])
+    b = Guest("b", Nic("stream,server=off,addr.type=unix,addr.path=b.sock", ip="10.0.0.2/24"))
+    async with boot(a, b):
+        assert (await a.run("ping -c 1 10.0.0.2")).ok
+
+Guests boot side by side, and the body begins when all of them are up. They have busybox and iperf3, and
+`eth0`, `eth1` and so on, with the addresses given. They send nothing of their own accord, which is why IPv6
+is off: `sysctl -w net.ipv6.conf.eth0.disable_ipv6=0` turns it on.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import trio
+
+from tests.e2e.rig import Channel, Qemu, require_qemu
+from tests.needs import require
+from vswitch.testing.guest_image import GuestImage, GuestImageError, build
+
+BOOT_TIMEOUT_S = 90.0
+MEMORY_MIB = 192
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One network card. `netdev` is what QEMU takes after `-netdev`, without `id=`; `ip` is an IPv4 address
+    with its prefix length.
+
+    QEMU gives every card the same MAC address; a guest's are made from its name instead, unless `mac` says.
+    QMP's `set_link` knows the cards as `nic0`, `nic1` and so on.
+    """
+
+    netdev: str
+    ip: str = ""
+    mac: str = ""
+    device: str = "virtio-net-pci"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it printed, stderr included; bytes that are no UTF-8 as `\\xff`."""
+
+    status: int
+    stdout: str
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0
+
+
+class Guest:
+    """A guest for `boot` to start. `pass_fds` are the descriptors that its netdevs name by `fd=`. The test
+    owns them, and closes them once the guest is up if its peer is to see the stream end with the guest."""
+
+    def __init__(self, name: str, *nics: Nic, pass_fds: Sequence[int] = ()) -> None:
+        self.name = name
+        macs = (nic.mac or mac_address(f"{name}/{index}") for index, nic in enumerate(nics))
+        self.nics = tuple(replace(nic, mac=mac) for nic, mac in zip(nics, macs, strict=True))
+        self.qemu: Qemu
+        self._pass_fds = pass_fds
+        self._port: Channel
+        self._commands = 0
+        self._results: dict[int, Result] = {}
+        self._receiving = False
+        self._received = trio.lowlevel.ParkingLot()
+
+    async def run(self, command: str, *, timeout: float = 30.0) -> Result:  # noqa: ASYNC109
+        """Runs a command as root, in a shell of its own, without input. Several may run at once.
+
+        Returns when the command itself ends; what it has left in the background runs on. Raises QemuError,
+        with the console, if the guest dies, or if `timeout` seconds pass: then, too, the command runs on.
+        """
+        with self.qemu.bounded(f"guest {self.name}: {command}", timeout):
+            return await self._run(command)
+
+    async def qmp(self, command: str, /, **arguments: object) -> Any:
+        """Executes a QMP command: `qmp("stop")`, `qmp("cont")`, `qmp("set_link", name="nic0", up=False)`."""
+        return await self.qemu.qmp(command, **arguments)
+
+    @property
+    def console(self) -> str:
+        """The last of what the kernel and QEMU printed."""
+        return self.qemu.output
+
+    async def _run(self, command: str) -> Result:
+        self._commands += 1
+        number = self._commands
+        await self._port.send(b"%d %s\n" % (number, base64.b64encode(command.encode())))
+        # Of all the tasks that wait for a result, one receives for all. After each result it lets the others
+        # look and take over, because its own may be long in coming.
+        while number not in self._results:
+            if self._receiving:
+                await self._received.park()
+                continue
+            self._receiving = True
+            try:
+                await self._receive_result()
+            finally:
+                self._receiving = False
+                self._received.unpark_all()
+        return self._results.pop(number)
+
+    async def _receive_result(self) -> None:
+        buffer = self._port.buffer
+        while (header_size := buffer.find(b"\n") + 1) == 0:
+            await self._port.receive()
+        number, status, size = map(int, buffer[:header_size].split())
+        while len(buffer) < header_size + size:
+            await self._port.receive()
+        output = buffer[header_size : header_size + size].decode(errors="backslashreplace")
+        del buffer[: header_size + size]
+        self._results[number] = Result(status, output)
+
+    @contextmanager
+    def _powered(self, image: GuestImage) -> Iterator[None]:
+        with closing(Channel()) as self._port:
+            port = f"socket,id=port,fd={self._port.theirs.fileno()}"
+            arguments = ["-name", self.name, "-machine", "q35", "-accel", "tcg", "-m", str(MEMORY_MIB)]
+            arguments += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]
+            arguments += ["-append", self._kernel_arguments(), "-no-reboot"]
+            arguments += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+            arguments += ["-chardev", port]
+            arguments += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port"]
+            arguments += ["-device", "virtio-rng-pci"]  # else iperf3 might wait for random numbers
+            for index, nic in enumerate(self.nics):
+                card = f"{nic.device},id=nic{index},netdev=net{index},mac={nic.mac},romfile="
+                arguments += ["-netdev", f"{nic.netdev},id=net{index}", "-device", card]
+            with closing(Qemu(*arguments, channels=[self._port], pass_fds=self._pass_fds)) as self.qemu:
+                yield
+
+    def _kernel_arguments(self) -> str:
+        # A panic restarts the machine at once, which -no-reboot turns into QEMU's end. Leaving out the
+        # self-tests of the kernel's ciphers saves a quarter of a second.
+        words = ["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", f"vswitch.name={self.name}"]
+        words += [f"vswitch.ip{index or ''}={nic.ip}" for index, nic in enumerate(self.nics) if nic.ip]
+        return " ".join(words)
+
+
+@asynccontextmanager
+async def boot(*guests: Guest) -> AsyncIterator[tuple[Guest, ...]]:
+    """Boots guests side by side, and kills them in the end.
+
+    Raises QemuError, with the console, if one does not come up. Skips the test where guests cannot be had;
+    as pytest-trio loses a skip's reason, test modules had better call `guest_image()` in a fixture first.
+    """
+    image = await trio.to_thread.run_sync(guest_image)
+    with ExitStack() as stack:
+        for guest in guests:
+            stack.enter_context(guest._powered(image))
+        for guest in guests:
+            await guest.qemu.started()
+            with guest.qemu.bounded(f"guest {guest.name}: booting", BOOT_TIMEOUT_S):
+                await guest._run("true")
+        yield guests
+
+
+def guest_image() -> GuestImage:
+    """The image to boot, built at first use. Skips the test if it cannot be had, or if there is no QEMU."""
+    require_qemu()
+    image = built_image()
+    require(isinstance(image, GuestImage), str(image))
+    assert isinstance(image, GuestImage)
+    return image
+
+
+@functools.cache
+def built_image() -> GuestImage | GuestImageError:
+    """Also remembers a failure, lest every test wait for the network again."""
+    try:
+        return build()
+    except GuestImageError as error:
+        return error
+
+
+def mac_address(seed: str) -> str:
+    """A MAC address of QEMU's range, always the same for the same seed."""
+    return "52:54:00:" + hashlib.sha256(seed.encode()).digest()[:3].hex(":")
