@@ -1,6 +1,7 @@
 """A station for tests: one end of a stream that speaks QEMU's framing."""
 
 import socket
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -46,7 +47,7 @@ class Peer:
 
     async def receive(self, count: int) -> list[bytes]:
         """The next `count` frames."""
-        frames = []
+        frames: list[bytes] = []
         with trio.fail_after(TIMEOUT_S):
             while len(frames) < count:
                 size = 4 + int.from_bytes(self._buffer[:4])
@@ -78,18 +79,16 @@ class Peer:
         self.stream.socket.close()
 
 
-async def until_up(switch: VSwitch, *names: str) -> None:
-    """Waits until ports are up, or until any port is if no names are given."""
+async def until(condition: Callable[[], object]) -> None:
+    """Waits until `condition()` is true; for what has no event to wait for."""
     with trio.fail_after(TIMEOUT_S):
-        while not (up := {port.name for port in switch.ports() if port.up}) or not up.issuperset(names):
-            await trio.sleep(0.01)
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.005)
 
 
-async def until_down(switch: VSwitch, name: str) -> None:
-    """Waits until a port is down or gone."""
-    with trio.fail_after(TIMEOUT_S):
-        while name in {port.name for port in switch.ports() if port.up}:
-            await trio.sleep(0.01)
+def up(switch: VSwitch) -> set[str]:
+    """The names of the ports that are up."""
+    return {port.name for port in switch.ports() if port.up}
 
 
 def check_balance(switch: VSwitch) -> None:

@@ -69,8 +69,8 @@ async def test_three_guests_on_one_listener_and_one_of_them_stopped() -> None:
 
             await c.qmp("stop")
             stopped = {entry.mac: entry.port for entry in await switch.macs()}[c.nics[0].mac]
-            address = bytes.fromhex(c.nics[0].mac.replace(":", ""))
-            burst = [address + bytes.fromhex("52540000feed88b5") + bytes(1486)] * 100
+            destination = bytes.fromhex(c.nics[0].mac.replace(":", ""))
+            burst = [destination + bytes.fromhex("52540000feed88b5") + bytes(1486)] * 100
             with trio.fail_after(30):
                 while "queue_full" not in (drops := drops_of(switch, stopped)):
                     await flooder.send(*burst)
