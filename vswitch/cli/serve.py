@@ -168,7 +168,7 @@ def _prepare_process() -> None:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # Chunks of 256 KiB come and go; by default glibc gives the top of the heap back each time, and the page
+    # Chunks of up to 512 KiB come and go; by default glibc gives the top of the heap back each time, and the page
     # faults of getting it again cost as much as the copy.
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)

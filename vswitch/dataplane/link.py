@@ -16,7 +16,7 @@ from vswitch.dataplane.frame import FRAME_MAX, PREFIX, frame_length
 from vswitch.dataplane.port import Port
 
 RECEIVE_MIN: Final = 16 * 1024
-RECEIVE_MAX: Final = 256 * 1024
+RECEIVE_MAX: Final = 512 * 1024
 SHRINK_AFTER: Final = 32  # reads that fill less than a quarter
 
 COPY_MAX: Final = 4096  # below this, a copy costs less than a memoryview

@@ -14,7 +14,7 @@ from mypy_extensions import i64
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import Link
 
-FLUSH_BYTES: Final = 256 * 1024
+FLUSH_BYTES: Final = 512 * 1024
 EVENTS_MAX: Final = 64
 
 READABLE: Final = select.EPOLLIN
