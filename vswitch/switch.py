@@ -127,7 +127,7 @@ class VSwitch:
             compiled=compiled(),
             uptime_s=round(trio.current_time() - self._started_s, 3),
             ports=len(self._ports),
-            macs=len(self._ports.table.entries(now_ms())),
+            macs=self._ports.table.live(now_ms()),
             pid=os.getpid(),
             totals=model.totals(self._ports),
         )

@@ -276,3 +276,28 @@ def test_queues_of_the_least_size_take_the_longest_frame() -> None:
         heard += receive(listener)
     assert heard == longest
     made.close()
+
+
+def test_what_a_peer_said_before_it_hung_up_is_heard_although_it_takes_nothing_any_more(switch: Switch) -> None:
+    """The switch has something for it, and finds out by sending; its last frames are still to be read."""
+    talker, leaver, listener = (switch.plug() for _ in range(3))
+    talker.send(framed([numbered(1)]))
+    leaver.send(framed([numbered(2, src=2), numbered(3, src=2)]))
+    leaver.close()
+    switch.run()
+    heard = sorted(int.from_bytes(data[14:18]) for data in unframed(receive(listener)))
+    assert heard == [1, 2, 3]
+    assert switch.links[1].lost is not None
+    check_balance(switch.bridge)
+
+
+def test_a_peer_that_takes_nothing_but_still_talks_stays(switch: Switch) -> None:
+    deaf, listener = switch.plug(), switch.plug()
+    deaf.shutdown(socket.SHUT_RD)
+    for number in range(3):
+        listener.send(framed([numbered(number, src=2)]))
+        deaf.send(framed([numbered(number)]))
+        switch.run()
+    assert receive(listener) == framed([numbered(number) for number in range(3)])
+    assert drops(switch.links[0].port) == {"port_down": 3}
+    check_balance(switch.bridge)

@@ -59,6 +59,7 @@ class AgainstDictionary(RuleBasedStateMachine):
     def entries_agree(self) -> None:
         found = {mac_key(vlan, mac): (port, age) for vlan, mac, port, age in self.table.entries(self.now)}
         assert found == {key: (port, self.now - self.model[key][1]) for key, port in self.alive().items()}
+        assert self.table.live(self.now) == len(found)
         assert self.table.moves == self.moves
 
     def alive(self) -> dict[int, int]:

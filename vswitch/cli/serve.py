@@ -54,7 +54,6 @@ def serve(
     Each URL is a way in: tcp://127.0.0.1:1234 or unix:///run/lan.sock listen, with ?connect they connect, and
     fd://N is an inherited socket. Without URL or file: tcp://127.0.0.1:1234 and a unix socket.
     """
-    qemu_version = QemuVersion()
     wanted = configuration.read(config_file) if config_file else configuration.SwitchConfig()
     name = check_name(name or wanted.name or configuration.NAME_DEFAULT)
     ageing_s = _ageing(ageing) if ageing else wanted.ageing_s or configuration.AGEING_DEFAULT_S
@@ -67,6 +66,7 @@ def serve(
         _check_ready_fd(ready_fd)
     control = check_unix_path(str(runtime.make_directory() / f"{name}.ctl"))
     switch = VSwitch(name, ageing_s=ageing_s, table_size=table_size)
+    qemu_version = QemuVersion()
     _prepare_process()
     trio.run(_serve, switch, endpoints, control, ready_fd, qemu_version)
 

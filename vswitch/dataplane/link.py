@@ -4,6 +4,7 @@ A link receives chunks for the bridge and flushes its port's queue. It never wai
 its own port and nobody else. A frame cut by a chunk's end is kept and joined, alone, with its rest.
 """
 
+import errno
 import socket
 from collections.abc import Callable
 from typing import Final, final
@@ -39,7 +40,10 @@ class Link:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Send the port's queue as far as the peer takes it; block the port when it is full."""
+        """Send the port's queue as far as the peer takes it; block the port when it is full.
+
+        A peer that takes nothing any more may still have said something: only `receive` finds a link lost.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
@@ -57,6 +61,7 @@ class StreamLink(Link):
         self._sendmsg: Callable[[list[bytes | memoryview]], int] = sock.sendmsg
         self._want: i64 = RECEIVE_MIN
         self._small_reads: i64 = 0
+        self._deaf = False  # the peer takes nothing any more
         self._partial = BytesWriter()  # a frame cut by the chunk's end
         self._partial_size: i64 = 0  # bytes it will have with its prefix; 0 while that is not known
 
@@ -127,6 +132,8 @@ class StreamLink(Link):
     def flush(self) -> None:
         port = self.port
         while True:
+            if self._deaf:
+                port.clear()
             runs = port.waiting()
             if len(runs) == 0:
                 return
@@ -150,8 +157,9 @@ class StreamLink(Link):
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.lost = error.strerror or "connection lost"
-                return
+                self._deaf = error.errno not in (errno.ENOBUFS, errno.ENOMEM)
+                if self._deaf:
+                    continue
             port.sent(sent)
             if sent < total:
                 port.block()

@@ -35,14 +35,14 @@ class Loop:
         self._next_event: i64 = 0
 
     def add(self, link: Link) -> None:
-        """Start a link: its port goes up. The descriptor belongs to the link from now on."""
+        """Start a link: its port goes up. The descriptor belongs to the link from now on. Raises OSError."""
+        self.epoll.register(link.fd, READABLE)
         while len(self._links) <= link.fd:
             self._links.append(None)
         while len(self._by_port) <= link.port.index:
             self._by_port.append(None)
         self._links[link.fd] = link
         self._by_port[link.port.index] = link
-        self.epoll.register(link.fd, READABLE)
         self.bridge.port_up(link.port)
 
     def remove(self, link: Link) -> None:
@@ -97,20 +97,16 @@ class Loop:
             if link is None or port.blocked:
                 continue
             link.flush()
-            if link.lost is not None:
-                self._lose(link)
-            elif port.blocked:
+            if port.blocked:
                 self.epoll.modify(link.fd, READABLE | WRITABLE)
 
     def _resume(self, link: Link) -> None:
         """The peer of a blocked port takes bytes again."""
         if not link.port.blocked:
             return
-        link.port.unblock()
         link.flush()
-        if link.lost is not None:
-            self._lose(link)
-        elif not link.port.blocked:
+        if link.port.queued_frames == 0:
+            link.port.unblock()
             self.epoll.modify(link.fd, READABLE)
 
     def _lose(self, link: Link) -> None:

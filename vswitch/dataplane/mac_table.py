@@ -111,6 +111,16 @@ class MacTable:
         if self.count > 0:
             self._sweep(NO_PORT, now - self.ageing)
 
+    def live(self, now: i64) -> i64:
+        """How many entries have not aged out."""
+        live: i64 = 0
+        slot: i64 = 0
+        while slot <= self._mask:
+            if self._slots[2 * slot] != 0 and now - (self._slots[2 * slot + 1] >> PORT_BITS) < self.ageing:
+                live += 1
+            slot += 1
+        return live
+
     def entries(self, now: i64) -> list[tuple[int, int, int, int]]:
         """(vlan, mac, port, age in ms) of every live entry, in no order."""
         found: list[tuple[int, int, int, int]] = []

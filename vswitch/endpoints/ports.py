@@ -93,11 +93,13 @@ class Ports:
         """Give a port its peer: a connected stream socket, which belongs to the port from now on.
 
         `on_lost` is called once if the peer goes away, when the port is down and the socket closed already.
+        Raises OSError if the system cannot watch the socket.
         """
-        port.link = StreamLink(sock, port.port, self.bridge)
+        link = StreamLink(sock, port.port, self.bridge)
+        self._loop.add(link)
+        port.link = link
         port.peer = peer
         port.on_lost = on_lost
-        self._loop.add(port.link)
         log.info("%s up: %s", port.name, peer)
 
     async def drive(self) -> None:

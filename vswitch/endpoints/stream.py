@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import trio
 from vswitch.endpoints import sock_diag, unix_socket
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort
+from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig, printable
 from vswitch.errors import InputError, RefusedError
 
@@ -41,6 +43,10 @@ class Listener(Endpoint):
 
     _single: SwitchPort | None = None
     _own_user_only = False
+
+    def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
+        super().__init__(config, name, ports, sock)
+        self._turned_away = Sparingly(log)
 
     async def run(self, started: Callable[[], None]) -> None:
         async with self._listening() as sock:
@@ -88,24 +94,33 @@ class Listener(Endpoint):
             self._admit(socket.socket(fileno=accepted.detach()))
 
     def _admit(self, sock: socket.socket) -> None:
-        try:
-            peer = _peer(sock)
+        """Give a new connection its port, or close it."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sock)
+            try:
+                peer = _peer(sock)
+                _tune(sock)
+            except OSError:
+                return  # it is gone again
             if self._own_user_only and not sock_diag.may_enter(sock):
-                log.warning("%s: turned away %s: not this user's (any_user=yes lets all in)", self.name, peer)
-                sock.close()
+                self._turned_away.say("%s: turned away %s: not this user's (any_user=yes lets all in)", self.name, peer)
                 return
-            _tune(sock)
-        except OSError:  # it is gone again
-            sock.close()
-            return
-        if self._single is None:
-            port = self.ports.add_numbered(self.name, self.url, self.config.queue)
-            self.ports.plug(port, sock, peer, lambda: self.ports.remove(port))
-        elif self._single.up:
-            log.warning("%s: turned away %s: the port is taken by %s", self.name, peer, self._single.peer)
-            sock.close()
-        else:
-            self.ports.plug(self._single, sock, peer, lambda: None)
+            port = self._single
+            if port is not None and port.up:
+                self._turned_away.say("%s: turned away %s: %s has the port", self.name, peer, port.peer)
+                return
+            port = port or self.ports.add_numbered(self.name, self.url, self.config.queue)
+            try:
+                self.ports.plug(port, sock, peer, partial(self._lost, port))
+            except OSError as error:
+                self._turned_away.say("%s: turned away %s: %s", self.name, peer, error.strerror)
+                self._lost(port)
+                return
+            stack.pop_all()
+
+    def _lost(self, port: SwitchPort) -> None:
+        if port is not self._single:
+            self.ports.remove(port)
 
 
 class Connector(Endpoint):
