@@ -6,9 +6,12 @@ moment refuses (exit code 1). Guest input is in neither: it is dropped and count
 
 
 class VSwitchError(Exception):
-    """Base of every error this package raises on purpose; its text is one line for a person."""
+    """Base of every error this package raises on purpose; its text is one printable line for a person."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class InputError(VSwitchError):
@@ -19,3 +22,8 @@ class InputError(VSwitchError):
 
 class RefusedError(VSwitchError):
     """Address or name in use, no permission, somebody else's file, no such switch."""
+
+
+def printable(text: str) -> str:
+    """Text from outside, safe for a terminal or a log line: one line, whatever is in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -73,9 +73,8 @@ class VSwitch:
         table_size: int = config.TABLE_SIZE_DEFAULT,
     ) -> None:
         self.name = check_name(name)
-        config.check_table(ageing_s, table_size)
-        self._ageing_s = ageing_s
-        self._table_size = table_size
+        self._ageing_s = config.check_ageing(ageing_s)
+        self._table_size = config.check_table_size(table_size)
         self._endpoints: dict[str, Endpoint] = {}
 
     async def __aenter__(self) -> Self:
@@ -94,7 +93,7 @@ class VSwitch:
     ) -> bool | None:
         self._nursery.cancel_scope.cancel()
         try:
-            if isinstance(error, Exception):  # the block's own error: leave it as it is, not in a group
+            if error is not None and not _is_cancelled(error):  # the block's own error: as it is, not in a group
                 await self._nursery_manager.__aexit__(None, None, None)
                 return None
             return await self._nursery_manager.__aexit__(kind, error, traceback)
@@ -105,13 +104,16 @@ class VSwitch:
         """Let peers in by `target`; returns when they can come, and runs on until detached.
 
         `target` is an endpoint URL, a parsed one, or a connected or listening stream socket, which belongs to
-        the switch from then on; `parameters` are URL parameters (`name="lab"`). Raises InputError for what is
+        the switch unless it is refused; `parameters` are URL parameters (`name="lab"`). Raises InputError for what is
         written wrongly and RefusedError for what the system refuses.
         """
+        sock = target if isinstance(target, socket.socket) else None
         if isinstance(target, socket.socket):
-            target = f"fd://{target.detach()}"
+            target = f"fd://{target.fileno()}"
         wanted = parse(target, parameters) if isinstance(target, str) else target
-        endpoint = create(wanted, self._free_name(wanted), self._ports)
+        name = self._free_name(wanted)
+        endpoint = create(wanted, name, self._ports, sock)
+        self._endpoints[name] = endpoint
         attachment: Attachment = await self._nursery.start(self._run_endpoint, endpoint)
         return attachment
 
@@ -141,7 +143,6 @@ class VSwitch:
         return await model.macs(self._ports, now_ms())
 
     async def _run_endpoint(self, endpoint: Endpoint, task_status: trio.TaskStatus[Attachment]) -> None:
-        self._endpoints[endpoint.name] = endpoint
         attachment = Attachment(endpoint, self._ports)
         try:
             with attachment.scope:
@@ -160,3 +161,9 @@ class VSwitch:
         while f"{wanted.scheme}{number}" in self._endpoints:
             number += 1
         return f"{wanted.scheme}{number}"
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)

@@ -7,7 +7,9 @@ from vswitch.errors import InputError
 DURATION_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 SIZE_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z/%]*)")
+SIZE_MAX = 2.0**62
+
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z/%]*)")
 
 
 def duration(text: str) -> float:
@@ -17,7 +19,10 @@ def duration(text: str) -> float:
 
 def size(text: str) -> int:
     """Bytes of `64KiB`, `100MB`, …. Raises InputError."""
-    return int(_quantity(text, SIZE_BYTES, "a size", "MiB"))
+    bytes_ = _quantity(text, SIZE_BYTES, "a size", "MiB")
+    if bytes_ > SIZE_MAX:
+        raise InputError(f"{text!r} is more than any machine has")
+    return round(bytes_)
 
 
 def _quantity(text: str, units: dict[str, float] | dict[str, int], what: str, likely: str) -> float:

@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 the system or the moment refuses; 2 something is written wrongly. An error is one line.
 """
 
+import os
 import sys
 
 import click
@@ -10,7 +11,7 @@ import click
 from vswitch.cli.completion import completion
 from vswitch.cli.serve import serve
 from vswitch.cli.show import macs, ports, status
-from vswitch.errors import VSwitchError
+from vswitch.errors import VSwitchError, printable
 from vswitch.version import __version__
 
 
@@ -27,19 +28,38 @@ for command in (serve, status, ports, macs, completion):
 def main() -> None:
     """Run the command line of this process and exit."""
     try:
-        code = cli.main(prog_name="vswitch", standalone_mode=False)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
-    except VSwitchError as error:
-        _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # or the interpreter complains about standard output when it exits
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        cli.main(prog_name="vswitch", standalone_mode=False)
+    except BaseException as error:
+        sys.exit(_tell(_only(error)))
+    sys.exit(0)
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"vswitch: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+def _tell(error: BaseException) -> int:
+    """Say what a person did wrong or the system refuses, in one line; answers the exit code."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    if isinstance(error, click.ClickException):
+        return _fail(error.format_message(), 2)
+    if isinstance(error, VSwitchError):
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains about standard output when it exits
+        return 1
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return 130
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    raise error
+
+
+def _only(error: BaseException) -> BaseException:
+    """The one error in a group of one, which is what a task's error arrives in."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"vswitch: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return code

@@ -3,6 +3,8 @@
 import click
 from click.shell_completion import get_completion_class
 
+from vswitch.cli.output import say
+
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -14,4 +16,4 @@ def completion(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.find_root().command, {}, "vswitch", "_VSWITCH_COMPLETE").source())
+    say(kind(context.find_root().command, {}, "vswitch", "_VSWITCH_COMPLETE").source())

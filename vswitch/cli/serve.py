@@ -1,6 +1,7 @@
 """`vswitch serve`: build a switch, say how to plug in, run until told to stop."""
 
 import ctypes
+import fcntl
 import gc
 import logging
 import os
@@ -12,12 +13,15 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import TypeVar
 
 import click
 import trio
 
 from vswitch import units
+from vswitch.cli.output import say
 from vswitch.control import config as configuration
 from vswitch.control import runtime
 from vswitch.endpoints import qemu
@@ -31,7 +35,10 @@ HEAP_KEPT_BYTES = 16 * 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 log = logging.getLogger("vswitch")
+T = TypeVar("T")
 
 
 @click.command()
@@ -54,21 +61,24 @@ def serve(
     Each URL is a way in: tcp://127.0.0.1:1234 or unix:///run/lan.sock listen, with ?connect they connect, and
     fd://N is an inherited socket. Without URL or file: tcp://127.0.0.1:1234 and a unix socket.
     """
-    wanted = configuration.read(config_file) if config_file else configuration.SwitchConfig()
-    name = check_name(name or wanted.name or configuration.NAME_DEFAULT)
-    ageing_s = _ageing(ageing) if ageing else wanted.ageing_s or configuration.AGEING_DEFAULT_S
-    if table_size is None:
-        table_size = configuration.TABLE_SIZE_DEFAULT if wanted.table_size is None else wanted.table_size
+    wanted = configuration.SwitchConfig() if config_file is None else configuration.read(config_file)
+    name = check_name(_first(name, wanted.name, configuration.NAME_DEFAULT))
+    ageing_s = _first(_ageing(ageing), wanted.ageing_s, configuration.AGEING_DEFAULT_S)
+    table_size = _first(table_size, wanted.table_size, configuration.TABLE_SIZE_DEFAULT)
     endpoints = [*wanted.endpoints, *(parse(url) for url in urls)]
     if not endpoints:
         endpoints = _default_endpoints(name)
-    if ready_fd is not None:
-        _check_ready_fd(ready_fd)
+    _check_descriptors([endpoint.fd for endpoint in endpoints if endpoint.scheme == "fd"], ready_fd)
     control = check_unix_path(str(runtime.make_directory() / f"{name}.ctl"))
     switch = VSwitch(name, ageing_s=ageing_s, table_size=table_size)
     qemu_version = QemuVersion()
     _prepare_process()
-    trio.run(_serve, switch, endpoints, control, ready_fd, qemu_version)
+    signalled: list[int] = []  # before and after trio looks at signals
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, _: signalled.append(number))
+    trio.run(_serve, switch, endpoints, control, ready_fd, qemu_version, signalled)
+    for number in STOP_SIGNALS:  # more of them change nothing now
+        signal.signal(number, signal.SIG_IGN)
 
 
 async def _serve(
@@ -77,20 +87,29 @@ async def _serve(
     control: str,
     ready_fd: int | None,
     qemu_version: "QemuVersion",
+    signalled: list[int],
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with switch:
-            await switch.serve_control(control)
-            attached = [await switch.attach(endpoint) for endpoint in endpoints]
-            version = await qemu_version.get()
-            for endpoint in attached:
-                click.echo(_how_to_plug_in(switch.name, endpoint, version))
-            click.echo("ready")
-            _tell_starter(ready_fd)
-            async for number in signals:
-                log.info("%s: stopping", signal.Signals(number).name)
-                _notify("STOPPING=1")
-                break
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
+            if signalled:
+                nursery.cancel_scope.cancel()
+            async with switch:
+                await switch.serve_control(control)
+                attached = [await switch.attach(endpoint) for endpoint in endpoints]
+                version = await qemu_version.get()
+                for endpoint in attached:
+                    say(_how_to_plug_in(switch.name, endpoint, version))
+                say("ready")
+                _tell_starter(ready_fd)
+                await trio.sleep_forever()
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for number in signals:
+        log.info("%s: stopping", signal.Signals(number).name)
+        _notify("STOPPING=1")
+        scope.cancel()
 
 
 class QemuVersion:
@@ -149,18 +168,40 @@ def _default_endpoints(name: str) -> list[EndpointConfig]:
     return [parse("tcp://127.0.0.1:1234"), EndpointConfig(scheme="unix", path=check_unix_path(str(path)))]
 
 
-def _ageing(text: str) -> float:
+def _first(*values: T | None) -> T:
+    """The first value that was said; the last one always is."""
+    return next(value for value in values if value is not None)
+
+
+def _ageing(text: str | None) -> float | None:
     try:
-        return units.duration(text)
+        return None if text is None else units.duration(text)
     except InputError as error:
         raise InputError(f"--ageing: {error}") from None
 
 
-def _check_ready_fd(fd: int) -> None:
+def _check_descriptors(guests: list[int], ready_fd: int | None) -> None:
+    """Descriptors named on the command line are ones that were passed on, each named once. Raises InputError.
+
+    Python opens none that a child would inherit: those that are inheritable were inherited.
+    """
+    for fd in guests:
+        if not _is_inherited(fd):
+            raise InputError(f"fd://{fd}: no such descriptor; pass one on to vswitch, as with {fd}<&5")
+        if guests.count(fd) > 1:
+            raise InputError(f"fd://{fd} is given twice; a descriptor makes one endpoint")
+    if ready_fd is not None:
+        if not _is_inherited(ready_fd):
+            raise InputError(f"--ready-fd {ready_fd}: no such descriptor; pass one on to vswitch, as with 5>ready")
+        if fcntl.fcntl(ready_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise InputError(f"--ready-fd {ready_fd}: cannot be written to; pass one on that can, as with 5>ready")
+
+
+def _is_inherited(fd: int) -> bool:
     try:
-        os.fstat(fd)
+        return os.get_inheritable(fd)
     except (OSError, OverflowError):
-        raise InputError(f"--ready-fd {fd}: no such descriptor; pass one on to vswitch, as with 5>ready") from None
+        return False
 
 
 def _prepare_process() -> None:

@@ -1,5 +1,7 @@
 """`vswitch status|ports|macs`: what a running switch says, as a table for people or as JSON for programs."""
 
+import io
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,6 +10,7 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
+from vswitch.cli.output import say
 from vswitch.control import client, model, runtime
 from vswitch.errors import RefusedError
 
@@ -89,7 +92,7 @@ def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | N
     path = client.find(name)
     body = client.get(path, resource)
     if as_json:
-        click.echo(body)
+        say(body.decode())
         return None
     try:
         return msgspec.json.decode(body, type=kind)
@@ -109,10 +112,11 @@ def _table(heads: tuple[str, ...] | None, rows: list[Any]) -> None:
         table.add_column(head, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False)
-    if not sys.stdout.isatty():
-        console.width = 10_000  # a file or a pipe has no width to fold to
-    console.print(table)
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else 10_000  # a pipe has no width to fold to
+    printed = io.StringIO()
+    Console(file=printed, force_terminal=terminal, width=width, highlight=False).print(table)
+    say("\n".join(line.rstrip() for line in printed.getvalue().splitlines()))
 
 
 def _drops(drops: dict[str, int]) -> str:

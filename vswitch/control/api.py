@@ -7,6 +7,7 @@
 Every answer carries the API's version in a header, so that a client of another version can say so.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -47,8 +48,9 @@ def application(switch: Switch) -> Starlette:
         return _json(await switch.macs())
 
     async def refuse(request: Request, error: Exception) -> Response:
-        code = error.status_code if isinstance(error, HTTPException) else 500
-        return _json({"error": f"{HTTPStatus(code).phrase}: {request.method} {request.url.path}"}, code)
+        assert isinstance(error, HTTPException)
+        code = error.status_code
+        return _json({"error": f"{HTTPStatus(code).phrase}: {request.method} {request.url.path}"}, code, error.headers)
 
     routes = [
         Route(f"/v{VERSION}/status", status),
@@ -71,5 +73,6 @@ async def serve(switch: Switch, path: str, task_status: trio.TaskStatus[None]) -
             task_status.started()
 
 
-def _json(content: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, {VERSION_HEADER: VERSION}, "application/json")
+def _json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    headers = {VERSION_HEADER: VERSION, **(headers or {})}
+    return Response(msgspec.json.encode(content), status, headers, "application/json")

@@ -26,9 +26,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def find(name: str | None) -> Path:
     """The control socket of the switch `name`, or of the only one that runs. Raises RefusedError."""
-    if name is not None and _answers(runtime.control_path(check_name(name))):
-        return runtime.control_path(name)
+    if name is not None:
+        check_name(name)
     running = [found for found in runtime.names() if _answers(runtime.control_path(found))]
+    if name is not None and name in running:
+        return runtime.control_path(name)
     if name is not None:
         others = f"; running: {', '.join(running)}" if running else ""
         raise RefusedError(f"no switch {name!r} is running{others}; start one with: vswitch serve --name {name}")
@@ -47,7 +49,7 @@ def get(path: Path, resource: str) -> bytes:
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise RefusedError(f"the switch at {path} does not answer: {error}") from None
+        raise RefusedError(f"the switch at {path} does not answer: {str(error)[:200]}") from None
     finally:
         connection.close()
     spoken = response.headers.get(VERSION_HEADER)
@@ -63,8 +65,11 @@ def get(path: Path, resource: str) -> bytes:
 
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
+        except BlockingIOError:
+            return True  # it listens, but is too busy to accept
         except OSError:
             return False
         return True

@@ -1,14 +1,15 @@
 """A switch's configuration: the TOML file, and the values it shares with the command line."""
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vswitch import units
-from vswitch.endpoints.url import EndpointConfig, check_name, parse, printable
-from vswitch.errors import InputError
+from vswitch.endpoints.url import EndpointConfig, check_name, parse
+from vswitch.errors import InputError, RefusedError
 
 NAME_DEFAULT = "default"
 AGEING_DEFAULT_S = 300.0
@@ -26,26 +27,39 @@ class SwitchConfig(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[EndpointConfig, ...] = ()
 
 
-def check_table(ageing_s: float, table_size: int) -> None:
-    """Raises InputError for an ageing time or a MAC table size out of range."""
+def check_ageing(ageing_s: float) -> float:
+    """An ageing time in seconds that a MAC table can have. Raises InputError."""
     if not AGEING_MIN_S <= ageing_s <= AGEING_MAX_S:
         raise InputError(f"ageing of {ageing_s:g}s is out of range; {AGEING_MIN_S:g}s to {AGEING_MAX_S:g}s")
-    if not 1 <= table_size <= TABLE_SIZE_MAX:
-        raise InputError(f"a table size of {table_size} is out of range; 1 to {TABLE_SIZE_MAX} entries")
+    return ageing_s
+
+
+def check_table_size(entries: int) -> int:
+    """A number of entries that a MAC table can have. Raises InputError."""
+    if not 1 <= entries <= TABLE_SIZE_MAX:
+        raise InputError(f"a table size of {entries} is out of range; 1 to {TABLE_SIZE_MAX} entries")
+    return entries
 
 
 def read(path: str) -> SwitchConfig:
-    """Read a TOML file: `[switch]` and `[[endpoint]]` tables. Raises InputError, with the place in its text."""
+    """Read a TOML file: `[switch]` and `[[endpoint]]` tables.
+
+    Raises InputError, with the place in its text, and RefusedError if the file may not be read.
+    """
+    if not path:
+        raise InputError("the config file has no name")
     try:
-        content = tomllib.loads(Path(path).read_text())
+        content = tomllib.loads(Path(path).read_bytes().decode())
+    except PermissionError as error:
+        raise RefusedError(f"{path}: {error.strerror}") from None
     except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{printable(path)}: not TOML: {error}") from None
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not TOML: {str(error)[:200]}") from None
     try:
         return _convert(content)
     except InputError as error:
-        raise InputError(f"{printable(path)}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
 
 
 def _convert(content: dict[str, Any]) -> SwitchConfig:
@@ -56,18 +70,27 @@ def _convert(content: dict[str, Any]) -> SwitchConfig:
         raise InputError("switch is not a table; write [switch]")
     if not isinstance(endpoints, list) or not all(isinstance(endpoint, dict) for endpoint in endpoints):
         raise InputError("endpoint is not a list of tables; write [[endpoint]]")
-    _only(switch, ("name", "ageing", "table_size"), "[switch]")
-    config = SwitchConfig(
-        name=check_name(_typed(switch, "name", str)) if "name" in switch else None,
-        ageing_s=units.duration(_typed(switch, "ageing", str)) if "ageing" in switch else None,
-        table_size=_typed(switch, "table_size", int) if "table_size" in switch else None,
-        endpoints=tuple(_endpoint(number, table) for number, table in enumerate(endpoints, 1)),
-    )
-    check_table(
-        AGEING_DEFAULT_S if config.ageing_s is None else config.ageing_s,
-        TABLE_SIZE_DEFAULT if config.table_size is None else config.table_size,
-    )
-    return config
+    _only(switch, tuple(_SWITCH), "[switch]")
+    values: dict[str, Any] = {}
+    for name, (field, kind, read, likely) in _SWITCH.items():
+        if name in switch:
+            value = switch[name]
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"[switch] {name} is {value!r}; write it like {likely}")
+            try:
+                values[field] = read(value)
+            except InputError as error:
+                raise InputError(f"[switch] {name}: {error}") from None
+    endpoints = tuple(_endpoint(number, table) for number, table in enumerate(endpoints, 1))
+    return SwitchConfig(**values, endpoints=endpoints)
+
+
+# What [switch] may say: its field in SwitchConfig, its TOML type, how it is read, and how to write it.
+_SWITCH: dict[str, tuple[str, type, Callable[[Any], Any], str]] = {
+    "name": ("name", str, check_name, 'name = "lab"'),
+    "ageing": ("ageing_s", str, lambda text: check_ageing(units.duration(text)), 'ageing = "300s"'),
+    "table_size": ("table_size", int, check_table_size, "table_size = 8192"),
+}
 
 
 def _endpoint(number: int, table: dict[str, Any]) -> EndpointConfig:
@@ -79,15 +102,7 @@ def _endpoint(number: int, table: dict[str, Any]) -> EndpointConfig:
         raise InputError(f"[[endpoint]] {number}: {error}") from None
 
 
-def _typed(table: dict[str, Any], name: str, kind: type) -> Any:
-    value = table[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        likely = {"ageing": 'ageing = "300s"', "name": 'name = "lab"', "table_size": "table_size = 8192"}[name]
-        raise InputError(f"[switch] {name} is {value!r}; write it like {likely}")
-    return value
-
-
 def _only(table: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:
     for name in table:
         if name not in allowed:
-            raise InputError(f"{where} has an unknown entry {printable(name)!r}; it takes {', '.join(allowed)}")
+            raise InputError(f"{where} has an unknown entry {name!r}; it takes {', '.join(allowed)}")

@@ -21,10 +21,7 @@ def make_directory() -> Path:
     path = directory()
     try:
         path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise RefusedError(f"{path} is not a directory of this user's; remove it or set XDG_RUNTIME_DIR")
-        if stat.S_IMODE(found.st_mode) != 0o700:
+        if stat.S_IMODE(_check_ours(path).st_mode) != 0o700:
             path.chmod(0o700)
     except OSError as error:
         raise RefusedError(f"cannot use {path}: {error.strerror}; set XDG_RUNTIME_DIR to your own directory") from None
@@ -37,8 +34,20 @@ def control_path(name: str) -> Path:
 
 
 def names() -> list[str]:
-    """The names of this user's switches that seem to run: those with a control socket."""
+    """The names of this user's switches that seem to run. Raises RefusedError if the directory is not this user's."""
+    path = directory()
     try:
-        return sorted(path.stem for path in directory().glob("*.ctl"))
-    except OSError:
+        _check_ours(path)
+        return sorted(path.stem for path in path.glob("*.ctl"))
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RefusedError(f"cannot look into {path}: {error.strerror}") from None
+
+
+def _check_ours(path: Path) -> os.stat_result:
+    """What stat says of the directory, which anybody may have made under the temp directory first."""
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise RefusedError(f"{path} is not a directory of this user's; remove it or set XDG_RUNTIME_DIR")
+    return found

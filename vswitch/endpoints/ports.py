@@ -66,6 +66,10 @@ class Ports:
         """The port with a data plane index, if there is one."""
         return self._by_index.get(index)
 
+    def has_descriptor(self, fd: int) -> bool:
+        """Whether a descriptor is a link's already."""
+        return any(port.link is not None and port.link.fd == fd for port in self)
+
     def add(self, name: str, endpoint: str, url: str, queue_bytes_max: int) -> SwitchPort:
         """A new port, down until something is plugged in. Raises InputError if the name is taken."""
         if name in self._by_name:

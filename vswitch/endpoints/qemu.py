@@ -7,6 +7,8 @@ never connects again.
 
 import hashlib
 import os
+import re
+import shlex
 
 from vswitch.endpoints.url import EndpointConfig
 
@@ -50,8 +52,16 @@ def socket_netdev(config: EndpointConfig) -> str | None:
 
 def arguments(netdev: str, mac: str) -> str:
     """The arguments to paste."""
-    word = f"'{netdev}'" if set(netdev) & set(' \t"$&()*;<>?\\`|~#!{}') else netdev
-    return f"-netdev {word} -device virtio-net-pci,netdev=net0,mac={mac}"
+    return f"-netdev {_shell_word(netdev)} -device virtio-net-pci,netdev=net0,mac={mac}"
+
+
+def _shell_word(text: str) -> str:
+    """A word for the shell; bytes that are no UTF-8 as bash, zsh and POSIX 2024 write them."""
+    if not re.search("[\udc80-\udcff]", text):
+        return shlex.quote(text)
+    raw = text.encode(errors="surrogateescape")
+    word = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}" for byte in raw)
+    return f"$'{word}'"
 
 
 def _escaped(value: str) -> str:

@@ -23,12 +23,12 @@ from vswitch.endpoints import sock_diag, unix_socket
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.endpoints.sparingly import Sparingly
-from vswitch.endpoints.url import EndpointConfig, printable
-from vswitch.errors import InputError, RefusedError
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.errors import InputError, RefusedError, printable
 
 ACCEPT_PAUSE_S = 0.5
 
-FIRST_TRY_S = 1.0
+FIRST_TRY_S = 0.25
 CONNECT_TIMEOUT_S = 10.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
@@ -179,14 +179,18 @@ class Connected(Endpoint):
                 self.ports.remove(port)
 
 
-def create(config: EndpointConfig, name: str, ports: Ports) -> Endpoint:
-    """The endpoint for a tcp://, unix:// or fd:// URL. Raises InputError if a descriptor is not usable."""
+def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> Endpoint:
+    """The endpoint for a tcp://, unix:// or fd:// URL, or for a socket that is open already.
+
+    Raises InputError if a descriptor is not usable.
+    """
     if config.scheme != "fd":
         return (Connector if config.connect else Listener)(config, name, ports)
-    sock = _inherited(config.fd)
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return Listener(config, name, ports, sock)
-    return Connected(config, name, ports, sock)
+    if ports.has_descriptor(config.fd):
+        raise InputError(f"fd://{config.fd}: is in use already")
+    sock = _own(sock) if sock is not None else _inherited(config.fd)
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return (Listener if listens else Connected)(config, name, ports, sock)
 
 
 def _inherited(fd: int) -> socket.socket:
@@ -194,22 +198,27 @@ def _inherited(fd: int) -> socket.socket:
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise InputError(f"fd://{fd}: not a socket; pass a connected or a listening stream socket")
-        os.set_inheritable(fd, False)
         sock = socket.socket(fileno=fd)
     except OSError as error:
         raise InputError(f"fd://{fd}: {error.strerror}; pass the descriptor on to vswitch, as with 3<&5") from None
     try:
-        if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
-            raise InputError(f"fd://{fd}: not a TCP or unix stream socket")
-        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return _own(sock)
+    finally:
+        sock.detach()  # which nothing is left of if it is ours now
+
+
+def _own(sock: socket.socket) -> socket.socket:
+    """Take over a connected or listening stream socket. Raises InputError, and leaves it, if it is none."""
+    fd = sock.fileno()
+    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+        raise InputError(f"fd://{fd}: not a TCP or unix stream socket")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        try:
             sock.getpeername()
-    except OSError:
-        sock.detach()
-        raise InputError(f"fd://{fd}: neither connected nor listening") from None
-    except InputError:
-        sock.detach()
-        raise
-    return sock
+        except OSError:
+            raise InputError(f"fd://{fd}: neither connected nor listening") from None
+    os.set_inheritable(fd, False)
+    return socket.socket(fileno=sock.detach())
 
 
 async def _listen_tcp(config: EndpointConfig) -> socket.socket:
@@ -243,6 +252,7 @@ async def _connect(config: EndpointConfig) -> socket.socket:
         family, address = await _resolve(config)
     with trio.socket.socket(family, socket.SOCK_STREAM) as sock:
         await sock.connect(address)
+        sock.getpeername()  # a unix listener with a full backlog has not taken the connection
         if family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
             # TCP's simultaneous open: nobody listens, and the kernel chose the very port we asked for.
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

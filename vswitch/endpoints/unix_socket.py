@@ -35,6 +35,8 @@ def listen(path: str) -> Iterator[socket.socket]:
             except OSError as error:
                 raise RefusedError(f"cannot listen on {path}: {_reason(error)}") from None
         ours = os.lstat(path)
+        if stat.S_IMODE(ours.st_mode) != 0o600:
+            os.chmod(path, 0o600)  # a umask took even our own access away
         sock.listen(BACKLOG)
         try:
             yield sock

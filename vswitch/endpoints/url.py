@@ -21,6 +21,7 @@ from vswitch.errors import InputError
 UNIX_PATH_MAX = 107  # sun_path has 108 bytes, one of them for the final NUL
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
+_HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
 
@@ -44,9 +45,9 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     def url(self) -> str:
         """The URL without its parameters, but for `connect`, which says what the endpoint is."""
         if self.scheme == "tcp":
-            target = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+            target = f"{_host(self.host)}:{self.port}"
         elif self.scheme == "unix":
-            target = self.path
+            target = _encode(self.path)
         else:
             target = str(self.fd)
         return f"{self.scheme}://{target}" + ("?connect" if self.connect else "")
@@ -57,7 +58,9 @@ def parse(text: str, parameters: Mapping[str, Any] | None = None) -> EndpointCon
     try:
         return _parse(text, parameters or {})
     except InputError as error:
-        raise InputError(f"{printable(text)}: {error}") from None
+        raise InputError(f"{text}: {error}") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{text}: has characters that cannot be encoded") from None
 
 
 def check_name(text: str) -> str:
@@ -68,18 +71,15 @@ def check_name(text: str) -> str:
 
 
 def check_unix_path(path: str) -> str:
-    """A path that fits a unix socket address. Raises InputError."""
+    """A path that fits a unix socket address, and that a terminal can show. Raises InputError."""
     if "\0" in path:
         raise InputError("a path cannot contain a NUL byte")
+    if not re.sub("[\udc80-\udcff]", "", path).isprintable():  # bytes that are no UTF-8 are merely odd
+        raise InputError("the path has a control character; use another one")
     size = len(path.encode(errors="surrogateescape"))
     if size > UNIX_PATH_MAX:
         raise InputError(f"the path has {size} bytes, a unix socket's at most {UNIX_PATH_MAX}; use a shorter one")
     return path
-
-
-def printable(text: str) -> str:
-    """Text from outside, safe for a terminal or a log line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
@@ -118,26 +118,42 @@ def _decode(text: str) -> str:
     return _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), raw).decode(errors="surrogateescape")
 
 
+def _encode(text: str) -> str:
+    """A target as `_decode` reads it back, printable."""
+    escaped = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", text).replace("?", "%3F")
+    return "".join(
+        c if c.isprintable() else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogateescape"))
+        for c in escaped
+    )
+
+
 def _read_tcp(target: str) -> dict[str, Any]:
-    match = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):(\d*)", target)
-    if match is None and target.count(":") > 1:
-        raise InputError("an IPv6 address goes in brackets, like tcp://[::1]:1234")
-    host = (match[1] or match[2]) if match else target
-    if match is None or not match[3]:
-        raise InputError(f"the port is missing; write tcp://{host or '127.0.0.1'}:1234")
+    match = re.fullmatch(r"(?:\[(?P<ip6>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>.*))?", target, re.DOTALL)
+    if match is None or (match["ip6"] is None and match["port"] and ":" in match["port"]):
+        raise InputError("not a host and a port; an IPv6 address goes in brackets, like tcp://[::1]:1234")
+    host, port = match["host"] or match["ip6"], match["port"] or ""
+    number = port if re.fullmatch(r"[0-9]{1,5}", port) else ""
     if not host:
-        raise InputError(f"the host is missing; write tcp://127.0.0.1:{match[3]}")
-    port = int(match[3])
-    if port > 65535:
-        raise InputError(f"port {port} is over 65535")
+        raise InputError(f"the host is missing; write tcp://127.0.0.1:{number or 1234}")
     try:
-        if match[1]:
+        if match["ip6"]:
             ipaddress.IPv6Address(host)
-        elif re.fullmatch(r"[\d.]+", host):
+        elif re.fullmatch(r"[0-9.]+", host):
             ipaddress.IPv4Address(host)
     except ValueError:
         raise InputError(f"{host} is not an IP address") from None
-    return {"host": host, "port": port}
+    if not match["ip6"] and not (_HOST.fullmatch(host) and len(host) < 254):
+        raise InputError(f"{host!r} is not a host")
+    if not number:
+        problem = f"{port!r} is not a port" if port else "the port is missing"
+        raise InputError(f"{problem}; write tcp://{_host(host)}:1234")
+    if int(number) > 65535:
+        raise InputError(f"port {number} is over 65535")
+    return {"host": host, "port": int(number)}
+
+
+def _host(host: str) -> str:
+    return f"[{_encode(host)}]" if ":" in host else host
 
 
 def _read_unix(target: str) -> dict[str, Any]:
@@ -147,7 +163,7 @@ def _read_unix(target: str) -> dict[str, Any]:
 
 
 def _read_fd(target: str) -> dict[str, Any]:
-    if not re.fullmatch(r"\d{1,7}", target):
+    if not re.fullmatch(r"[0-9]{1,7}", target):
         raise InputError("a descriptor's number is missing; write one like fd://3")
     return {"fd": int(target)}
 
@@ -160,14 +176,14 @@ def _flag(value: Any) -> bool:
     raise InputError(f"{value!r} is neither yes nor no")
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, likely: str) -> str:
     if not isinstance(value, str):
-        raise InputError("needs a value")
+        raise InputError(f"needs a text; write it like {likely}")
     return value
 
 
 def _queue(value: Any) -> int:
-    size = units.size(_text(value))
+    size = units.size(_text(value, "4MiB"))
     if size < QUEUE_BYTES_MIN:
         raise InputError(f"{value} is too small; a queue has at least {QUEUE_BYTES_MIN // 1024}KiB")
     if size > 2**30:
@@ -176,7 +192,7 @@ def _queue(value: Any) -> int:
 
 
 PARAMETERS: dict[str, Callable[[Any], Any]] = {
-    "name": lambda value: check_name(_text(value)),
+    "name": lambda value: check_name(_text(value, "lab")),
     "queue": _queue,
     "connect": _flag,
     "single": _flag,

@@ -1,0 +1,212 @@
+"""The program as its users meet it: `python -m vswitch` in a process of its own, in a corner of its own.
+
+The process sees no QEMU unless a test puts one there, and nobody else's runtime directory. It is the build
+that the tests import, whatever the working directory.
+"""
+
+import json
+import os
+import platform
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import vswitch
+from vswitch.control import client
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 2.0  # as promised
+COMMAND_TIMEOUT_S = 20.0
+
+PROGRAM = (sys.executable, "-m", "vswitch")
+FOREIGN_PREFIXES = ("XDG_", "VSWITCH", "_VSWITCH", "LC_", "NO_COLOR", "FORCE_COLOR", "NOTIFY_", "COMP_")
+
+
+class Home:
+    """A private place for one test: `runtime` is the XDG runtime directory, `env` what programs are given."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.runtime = root / "run"
+        self.temp = root / "tmp"
+        self.programs = root / "bin"
+        for directory in (self.runtime, self.temp, self.programs):
+            directory.mkdir(mode=0o700)
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
+        self.env = inherited | {
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "TMPDIR": str(self.temp),
+            "PATH": str(self.programs),
+            "PYTHONPATH": os.pathsep.join(filter(None, [package_root(), os.environ.get("PYTHONPATH")])),
+        }
+
+    @property
+    def directory(self) -> Path:
+        """Where the sockets of switches are."""
+        return self.runtime / "vswitch"
+
+    def control(self, name: str = "default") -> Path:
+        return self.directory / f"{name}.ctl"
+
+    def install_qemu(self, version: str) -> None:
+        """A QEMU for `serve` to find, which can say its version and nothing else."""
+        program = self.programs / f"qemu-system-{platform.machine()}"
+        program.write_text(f'#!/bin/sh\necho "QEMU emulator version {version} (Debian 1:{version})"\n')
+        program.chmod(0o755)
+
+    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """A command to its end."""
+        return subprocess.run(
+            [*PROGRAM, *arguments],
+            env=self.env | (env or {}),
+            cwd=self.root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+
+    def ask(self, command: str, *arguments: str) -> Any:
+        """What a command prints with --json."""
+        done = self.run(command, "--json", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+    def get(self, resource: str, name: str = "default") -> Any:
+        """What the control API answers, without a process of its own."""
+        return json.loads(client.get(self.control(name), resource))
+
+    @contextmanager
+    def start(
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        umask: int = -1,
+        stdout: int = subprocess.PIPE,
+        under: Sequence[str] = (),
+    ) -> Iterator["Serving"]:
+        """A `vswitch serve` that may or may not get ready; killed in the end if it still runs.
+
+        `under` is a program, with arguments, that starts it.
+        """
+        log = self.root / f"log-{len(list(self.root.glob('log-*')))}"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*under, *PROGRAM, "serve", *arguments],
+                env=self.env | (env or {}),
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                umask=umask,
+            )
+        with process:
+            try:
+                yield Serving(process, log)
+            finally:
+                process.kill()
+
+    @contextmanager
+    def serve(self, *arguments: str, **options: Any) -> Iterator["Serving"]:
+        """A `vswitch serve` that is ready."""
+        with self.start(*arguments, **options) as serving:
+            serving.wait_ready()
+            yield serving
+
+
+class Serving:
+    """A started `vswitch serve`. `lines` is what it has printed on standard output, `log` all of standard error."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+        self._output = b""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="backslashreplace")
+
+    @property
+    def error(self) -> str:
+        """What is on standard error beside the log."""
+        return "".join(line for line in self.log.splitlines(True) if not re.match(r"\d\d:\d\d:\d\d ", line))
+
+    @property
+    def lines(self) -> list[str]:
+        return self._output.decode().splitlines()
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Endpoints by name, as printed."""
+        words = [line.split() for line in self.lines if line and not line.startswith(" ") and line != "ready"]
+        return {name: url for name, url, *_ in words}
+
+    def wait_ready(self) -> None:
+        """Reads standard output as far as the line `ready`."""
+        assert self.wait_ready_or_end(), f"ended before it was ready: {self.log}"
+
+    def wait_ready_or_end(self) -> bool:
+        """Reads standard output as far as the line `ready`, or to its end; answers whether it got ready."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while not f"\n{self._output.decode()}".endswith("\nready\n"):
+                assert selector.select(deadline - time.monotonic()), f"not ready in time: {self.log}"
+                data = os.read(self.process.stdout.fileno(), 65536)
+                if not data:
+                    return False
+                self._output += data
+        return True
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """The exit code after a signal; fails if it takes longer than promised."""
+        self.process.send_signal(number)
+        return self.ended(STOP_TIMEOUT_S)
+
+    def ended(self, timeout_s: float = START_TIMEOUT_S) -> int:
+        """The exit code; what came on standard output until then is added to `lines`."""
+        assert self.process.stdout is not None
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout_s:g} s: {self.log}") from None
+        self._output += self.process.stdout.read()
+        return code
+
+
+def package_root() -> str:
+    """The directory to import `vswitch` from."""
+    assert vswitch.__file__ is not None
+    return str(Path(vswitch.__file__).parents[1])
+
+
+def connect(url: str, timeout_s: float = COMMAND_TIMEOUT_S) -> socket.socket:
+    """A socket that is connected to a listener's URL."""
+    scheme, _, target = url.partition("://")
+    if scheme == "unix":
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout_s)
+        sock.connect(target)
+        return sock
+    host, _, port = target.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+
+
+def is_one_line(text: str) -> bool:
+    """What an error message has to be: one line that a terminal can show."""
+    return text.endswith("\n") and text[:-1].isprintable() and text.strip() != ""

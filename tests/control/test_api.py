@@ -1,0 +1,265 @@
+"""The control API over its socket: what it answers, and that nothing said to it hurts the switch."""
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h11
+import pytest
+import trio
+
+from tests.frames import BROADCAST, frame, mac
+from tests.peers import TIMEOUT_S, Peer, until
+from vswitch import RefusedError, VSwitch
+
+HUGE = 8 << 20
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="vs-", dir="/tmp") as directory:
+        yield f"{directory}/default.ctl"
+
+
+@asynccontextmanager
+async def controlled(path: str) -> AsyncIterator[VSwitch]:
+    async with VSwitch() as switch:
+        await switch.serve_control(path)
+        yield switch
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def ask(path: str, target: str = "/v1/status", method: str = "GET", body: bytes = b"") -> Answer:
+    """One request on a connection of its own."""
+    client = h11.Connection(h11.CLIENT)
+    headers = [("Host", "vswitch"), ("Content-Length", str(len(body)))]
+    request = client.send(h11.Request(method=method, target=target, headers=headers))
+    assert request is not None
+    with trio.fail_after(TIMEOUT_S):
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(request + body)
+            answer = Answer(0, {}, b"")
+            while True:
+                event = client.next_event()
+                if event is h11.NEED_DATA:
+                    client.receive_data(await stream.receive_some())
+                elif isinstance(event, h11.Response):
+                    answer.status = event.status_code
+                    answer.headers = {name.decode(): value.decode() for name, value in event.headers}
+                elif isinstance(event, h11.Data):
+                    answer.body += event.data
+                elif isinstance(event, h11.EndOfMessage):
+                    return answer
+
+
+async def say(path: str, data: bytes) -> None:
+    """Send bytes, for as long as the other end takes them, and wait until it hangs up or has nothing to say."""
+    with trio.move_on_after(0.2):
+        async with await trio.open_unix_socket(path) as stream:
+            try:
+                await stream.send_all(data)
+                while await stream.receive_some():
+                    pass
+            except trio.BrokenResourceError:
+                pass
+
+
+async def test_what_it_has(path: str) -> None:
+    async with controlled(path) as switch, await Peer.plugged_into(switch, name="guest") as guest:
+        await guest.send(frame(BROADCAST, mac(1)))
+        await until(lambda: switch.status().macs)
+        status = await ask(path)
+        assert (status.status, status.json["pid"], status.json["macs"]) == (200, os.getpid(), 1)
+        ports = await ask(path, "/v1/ports")
+        assert [port["name"] for port in ports.json] == ["guest"]
+        macs = await ask(path, "/v1/macs")
+        assert [station["mac"] for station in macs.json] == ["52:54:00:00:00:01"]
+        for answer in (status, ports, macs):
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.headers["vswitch-api"] == "1"
+
+
+@pytest.mark.parametrize("target", ["/", "/v1", "/v1/", "/v1/nonsense", "/v2/status", "/v1/status/x", "//", "/%00"])
+async def test_what_it_does_not_have_is_404_in_json(path: str, target: str) -> None:
+    async with controlled(path):
+        answer = await ask(path, target)
+        assert answer.status == 404
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["vswitch-api"] == "1"
+        assert answer.json["error"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "FROB"])
+@pytest.mark.parametrize("target", ["/v1/status", "/v1/ports", "/v1/macs"])
+async def test_another_method_is_405_in_json(path: str, method: str, target: str) -> None:
+    async with controlled(path):
+        answer = await ask(path, target, method, b"{}")
+        assert answer.status == 405
+        assert answer.headers["vswitch-api"] == "1"
+        assert answer.json["error"]
+
+
+async def test_a_405_says_which_methods_there_are(path: str) -> None:
+    """As RFC 9110, 15.5.6, wants it."""
+    async with controlled(path):
+        answer = await ask(path, method="POST")
+        assert "GET" in answer.headers.get("allow", "")
+
+
+async def test_a_connection_may_be_used_again(path: str) -> None:
+    request = b"GET /v1/ports HTTP/1.1\r\nHost: vswitch\r\n\r\n"
+    async with controlled(path):
+        with trio.fail_after(TIMEOUT_S):
+            async with await trio.open_unix_socket(path) as stream:
+                for _ in range(3):
+                    await stream.send_all(request)
+                    answer = b""
+                    while not answer.endswith(b"\r\n\r\n[]"):
+                        answer += await stream.receive_some()
+                    assert answer.startswith(b"HTTP/1.1 200")
+
+
+NONSENSE = {
+    "nothing": b"",
+    "zeros": bytes(100_000),
+    "all bytes": bytes(range(256)) * 1000,
+    "a frame": bytes([0, 0, 0, 60]) + frame(BROADCAST, mac(1)),
+    "a TLS hello": bytes.fromhex("1603010200010001fc0303") + bytes(500),
+    "half a request": b"GET /v1/status HTTP/1.1\r\nHost",
+    "half a line": b"GET /v1/sta",
+    "no version": b"GET /v1/status\r\n\r\n",
+    "an old version": b"GET /v1/status HTTP/0.9\r\n\r\n",
+    "no host": b"GET /v1/status HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /v1/status HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "bytes in the path": b"GET /\xff\xfe\x80 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a whole URL": b"GET http://[::1/v1/status HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a bad host": b"GET /v1/nonsense HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    "a bad port": b"POST /v1/status HTTP/1.1\r\nHost: a:99999999\r\nContent-Length: 0\r\n\r\n",
+    "no path": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a tunnel": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a bad header": b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
+    "a bad header name": b"GET / HTTP/1.1\r\nHost: a\r\n\x00: 1\r\n\r\n",
+    "a bad length": b"POST /v1/status HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+    "a huge length": b"POST /v1/status HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    "bad chunks": b"POST /v1/status HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "an unknown coding": b"POST /v1/status HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "expectations": b"POST /v1/status HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
+    "broken HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(range(256)) * 10,
+    "an upgrade": b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    b"Upgrade: h2c\r\nHTTP2-Settings: !!!\r\n\r\n",
+    "a web socket": b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    "a broken web socket": b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "a huge first line": b"GET /" + b"x" * HUGE,
+    "a huge header": b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * HUGE,
+    "many headers": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * (HUGE // 6),
+    "a huge body": b"POST /v1/status HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % HUGE + bytes(HUGE),
+    "many requests": b"GET /v1/status HTTP/1.1\r\nHost: a\r\n\r\n" * 2000,
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+async def test_nonsense_does_not_hurt_the_switch(
+    path: str, name: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        controlled(path) as switch,
+        await Peer.plugged_into(switch) as one,
+        await Peer.plugged_into(switch) as two,
+    ):
+        await say(path, NONSENSE[name])
+        assert (await ask(path)).status == 200
+        await one.send(frame(BROADCAST, mac(1)))
+        assert await two.receive(1) == [frame(BROADCAST, mac(1))]
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert "Traceback" not in caplog.text
+
+
+async def test_nonsense_from_many_at_once_does_not_hurt_the_switch(path: str) -> None:
+    async with controlled(path):
+        async with trio.open_nursery() as nursery:
+            for data in NONSENSE.values():
+                nursery.start_soon(say, path, data)
+        assert (await ask(path)).status == 200
+
+
+async def test_clients_that_hang_up_hard_do_not_hurt_the_switch(path: str) -> None:
+    request = b"GET /v1/status HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with controlled(path):
+        for size in (0, 10, len(request)):
+            for _ in range(20):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(path)
+                    client.sendall(request[:size])
+                await trio.lowlevel.checkpoint()
+        assert (await ask(path)).status == 200
+
+
+async def test_many_clients_at_once_all_get_their_answers(path: str) -> None:
+    found = []
+
+    async def client() -> None:
+        found.append((await ask(path)).status)
+
+    async with controlled(path), trio.open_nursery() as nursery:
+        for _ in range(80):
+            nursery.start_soon(client)
+    assert found == [200] * 80
+
+
+async def test_idle_connections_do_not_keep_others_from_being_answered(path: str) -> None:
+    async with controlled(path):
+        idle = [await trio.open_unix_socket(path) for _ in range(300)]
+        assert (await ask(path)).status == 200
+        for stream in idle:
+            await stream.aclose()
+
+
+async def test_nothing_of_it_is_left(path: str) -> None:
+    async with controlled(path):
+        await ask(path)  # what is imported and opened once is there now
+    before = sorted(os.listdir("/proc/self/fd"))
+    async with controlled(path):
+        idle = await trio.open_unix_socket(path)
+        await ask(path)
+    await idle.aclose()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert not await trio.Path(path).exists()
+
+
+async def test_a_path_that_is_taken_is_refused_plainly(path: str) -> None:
+    await trio.Path(path).write_text("precious")
+    with pytest.raises(RefusedError, match="not a socket"):
+        async with controlled(path):
+            pass
+    assert await trio.Path(path).read_text() == "precious"
+
+
+async def test_two_switches_cannot_have_the_same_path(path: str) -> None:
+    async with controlled(path), VSwitch() as other:
+        with pytest.raises(RefusedError, match="in use"):
+            await other.serve_control(path)
+        assert (await ask(path)).status == 200
+
+
+async def test_the_socket_is_for_this_user_only(path: str) -> None:
+    async with controlled(path):
+        assert Path(path).stat().st_mode & 0o777 == 0o600  # noqa: ASYNC240

@@ -1,0 +1,206 @@
+"""The TOML file: what it may say, and what is answered to what it may not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from vswitch.control import config
+from vswitch.control.config import SwitchConfig
+from vswitch.endpoints.url import SCHEMES, parse
+from vswitch.errors import InputError
+
+# For each URL parameter: a value as TOML has it, and the same as a URL has it.
+PARAMETERS = {
+    "name": ('"web"', "web"),
+    "queue": ('"2MiB"', "2MiB"),
+    "connect": ("true", "yes"),
+    "single": ("true", "on"),
+    "any_user": ("true", "true"),
+    "insecure": ("true", ""),
+}
+TARGETS = {"tcp": "tcp://127.0.0.1:1234", "unix": "unix:///run/lan.sock", "fd": "fd://3"}
+
+Reader = Callable[[str], SwitchConfig]
+Refused = Callable[[str], str]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Reader:
+    """Reads a configuration file with a given content."""
+
+    def read(content: str) -> SwitchConfig:
+        path = tmp_path / "lab.toml"
+        path.write_text(content, encoding="utf-8")
+        return config.read(str(path))
+
+    return read
+
+
+@pytest.fixture
+def refused(read: Reader) -> Refused:
+    """The message for a content that is wrong, without the file's path, which it begins with."""
+
+    def refused(content: str) -> str:
+        with pytest.raises(InputError) as caught:
+            read(content)
+        path, separator, message = str(caught.value).partition("lab.toml: ")
+        assert path.startswith("/")
+        assert separator
+        assert message.isprintable()
+        return message
+
+    return refused
+
+
+def test_an_empty_file_says_nothing(read: Reader) -> None:
+    assert read("") == SwitchConfig()
+    assert read("# nothing\n[switch]\n") == SwitchConfig()
+
+
+def test_everything_a_switch_can_be_told(read: Reader) -> None:
+    said = read("""
+        [switch]
+        name = "lab"
+        ageing = "20s"
+        table_size = 100
+
+        [[endpoint]]
+        url = "tcp://127.0.0.1:1234?name=a"
+
+        [[endpoint]]
+        url = "unix:///run/lan.sock"
+        connect = true
+    """)
+    endpoints = (parse("tcp://127.0.0.1:1234?name=a"), parse("unix:///run/lan.sock?connect"))
+    assert said == SwitchConfig(name="lab", ageing_s=20.0, table_size=100, endpoints=endpoints)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "parameter"), [(scheme, parameter) for scheme, (_, takes) in SCHEMES.items() for parameter in takes]
+)
+def test_every_url_parameter_is_a_key_of_the_same_name(read: Reader, scheme: str, parameter: str) -> None:
+    toml, text = PARAMETERS[parameter]
+    target = TARGETS[scheme]
+    said = read(f'[[endpoint]]\nurl = "{target}"\n{parameter} = {toml}\n')
+    as_url = parse(f"{target}?{parameter}={text}" if text else f"{target}?{parameter}")
+    assert said.endpoints == (as_url,)
+    assert as_url != parse(target)
+
+
+def test_what_a_table_says_is_added_to_what_its_url_says(read: Reader) -> None:
+    said = read('[[endpoint]]\nurl = "tcp://127.0.0.1:1?connect"\nname = "web"')
+    assert said.endpoints == (parse("tcp://127.0.0.1:1?connect&name=web"),)
+
+
+def test_a_value_in_a_table_is_not_percent_decoded(read: Reader, refused: Refused) -> None:
+    assert "letters" in refused('[[endpoint]]\nurl = "tcp://127.0.0.1:1"\nname = "%61"')
+    assert read('[[endpoint]]\nurl = "tcp://127.0.0.1:1?name=%61"').endpoints[0].name == "a"
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.toml: No such file or directory"):
+        config.read(str(tmp_path / "nowhere.toml"))
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="directory"):
+        config.read(str(tmp_path))
+
+
+def test_a_path_is_shown_safely(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        config.read(str(tmp_path / "a\x1b[31m\n\udcff"))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "switch",
+        "[switch",
+        '[switch]\nname = "a"\nname = "b"',
+        "[switch]\nname = lab",
+        "\x00",
+        "[switch]\nname = '\x1b'",
+        "table_size = " + "9" * 5000,
+        "a = " + "[" * 100_000,
+        "a = " + "{a=" * 100_000,
+    ],
+    ids=lambda content: content[:20].encode("unicode_escape").decode(),
+)
+def test_what_is_no_toml_is_said_to_be_none(refused: Refused, content: str) -> None:
+    assert refused(content)
+
+
+def test_bytes_that_are_no_text_are_no_toml(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_bytes(b"[switch]\nname = '\xff\xfe'")
+    with pytest.raises(InputError, match="not TOML"):
+        config.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "where", "right"),
+    [
+        ("name = 'lab'", "name", "switch, endpoint"),
+        ("[endpoints]", "endpoints", "switch, endpoint"),
+        ("switch = 1", "switch", "[switch]"),
+        ("[[switch]]\nname = 'a'", "switch", "[switch]"),
+        ("[endpoint]\nurl = 'fd://3'", "endpoint", "[[endpoint]]"),
+        ("endpoint = 'fd://3'", "endpoint", "[[endpoint]]"),
+        ("endpoint = ['fd://3']", "endpoint", "[[endpoint]]"),
+        ("[switch]\nagein = '300s'", "[switch]", "name, ageing, table_size"),
+        ("[switch]\n'\\u001b[31m' = 1", "[switch]", "name, ageing, table_size"),
+        ('[switch]\n"\\u001b[31m" = 1', "[switch]", "name, ageing, table_size"),
+        ("[switch]\nname = 5", "[switch] name", 'name = "lab"'),
+        ("[switch]\nname = true", "[switch] name", 'name = "lab"'),
+        ("[switch]\nname = ['lab']", "[switch] name", 'name = "lab"'),
+        ("[switch]\nname = 'a b'", "[switch] name", "letters"),
+        ("[switch]\nname = ''", "[switch] name", "letters"),
+        ("[switch]\nageing = 300", "[switch] ageing", 'ageing = "300s"'),
+        ("[switch]\nageing = 300.0", "[switch] ageing", 'ageing = "300s"'),
+        ("[switch]\nageing = 07:32:00", "[switch] ageing", 'ageing = "300s"'),
+        ("[switch]\nageing = '300'", "[switch] ageing", "300s"),
+        ("[switch]\nageing = '1ms'", "[switch] ageing", "1s"),
+        ("[switch]\nageing = '1000h'", "[switch] ageing", "1e+06s"),
+        ("[switch]\ntable_size = '8192'", "[switch] table_size", "table_size = 8192"),
+        ("[switch]\ntable_size = 8192.0", "[switch] table_size", "table_size = 8192"),
+        ("[switch]\ntable_size = true", "[switch] table_size", "table_size = 8192"),
+        ("[switch]\ntable_size = 0", "[switch] table_size", "1048576"),
+        ("[switch]\ntable_size = -1", "[switch] table_size", "1048576"),
+        ("[switch]\ntable_size = 1048577", "[switch] table_size", "1048576"),
+        ("[[endpoint]]\nname = 'a'", "[[endpoint]] 1", 'url = "tcp://127.0.0.1:1234"'),
+        ("[[endpoint]]\nurl = 3", "[[endpoint]] 1", 'url = "tcp://127.0.0.1:1234"'),
+        ("[[endpoint]]\nurl = 'fd://3'\n[[endpoint]]\nurl = 'lan'", "[[endpoint]] 2: lan", "unix:///"),
+        ("[[endpoint]]\nurl = 'fd://3'\nconnect = true", "[[endpoint]] 1: fd://3", "name, queue"),
+        ("[[endpoint]]\nurl = 'fd://3?name=a'\nname = 'b'", "[[endpoint]] 1: fd://3", "twice"),
+        ("[[endpoint]]\nurl = 'fd://3'\nname = 5", "[[endpoint]] 1: fd://3: name", "lab"),
+        ("[[endpoint]]\nurl = 'fd://3'\nqueue = 1048576", "[[endpoint]] 1: fd://3: queue", "MiB"),
+        ("[[endpoint]]\nurl = 'fd://3'\nqueue = '1'", "[[endpoint]] 1: fd://3: queue", "1MiB"),
+        ("[[endpoint]]\nurl = 'fd://3'\nsingle = 1", "[[endpoint]] 1: fd://3: single", "yes"),
+    ],
+)
+def test_an_error_names_the_table_and_what_would_be_right(
+    refused: Refused, content: str, where: str, right: str
+) -> None:
+    message = refused(content)
+    assert where in message
+    assert right in message
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+@example("[[endpoint]]\nurl='tcp://\\u001b'")
+def test_any_text_is_a_configuration_or_an_error_of_one_printable_line(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(text, encoding="utf-8", newline="")
+    said: SwitchConfig | InputError
+    try:
+        said = config.read(str(path))
+    except InputError as error:
+        said = error
+    assert isinstance(said, SwitchConfig) or str(said).isprintable()
