@@ -42,11 +42,12 @@ QUEUE_FULL: Final = 6
 PORT_DOWN: Final = 7
 DROP_REASON_COUNT: Final = 8
 
-QUEUE_BYTES_DEFAULT: Final = 1 << 22
+QUEUE_BYTES_DEFAULT: Final = 1 << 24
 QUEUE_BYTES_MIN: Final = 1 << 17  # a frame of the greatest length always fits an empty queue
 POOL_BYTES_DEFAULT: Final = 1 << 28
 
-SMALL: Final = 1024
+SMALL: Final = 2048
+TINY: Final = 256
 SCATTER_MAX: Final = 65536
 
 
@@ -196,8 +197,11 @@ class Port:
         return bound - self.queued_bytes
 
     def _copy(self, chunk: bytes, start: i64, end: i64) -> None:
-        """Append chunk[start:end] to the scatter buffer, eight bytes at a time: no object is made."""
+        """Append chunk[start:end] to the scatter buffer; what is tiny by words, which makes no object."""
         scatter = self._scatter
+        if end - start > TINY:
+            scatter.write(chunk[start:end])
+            return
         while end - start >= 8:
             write_i64_be(scatter, read_i64_be(chunk, start))
             start += 8
