@@ -111,6 +111,16 @@ async def test_parameters_may_be_keywords() -> None:
         assert names(switch) == ["lab"]
 
 
+async def test_parameters_with_a_parsed_url_are_not_lost(directory: Path) -> None:
+    """They are used, or it is an error to give them."""
+    async with VSwitch() as switch:
+        try:
+            lab = await switch.attach(parse(f"unix://{directory}/lan.sock"), name="lab")
+        except (InputError, TypeError):
+            return
+        assert lab.name == "lab"
+
+
 @pytest.mark.parametrize("parameters", [{"nmae": "lab"}, {"name": 5}, {"queue": 4096}, {"name": "a b"}])
 async def test_parameters_that_are_wrong_are_input_errors(parameters: dict[str, object]) -> None:
     async with VSwitch() as switch:
@@ -397,6 +407,17 @@ async def test_a_descriptor_that_is_in_use_already_is_refused() -> None:
         with pytest.raises(InputError, match=f"fd://{fd}"):
             await switch.attach(f"fd://{fd}", name="again")
         await check_plugged_together(peer, other)
+
+
+async def test_a_listening_descriptor_that_is_in_use_already_is_refused() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    port, fd = server.getsockname()[1], server.detach()
+    async with VSwitch() as switch:
+        await switch.attach(f"fd://{fd}", name="lab")
+        with pytest.raises(InputError, match=f"fd://{fd}"):
+            await switch.attach(f"fd://{fd}", name="again")
+        async with await Peer.connected_to(f"tcp://127.0.0.1:{port}"):
+            await until(lambda: up(switch) == {"lab.1"})
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM])

@@ -196,15 +196,18 @@ def package_root() -> str:
 
 
 def connect(url: str, timeout_s: float = COMMAND_TIMEOUT_S) -> socket.socket:
-    """A socket that is connected to a listener's URL."""
+    """A socket that is connected to a listener's URL; loads no modules, which another user might not be able to."""
     scheme, _, target = url.partition("://")
     if scheme == "unix":
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(timeout_s)
-        sock.connect(target)
-        return sock
-    host, _, port = target.rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+        sock = socket.socket(socket.AF_UNIX)
+        address: str | tuple[str, int] = target
+    else:
+        host, _, port = target.rpartition(":")
+        sock = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
+        address = (host.strip("[]"), int(port))
+    sock.settimeout(timeout_s)
+    sock.connect(address)
+    return sock
 
 
 def is_one_line(text: str) -> bool:

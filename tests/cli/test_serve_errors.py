@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import NoReturn
 import pytest
 import trio
 
-from tests.cli.program import Home, connect, is_one_line
+from tests.cli.program import COMMAND_TIMEOUT_S, PROGRAM, Home, connect, is_one_line
 from tests.needs import require
 from vswitch import cli
 
@@ -330,6 +331,55 @@ def test_a_pipe_that_nobody_reads_from_ends_it_without_a_word(home: Home) -> Non
         assert "Traceback" not in serving.log
         assert "BrokenPipe" not in serving.log
     assert list(home.directory.iterdir()) == []
+
+
+def test_without_standard_output_it_serves_all_the_same(home: Home) -> None:
+    reader, writer = os.pipe()
+    closed = ["/bin/sh", "-c", 'exec "$@" >&-', "sh"]
+    with (
+        open(reader, "rb") as ready,
+        home.start("tcp://127.0.0.1:0", "--ready-fd", str(writer), pass_fds=[writer], under=closed) as serving,
+    ):
+        os.close(writer)
+        assert ready.read() == b"ready\n", serving.log
+        assert home.get("status")["pid"] == serving.pid
+        assert serving.stop() == 0
+
+
+def test_a_ready_descriptor_that_takes_nothing_is_one_line(home: Home) -> None:
+    with open("/dev/full", "wb") as full:
+        descriptor = full.fileno()
+        with home.start("tcp://127.0.0.1:0", "--ready-fd", str(descriptor), pass_fds=[descriptor]) as serving:
+            assert serving.ended() == 1
+            assert is_one_line(serving.error)
+            assert f"--ready-fd {descriptor}" in serving.error
+
+
+def test_a_guests_descriptor_is_not_the_ready_descriptor(home: Home) -> None:
+    here, there = socket.socketpair()
+    descriptor = there.fileno()
+    arguments = (f"fd://{descriptor}", "--ready-fd", str(descriptor))
+    with here, there, home.start(*arguments, pass_fds=[descriptor]) as serving:
+        assert not serving.wait_ready_or_end()
+        assert serving.ended() == 2
+        assert is_one_line(serving.error)
+        assert str(descriptor) in serving.error
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "zsh"]], ids=" ".join)
+def test_help_that_cannot_be_written_is_one_line(home: Home, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            env=home.env,
+            cwd=home.root,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+    assert done.returncode == 1
+    assert is_one_line(done.stderr)
 
 
 def look(path: Path) -> tuple[int, int, int, bytes] | None:

@@ -257,7 +257,8 @@ def test_a_service_manager_that_cannot_be_told_does_not_matter(home: Home, addre
 
 
 def test_it_may_open_as_many_files_as_it_is_allowed_to(home: Home) -> None:
-    with home.serve("tcp://127.0.0.1:0") as serving:
+    few = ["/bin/sh", "-c", 'ulimit -Sn 64 && exec "$@"', "sh"]
+    with home.serve("tcp://127.0.0.1:0", under=few) as serving:
         limits = Path(f"/proc/{serving.pid}/limits").read_text()
         found = re.search(r"Max open files +(\S+) +(\S+)", limits)
         assert found is not None

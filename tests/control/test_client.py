@@ -132,6 +132,21 @@ def test_json_of_another_version_is_not_passed_on_either(
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"no json", b"", b"[3]", b"{}"])
+def test_what_is_not_the_promised_json_is_not_passed_on_either(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], body: bytes
+) -> None:
+    serve(response(body))
+    monkeypatch.setattr(sys, "argv", ["vswitch", "ports", "--json"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err[:-1].isprintable()
+    assert "form" in captured.err
+    assert caught.value.code == 1
+
+
 def test_an_answer_that_fits_is_passed_on(serve: Serve, directory: Path) -> None:
     serve(response(b"[]"))
     assert client.get(directory / "default.ctl", "ports") == b"[]"

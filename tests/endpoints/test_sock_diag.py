@@ -27,7 +27,10 @@ def several_users() -> None:
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """For as long as it takes to make a socket: sockets belong to the effective user who makes them."""
+    """For as long as it takes to make a socket, which belongs to the effective user who makes it.
+
+    Not for longer: another user may not be able to read Python's own modules, some of which it loads late.
+    """
     groups, group = os.getgroups(), os.getegid()
     os.setgroups([])
     os.setegid(NOBODY)
@@ -46,7 +49,10 @@ def own_connection(host: str, port: int) -> socket.socket:
 
 def others_connection(host: str, port: int) -> socket.socket:
     with another_user():
-        return own_connection(host, port)
+        sock = socket.socket(FAMILIES[host])
+    sock.settimeout(TIMEOUT_S)
+    sock.connect((host, port))
+    return sock
 
 
 @contextmanager
@@ -182,6 +188,22 @@ async def test_an_inherited_listening_socket_turns_another_user_away() -> None:
         async with Peer.at(sock) as stranger:
             assert await stranger.closed()
         assert switch.ports() == []
+
+
+@pytest.mark.usefixtures("several_users")
+async def test_an_ipv4_loopback_address_written_as_ipv6_is_loopback() -> None:
+    async with VSwitch() as switch:
+        server = socket.socket(socket.AF_INET6)
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind(("::ffff:127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        await switch.attach(server, name="lab")
+        async with Peer.at(others_connection("127.0.0.1", port)) as stranger:
+            async with await Peer.connected_to(f"tcp://127.0.0.1:{port}"):  # accepted after the stranger
+                await until(lambda: up(switch))
+            assert len(switch.ports()) <= 1
+            assert await stranger.closed()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])

@@ -31,7 +31,7 @@ from vswitch.switch import Attachment, VSwitch
 
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
 QEMU_ASSUMED: qemu.Version = (7, 2)
-HEAP_KEPT_BYTES = 16 * 2**20
+HEAP_KEPT_BYTES = 8 * 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own
 
