@@ -110,7 +110,11 @@ class VSwitch:
         sock = target if isinstance(target, socket.socket) else None
         if isinstance(target, socket.socket):
             target = f"fd://{target.fileno()}"
+        if isinstance(target, EndpointConfig) and parameters:
+            raise InputError(f"{target.url}: is parsed already; parameters {', '.join(parameters)} come too late")
         wanted = parse(target, parameters) if isinstance(target, str) else target
+        if wanted.scheme == "fd" and self._has_descriptor(wanted.fd):
+            raise InputError(f"{wanted.url}: is in use already")
         name = self._free_name(wanted)
         endpoint = create(wanted, name, self._ports, sock)
         self._endpoints[name] = endpoint
@@ -150,6 +154,10 @@ class VSwitch:
         finally:
             del self._endpoints[endpoint.name]
             attachment.done.set()
+
+    def _has_descriptor(self, fd: int) -> bool:
+        given = [endpoint.sock.fileno() for endpoint in self._endpoints.values() if endpoint.sock is not None]
+        return fd in given or self._ports.has_descriptor(fd)
 
     def _free_name(self, wanted: EndpointConfig) -> str:
         """The name asked for, or the kind and the lowest number that is free."""

@@ -3,12 +3,12 @@
 Exit codes: 0 done; 1 the system or the moment refuses; 2 something is written wrongly. An error is one line.
 """
 
-import os
 import sys
 
 import click
 
 from vswitch.cli.completion import completion
+from vswitch.cli.output import give_up
 from vswitch.cli.serve import serve
 from vswitch.cli.show import macs, ports, status
 from vswitch.errors import VSwitchError, printable
@@ -44,8 +44,11 @@ def _tell(error: BaseException) -> int:
     if isinstance(error, VSwitchError):
         return _fail(str(error), error.exit_code)
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains about standard output when it exits
+        give_up()
         return 1
+    if isinstance(error, OSError):  # such as help that cannot be written
+        give_up()
+        return _fail(str(error), 1)
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return 130
     if isinstance(error, click.exceptions.Exit):

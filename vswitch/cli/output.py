@@ -8,6 +8,8 @@ from vswitch.errors import RefusedError
 
 def say(text: str) -> None:
     """Print a text and a newline. Paths come out as the bytes they are. Raises RefusedError, BrokenPipeError."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode(errors="surrogateescape") + b"\n")
@@ -15,6 +17,12 @@ def say(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # Python would try once more when it exits, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up()
         raise RefusedError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def give_up() -> None:
+    """Standard output takes nothing: keep Python from trying once more when it exits, and complaining."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)

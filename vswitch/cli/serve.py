@@ -26,7 +26,7 @@ from vswitch.control import config as configuration
 from vswitch.control import runtime
 from vswitch.endpoints import qemu
 from vswitch.endpoints.url import EndpointConfig, check_name, check_unix_path, parse
-from vswitch.errors import InputError
+from vswitch.errors import InputError, RefusedError
 from vswitch.switch import Attachment, VSwitch
 
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
@@ -191,6 +191,8 @@ def _check_descriptors(guests: list[int], ready_fd: int | None) -> None:
         if guests.count(fd) > 1:
             raise InputError(f"fd://{fd} is given twice; a descriptor makes one endpoint")
     if ready_fd is not None:
+        if ready_fd in guests:
+            raise InputError(f"--ready-fd {ready_fd}: is a guest's descriptor, fd://{ready_fd}; pass on another one")
         if not _is_inherited(ready_fd):
             raise InputError(f"--ready-fd {ready_fd}: no such descriptor; pass one on to vswitch, as with 5>ready")
         if fcntl.fcntl(ready_fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
@@ -222,9 +224,13 @@ def _prepare_process() -> None:
 def _tell_starter(ready_fd: int | None) -> None:
     _notify("READY=1")
     if ready_fd is not None:
-        with suppress(BrokenPipeError):
+        try:
             os.write(ready_fd, b"ready\n")
-        if ready_fd not in (sys.stdout.fileno(), sys.stderr.fileno()):
+        except BrokenPipeError:
+            log.warning("--ready-fd %s: nobody reads it", ready_fd)
+        except OSError as error:
+            raise RefusedError(f"--ready-fd {ready_fd}: cannot write to it: {error.strerror}") from None
+        if ready_fd > 2:
             os.close(ready_fd)
 
 

@@ -91,13 +91,14 @@ def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | N
     """What the switch answers, or None if it was printed as JSON already."""
     path = client.find(name)
     body = client.get(path, resource)
-    if as_json:
-        say(body.decode())
-        return None
     try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+        answer = msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RefusedError(f"the switch at {path} answers in another form than this command knows: {error}") from None
+    if not as_json:
+        return answer
+    say(body.decode())
+    return None
 
 
 def _table(heads: tuple[str, ...] | None, rows: list[Any]) -> None:

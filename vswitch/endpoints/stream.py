@@ -186,8 +186,6 @@ def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket 
     """
     if config.scheme != "fd":
         return (Connector if config.connect else Listener)(config, name, ports)
-    if ports.has_descriptor(config.fd):
-        raise InputError(f"fd://{config.fd}: is in use already")
     sock = _own(sock) if sock is not None else _inherited(config.fd)
     listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     return (Listener if listens else Connected)(config, name, ports, sock)
@@ -278,7 +276,9 @@ def _tune(sock: socket.socket) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _peer(sock: socket.socket) -> str:
