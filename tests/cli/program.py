@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import select
 import selectors
 import signal
 import socket
@@ -27,7 +28,8 @@ STOP_TIMEOUT_S = 2.0  # as promised
 COMMAND_TIMEOUT_S = 20.0
 
 PROGRAM = (sys.executable, "-m", "vswitch")
-FOREIGN_PREFIXES = ("XDG_", "VSWITCH", "_VSWITCH", "LC_", "NO_COLOR", "FORCE_COLOR", "NOTIFY_", "COMP_")
+# What would change what a program does; PYTHONUNBUFFERED for one hides that something is not flushed.
+FOREIGN_PREFIXES = ("PYTHON", "XDG_", "VSWITCH", "_VSWITCH", "LC_", "NO_COLOR", "FORCE_COLOR", "NOTIFY_", "COMP_")
 
 
 class Home:
@@ -208,6 +210,18 @@ def connect(url: str, timeout_s: float = COMMAND_TIMEOUT_S) -> socket.socket:
     sock.settimeout(timeout_s)
     sock.connect(address)
     return sock
+
+
+def read_to_end(descriptor: int, timeout_s: float = START_TIMEOUT_S) -> bytes:
+    """What comes from a pipe until nobody has its other end any more; closes the descriptor."""
+    found = b""
+    with open(descriptor, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], timeout_s)[0]:
+            data = pipe.read(65536)
+            if not data:
+                return found
+            found += data
+    raise AssertionError(f"still open after {timeout_s:g} s without a byte; before came {found!r}")
 
 
 def is_one_line(text: str) -> bool:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 import trio
 
-from tests.cli.program import COMMAND_TIMEOUT_S, PROGRAM, Home, connect, is_one_line
+from tests.cli.program import COMMAND_TIMEOUT_S, PROGRAM, Home, connect, is_one_line, read_to_end
 from tests.needs import require
 from vswitch import cli
 
@@ -336,12 +336,9 @@ def test_a_pipe_that_nobody_reads_from_ends_it_without_a_word(home: Home) -> Non
 def test_without_standard_output_it_serves_all_the_same(home: Home) -> None:
     reader, writer = os.pipe()
     closed = ["/bin/sh", "-c", 'exec "$@" >&-', "sh"]
-    with (
-        open(reader, "rb") as ready,
-        home.start("tcp://127.0.0.1:0", "--ready-fd", str(writer), pass_fds=[writer], under=closed) as serving,
-    ):
+    with home.start("tcp://127.0.0.1:0", "--ready-fd", str(writer), pass_fds=[writer], under=closed) as serving:
         os.close(writer)
-        assert ready.read() == b"ready\n", serving.log
+        assert read_to_end(reader) == b"ready\n", serving.log
         assert home.get("status")["pid"] == serving.pid
         assert serving.stop() == 0
 

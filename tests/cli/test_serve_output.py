@@ -2,7 +2,6 @@
 
 import os
 import re
-import select
 import shutil
 import socket
 import stat
@@ -12,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from tests.cli.program import COMMAND_TIMEOUT_S, Home, connect, is_one_line, package_root
+from tests.cli.program import COMMAND_TIMEOUT_S, Home, connect, is_one_line, package_root, read_to_end
 from tests.frames import BROADCAST, frame, framed, mac
 from tests.needs import require
 from tests.waiting import until
@@ -239,10 +238,9 @@ def test_a_configuration_is_utf8_whatever_the_locale(home: Home) -> None:
 
 def test_the_ready_descriptor_gets_one_line_and_is_closed(home: Home) -> None:
     reader, writer = os.pipe()
-    with open(reader, "rb") as ready, home.serve("tcp://127.0.0.1:0", "--ready-fd", str(writer), pass_fds=[writer]):
+    with home.serve("tcp://127.0.0.1:0", "--ready-fd", str(writer), pass_fds=[writer]):
         os.close(writer)
-        assert select.select([ready], [], [], COMMAND_TIMEOUT_S)[0]
-        assert ready.read() == b"ready\n"
+        assert read_to_end(reader) == b"ready\n"
 
 
 def test_nobody_has_to_read_from_the_ready_descriptor(home: Home) -> None:
@@ -256,6 +254,8 @@ def test_nobody_has_to_read_from_the_ready_descriptor(home: Home) -> None:
 
 def test_standard_output_as_the_ready_descriptor_stays_open(home: Home) -> None:
     with home.serve("tcp://127.0.0.1:0", "--ready-fd", "1") as serving:
+        home.get("status")  # which is answered when all is said
+        assert os.readlink(f"/proc/{serving.pid}/fd/1").startswith("pipe:")
         assert serving.stop() == 0
         assert serving.lines[-2:] == ["ready", "ready"]
 

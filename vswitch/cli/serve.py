@@ -142,24 +142,22 @@ class QemuVersion:
 
 
 def _how_to_plug_in(switch: str, endpoint: Attachment, version: qemu.Version | None) -> str:
-    """The endpoint's name and what to paste into a QEMU command line."""
-    stream = qemu.stream_netdev(endpoint.config, version or QEMU_ASSUMED)
-    plain = qemu.socket_netdev(endpoint.config)
-    best = plain if version and version < qemu.STREAM_SINCE else stream or plain
-    other = stream if best is plain else plain
-    if best is plain:
-        other = qemu.stream_netdev(endpoint.config, qemu.STREAM_SINCE)
-    lines = [f"{endpoint.name}  {endpoint.url}"]
-    if best is None:
-        fd = endpoint.config.scheme == "fd"
-        return f"{lines[0]}\n  {'an inherited descriptor' if fd else 'needs QEMU 7.2 or later'}"
+    """The endpoint's name and what to paste into a QEMU command line: first what suits the QEMU that was found."""
+    found = version or QEMU_ASSUMED
+    choices = [
+        (qemu.stream_netdev(endpoint.config, max(found, qemu.STREAM_SINCE)), "from QEMU 7.2 on"),
+        (qemu.socket_netdev(endpoint.config), "for any QEMU"),
+    ]
+    if found < qemu.STREAM_SINCE:
+        choices.reverse()
     guests = 1 if endpoint.config.connect or endpoint.config.single else GUESTS_SHOWN
-    addresses = [qemu.guest_mac(switch, endpoint.name, str(guest)) for guest in range(1, guests + 1)]
-    lines.append("  add to a guest's QEMU:" if guests == 1 else "  add to each guest's QEMU one of:")
-    lines += [f"    {qemu.arguments(best, address)}" for address in addresses]
-    if other:
-        lines.append("  or, for any QEMU:" if other is plain else "  or, from QEMU 7.2 on:")
-        lines += [f"    {qemu.arguments(other, address)}" for address in addresses]
+    lines = [f"{endpoint.name}  {endpoint.url}"]
+    for netdev, suits in choices:
+        if netdev is not None:
+            first = "  add to each guest's QEMU one of:" if guests > 1 else "  add to a guest's QEMU:"
+            lines.append(first if len(lines) == 1 else f"  or, {suits}:")
+            for guest in range(1, guests + 1):
+                lines.append(f"    {qemu.arguments(netdev, qemu.guest_mac(switch, endpoint.name, str(guest)))}")
     return "\n".join(lines)
 
 

@@ -145,7 +145,7 @@ class Connector(Endpoint):
                 await lost.wait()
                 if trio.current_time() - since > STABLE_S:
                     pause_s = RETRY_MIN_S
-            said = sock is None
+            said = sock is None  # why it cannot be had
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
             sock = await self._try_connect(CONNECT_TIMEOUT_S, said)
@@ -171,8 +171,11 @@ class Connected(Endpoint):
         with self.sock:
             port = self.ports.add(self.name, self.name, self.url, self.config.queue)
             try:
-                _tune(self.sock)
-                self.ports.plug(port, self.sock, _peer(self.sock), lambda: None)
+                try:
+                    _tune(self.sock)
+                    self.ports.plug(port, self.sock, _peer(self.sock), lambda: None)
+                except OSError as error:
+                    raise RefusedError(f"{self.url}: cannot be used: {error.strerror}") from None
                 started()
                 await trio.sleep_forever()
             finally:
