@@ -9,7 +9,7 @@ import vswitch
 
 PACKAGE = Path(vswitch.__file__ or "").parent
 ROOMS = ["cli", "testing", "switch", "control", "services", "endpoints", "edges", "protocols", "dataplane"]
-GROUND = ["units", "errors", "version"]  # in this order, and known to all but the data plane
+GROUND = ["heap", "units", "errors", "version"]  # in this order, and known to all but the data plane
 DATA_PLANE_MAY_IMPORT = {"collections", "errno", "librt", "mypy_extensions", "select", "socket", "time", "typing"}
 SERVE_MUST_NOT_IMPORT = {"scapy"}
 

@@ -86,6 +86,7 @@ class VSwitch:
         self._nursery = await self._nursery_manager.__aenter__()
         self._nursery.start_soon(self._ports.drive)
         self._nursery.start_soon(self._ports.age)
+        self._nursery.start_soon(self._ports.give_memory_back)
         return self
 
     async def __aexit__(

@@ -1,6 +1,5 @@
 """`vswitch serve`: build a switch, say how to plug in, run until told to stop."""
 
-import ctypes
 import fcntl
 import gc
 import logging
@@ -20,7 +19,7 @@ from typing import TypeVar
 import click
 import trio
 
-from vswitch import units
+from vswitch import heap, units
 from vswitch.cli.output import say
 from vswitch.control import config as configuration
 from vswitch.control import runtime
@@ -32,7 +31,6 @@ from vswitch.switch import Attachment, VSwitch
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
 QEMU_ASSUMED: qemu.Version = (7, 2)
 HEAP_KEPT_BYTES = 8 * 2**20
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -209,12 +207,7 @@ def _prepare_process() -> None:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # Chunks of up to 512 KiB come and go; by default glibc gives the top of the heap back each time, and the page
-    # faults of getting it again cost as much as the copy.
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, HEAP_KEPT_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, HEAP_KEPT_BYTES)
+    heap.keep(HEAP_KEPT_BYTES)
     gc.collect()
     gc.freeze()
 

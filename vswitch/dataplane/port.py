@@ -64,11 +64,12 @@ class Run:
 
 @final
 class QueuePool:
-    """What all queues of a switch hold together, and should."""
+    """What all queues of a switch hold together, and should; `peak` is the most that waited for full links."""
 
     def __init__(self, size: i64 = POOL_BYTES_DEFAULT) -> None:
         self.size = size
         self.used: i64 = 0
+        self.peak: i64 = 0
 
 
 @final
@@ -104,6 +105,8 @@ class Port:
 
     def enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         """Queue the frames at chunk[start:end], or as many of them as fit when the link is full."""
+        if self.blocked:
+            self.pool.peak = max(self.pool.peak, self.pool.used)
         if self.blocked and end - start > self._room():
             fits = last_boundary(chunk, start, start + max(0, self._room()))
             kept = count_frames(chunk, start, fits)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import trio
 
+from vswitch import heap
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import Link, StreamLink
 from vswitch.dataplane.loop import Loop
@@ -22,6 +23,8 @@ log = logging.getLogger("vswitch")
 
 TURN_S = 0.001  # how long forwarding may go on before other tasks get their turn
 EXPIRE_PERIOD_MAX_S = 60.0
+SWOLLEN_BYTES = 4 * 2**20  # queues that held more than this leave memory worth giving back
+DRAINED_AFTER_S = 2.0
 
 
 def now_ms() -> int:
@@ -53,6 +56,7 @@ class Ports:
         self.table = MacTable(table_size, int(ageing_s * 1000), secrets.randbits(62))
         self.bridge = Bridge(self.table, QueuePool())
         self._loop = Loop(self.bridge)
+        self._swollen = trio.Event()
         self._by_name: dict[str, SwitchPort] = {}
         self._by_index: dict[int, SwitchPort] = {}
 
@@ -114,6 +118,19 @@ class Ports:
                 self._reap()
                 await trio.lowlevel.checkpoint()
             self._reap()
+            if self.bridge.pool.peak > SWOLLEN_BYTES:
+                self._swollen.set()
+
+    async def give_memory_back(self) -> None:
+        """Once large queues have drained, return what the heap still keeps of them, until cancelled."""
+        pool = self.bridge.pool
+        while True:
+            await self._swollen.wait()
+            await trio.sleep(DRAINED_AFTER_S)
+            if pool.used < SWOLLEN_BYTES:
+                pool.peak = 0
+                self._swollen = trio.Event()
+                heap.trim()
 
     def close(self) -> None:
         """The end, when all ports are removed and nothing drives any more."""
