@@ -713,3 +713,12 @@ async def test_answers_are_snapshots() -> None:
             assert (before[0].rx_frames, before[1].totals.rx_frames) == (0, 0)
             with pytest.raises(AttributeError):
                 before[0].rx_frames = 7  # type: ignore[misc]
+
+
+async def test_a_switch_that_does_not_run_takes_no_endpoints() -> None:
+    switch = VSwitch()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="not running"):
+            await switch.attach("tcp://127.0.0.1:0")
+        async with switch:
+            assert (await switch.attach("tcp://127.0.0.1:0")).name == "tcp1"

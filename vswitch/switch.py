@@ -76,8 +76,10 @@ class VSwitch:
         self._ageing_s = config.check_ageing(ageing_s)
         self._table_size = config.check_table_size(table_size)
         self._endpoints: dict[str, Endpoint] = {}
+        self._running = False
 
     async def __aenter__(self) -> Self:
+        self._running = True
         if not compiled():
             log.warning("the data plane runs uncompiled, at a small part of its speed; reinstall to compile it")
         self._started_s = trio.current_time()
@@ -92,6 +94,7 @@ class VSwitch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        self._running = False
         self._nursery.cancel_scope.cancel()
         try:
             if error is not None and not _is_cancelled(error):  # the block's own error: as it is, not in a group
@@ -108,6 +111,8 @@ class VSwitch:
         the switch unless it is refused; `parameters` are URL parameters (`name="lab"`). Raises InputError for what is
         written wrongly and RefusedError for what the system refuses.
         """
+        if not self._running:
+            raise RuntimeError("this VSwitch is not running; attach within its `async with` block")
         sock = target if isinstance(target, socket.socket) else None
         if isinstance(target, socket.socket):
             target = f"fd://{target.fileno()}"

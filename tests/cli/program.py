@@ -10,6 +10,7 @@ import platform
 import re
 import select
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,9 @@ STOP_TIMEOUT_S = 2.0  # as promised
 COMMAND_TIMEOUT_S = 20.0
 
 PROGRAM = (sys.executable, "-m", "vswitch")
+# The kernel kills what we start when we are killed ourselves.
+SETPRIV = shutil.which("setpriv")
+MORTAL = [SETPRIV, "--pdeathsig", "KILL"] if SETPRIV else []
 # What would change what a program does; PYTHONUNBUFFERED for one hides that something is not flushed.
 FOREIGN_PREFIXES = ("PYTHON", "XDG_", "VSWITCH", "_VSWITCH", "LC_", "NO_COLOR", "FORCE_COLOR", "NOTIFY_", "COMP_")
 
@@ -103,7 +107,7 @@ class Home:
         log = self.root / f"log-{len(list(self.root.glob('log-*')))}"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [*under, *PROGRAM, "serve", *arguments],
+                [*MORTAL, *under, *PROGRAM, "serve", *arguments],
                 env=self.env | (env or {}),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,

@@ -30,12 +30,15 @@ def main() -> None:
     try:
         cli.main(prog_name="vswitch", standalone_mode=False)
     except BaseException as error:
-        sys.exit(_tell(_only(error)))
+        code = _tell(_only(error))
+        if code is None:
+            raise
+        sys.exit(code)
     sys.exit(0)
 
 
-def _tell(error: BaseException) -> int:
-    """Say what a person did wrong or the system refuses, in one line; answers the exit code."""
+def _tell(error: BaseException) -> int | None:
+    """Say what a person did wrong or the system refuses, in one line; answers the exit code, or None for a bug."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         print(error.format_message(), file=sys.stderr)
         return 2
@@ -53,7 +56,7 @@ def _tell(error: BaseException) -> int:
         return 130
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    raise error
+    return None
 
 
 def _only(error: BaseException) -> BaseException:

@@ -67,6 +67,7 @@ async def serve(switch: Switch, path: str, task_status: trio.TaskStatus[None]) -
         config = Config()
         config.bind = [f"fd://{sock.detach()}"]
         config.errorlog = None
+        config.backlog = unix_socket.BACKLOG
         config.graceful_timeout = 0.2
         async with trio.open_nursery() as nursery:
             await nursery.start(hypercorn.trio.serve, application(switch), config)

@@ -46,7 +46,9 @@ def vlan_id(chunk: bytes, at: i64, length: i64) -> i64:
     vid = i64(read_i16_be(chunk, at + AT_TCI)) & 0xFFF
     if vid == 0:
         return VLAN_DEFAULT
-    return -1 if vid == VLAN_RESERVED else vid
+    if vid == VLAN_RESERVED:
+        return -1
+    return vid
 
 
 def count_frames(chunk: bytes, start: i64, end: i64) -> i64:

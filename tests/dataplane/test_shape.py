@@ -1,0 +1,69 @@
+"""The hot path guarded by its shape: what is done for each frame or run makes no generic Python call.
+
+mypyc is asked for its C; each call in a hot function must be to native code, or be listed here with its reason.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import vswitch
+
+ROOT = Path(__file__).parents[2]
+
+# Calls of the interpreter's that cost what native code costs: reference counts, allocation, and error paths.
+NATIVE = re.compile(
+    r"CPyDef_\w+|CPy_(INCREF|DECREF|XDECREF|AddTraceback|DecRef|TypeError\w*|SetRef\w*|NoErrOccur\w*)\w*"
+    r"|CPyDef_|CPyBytes_(ReadI\w+|RangeCheck|AdjustIndex|GetItemUnsafe|GetSlice)|CPyBytesWriter_\w+|BytesWriter_\w+"
+    r"|LibRTStrings_\w+|VecI64\w*|CPyList_(GetItemInt64\w*|GetItemShort\w*|GetItemUnsafe|Append)|PyList_Append"
+    r"|CPyTagged_(FromSsize_t|FromInt64|ShortFromSsize_t|AsSsize_t|DecRef|IncRef|XDecRef)|CPyError_\w+|CPyLong_\w+"
+    r"|VEC_I64_\w+|offsetof|CPyUInt8_Overflow|CPyTagged_(DECREF|INCREF)|Py_TYPE|PyErr_\w+|PyTuple_\w+|Py_SIZE|PyBytes_GET_SIZE|likely|unlikely|sizeof|if|while|for|return|switch"
+    r"|CPyStatics\w*|assert|defined|__builtin_\w+|PyList_GET_SIZE|CPy_Unreachable|CPyInt64_\w+|CPyInt\d*_\w+"
+)
+
+# Each hot function, and the generic calls it may make.
+HOT: dict[str, set[str]] = {
+    "bridge___Bridge___ingress": set(),
+    "bridge___Bridge____classify": set(),
+    "bridge___Bridge____forward": set(),
+    "bridge___Bridge____queue": set(),
+    "mac_table___MacTable___learn": set(),
+    "mac_table___MacTable___lookup": set(),
+    "mac_table___MacTable___home": set(),
+    "frame___frame_length": set(),
+    "frame___vlan_id": set(),
+    "frame___count_frames": set(),
+    "frame___last_boundary": set(),
+    "port___Port___enqueue": set(),
+    "port___Port____copy": set(),
+    "port___Port____charge": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The C of each function of the data plane, by its name."""
+    from mypyc.build import mypycify
+
+    target = tmp_path_factory.mktemp("c")
+    sources = sorted(str(path) for path in (ROOT / "vswitch/dataplane").glob("*.py"))
+    options = ["--config-file=", "--strict", "--follow-imports=skip", f"--cache-dir={target}/cache"]
+    mypycify([*options, *sources], target_dir=str(target), group_name="shape")
+    text = "\n".join(path.read_text() for path in target.rglob("*.c"))
+    bodies = re.findall(r"^[\w *]+?\bCPyDef_(\w+)\([^;{]*\)\s*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    return dict(bodies)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_no_generic_call_where_every_frame_passes(functions: dict[str, str], name: str) -> None:
+    calls = set(re.findall(r"\b([A-Za-z_]\w*)\s*\(", functions[name]))
+    generic = {call for call in calls if not NATIVE.fullmatch(call)}
+    assert generic <= HOT[name]
+
+
+def test_the_guard_sees_generic_calls(functions: dict[str, str]) -> None:
+    """In the loop, once a batch, there are some: the descriptor's epoll is a Python object."""
+    calls = set(re.findall(r"\b([A-Za-z_]\w*)\s*\(", functions["loop___Loop___turn"]))
+    assert any(not NATIVE.fullmatch(call) for call in calls)
+    assert vswitch.__version__
