@@ -30,6 +30,7 @@ HOT: dict[str, set[str]] = {
     "bridge___Bridge____queue": set(),
     "mac_table___MacTable___learn": set(),
     "mac_table___MacTable___lookup": set(),
+    "mac_table___MacTable____probe": set(),
     "mac_table___MacTable___home": set(),
     "frame___frame_length": set(),
     "frame___vlan_id": set(),

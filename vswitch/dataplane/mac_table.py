@@ -61,45 +61,30 @@ class MacTable:
     def learn(self, key: i64, port: i64, now: i64) -> None:
         """`key` was heard on `port` at `now`: add, refresh or move its entry."""
         slots = self._slots
-        slot = self.home(key)
-        while True:
-            found = slots[2 * slot]
-            if found == key:
-                value = slots[2 * slot + 1]
-                if value & PORT_MASK != port:
-                    if now - (value >> PORT_BITS) < self.ageing:
-                        self.moves += 1
-                    self._held[value & PORT_MASK] -= 1
-                    self._hold(port)
-                slots[2 * slot + 1] = now << PORT_BITS | port
-                return
-            if found == 0:
-                break
-            slot = (slot + 1) & self._mask
-        if self.count >= self.capacity:
-            self._evict()
-            slot = self.home(key)  # the eviction may have moved the hole
-            while slots[2 * slot] != 0:
-                slot = (slot + 1) & self._mask
-        slots[2 * slot] = key
+        slot = self._probe(key)
+        if slots[2 * slot] == key:
+            value = slots[2 * slot + 1]
+            if value & PORT_MASK != port:
+                if now - (value >> PORT_BITS) < self.ageing:
+                    self.moves += 1
+                self._held[value & PORT_MASK] -= 1
+                self._hold(port)
+        else:
+            if self.count >= self.capacity:
+                self._evict()
+                slot = self._probe(key)  # the eviction may have moved the hole
+            slots[2 * slot] = key
+            self.count += 1
+            self._hold(port)
         slots[2 * slot + 1] = now << PORT_BITS | port
-        self.count += 1
-        self._hold(port)
 
     def lookup(self, key: i64, now: i64) -> i64:
         """The port `key` was last heard on, or NO_PORT."""
-        slots = self._slots
-        slot = self.home(key)
-        while True:
-            found = slots[2 * slot]
-            if found == key:
-                value = slots[2 * slot + 1]
-                if now - (value >> PORT_BITS) >= self.ageing:
-                    return NO_PORT
-                return value & PORT_MASK
-            if found == 0:
-                return NO_PORT
-            slot = (slot + 1) & self._mask
+        slot = self._probe(key)
+        value = self._slots[2 * slot + 1]
+        if self._slots[2 * slot] != key or now - (value >> PORT_BITS) >= self.ageing:
+            return NO_PORT
+        return value & PORT_MASK
 
     def forget_port(self, port: i64) -> None:
         """Drop every entry of `port`: it went away."""
@@ -137,6 +122,14 @@ class MacTable:
     def home(self, key: i64) -> i64:
         mixed = (key & 0x3FFF_FFFF) * self._factor_low + (key >> 30) * self._factor_high
         return (((mixed ^ (mixed >> 23)) & 0x7FFF_FFFF) * 0x9E37_79B1 >> self._shift) & self._mask
+
+    def _probe(self, key: i64) -> i64:
+        """The slot that has `key`, or the empty one where it would go."""
+        slots = self._slots
+        slot = self.home(key)
+        while slots[2 * slot] != key and slots[2 * slot] != 0:
+            slot = (slot + 1) & self._mask
+        return slot
 
     def _hold(self, port: i64) -> None:
         while port >= len(self._held):
