@@ -13,8 +13,9 @@ from tests.frames import BROADCAST, frame, framed, mac
 from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, until, up
 from vswitch import VSwitch
-from vswitch.endpoints import sock_diag
+from vswitch.endpoints.sock_diag import SockDiag
 
+SOCK_DIAG = SockDiag()
 NOBODY = 65534
 HOSTS = ["127.0.0.1", "::1"]
 FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
@@ -70,18 +71,18 @@ def connection(
 @pytest.mark.parametrize("host", HOSTS)
 def test_both_ends_tell_whose_the_other_is(host: str) -> None:
     with connection(host) as (client, accepted):
-        assert sock_diag.peer_uid(accepted) == os.geteuid()
-        assert sock_diag.peer_uid(client) == os.geteuid()
-        assert sock_diag.may_enter(accepted)
+        assert SOCK_DIAG.peer_uid(accepted) == os.geteuid()
+        assert SOCK_DIAG.peer_uid(client) == os.geteuid()
+        assert SOCK_DIAG.is_trusted_client(accepted)
 
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.usefixtures("several_users")
 def test_another_users_connection_is_known_as_theirs(host: str) -> None:
     with connection(host, others_connection) as (client, accepted):
-        assert sock_diag.peer_uid(accepted) == NOBODY
-        assert not sock_diag.may_enter(accepted)
-        assert sock_diag.peer_uid(client) == 0
+        assert SOCK_DIAG.peer_uid(accepted) == NOBODY
+        assert not SOCK_DIAG.is_trusted_client(accepted)
+        assert SOCK_DIAG.peer_uid(client) == 0
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -89,7 +90,7 @@ def test_another_users_connection_is_known_as_theirs(host: str) -> None:
 def test_root_may_enter_what_another_user_runs(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
     with connection(host) as (_, accepted):
-        assert sock_diag.may_enter(accepted)
+        assert SOCK_DIAG.is_trusted_client(accepted)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -97,17 +98,17 @@ def test_root_may_enter_what_another_user_runs(host: str, monkeypatch: pytest.Mo
 def test_a_user_may_not_enter_what_a_third_one_runs(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with connection(host, others_connection) as (_, accepted):
         monkeypatch.setattr(os, "geteuid", lambda: NOBODY - 1)
-        assert not sock_diag.may_enter(accepted)
+        assert not SOCK_DIAG.is_trusted_client(accepted)
         monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
-        assert sock_diag.may_enter(accepted)
+        assert SOCK_DIAG.is_trusted_client(accepted)
 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_peer_that_has_closed_already_is_nobodys(host: str) -> None:
     with connection(host) as (client, accepted):
         client.close()
-        assert sock_diag.peer_uid(accepted) is None
-        assert not sock_diag.may_enter(accepted)
+        assert SOCK_DIAG.peer_uid(accepted) is None
+        assert not SOCK_DIAG.is_trusted_client(accepted)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -115,7 +116,7 @@ def test_a_peer_that_has_closed_leaving_bytes_behind_is_nobodys(host: str) -> No
     with connection(host) as (client, accepted):
         client.sendall(framed([frame(BROADCAST, mac(1))]))
         client.close()
-        assert not sock_diag.may_enter(accepted)
+        assert not SOCK_DIAG.is_trusted_client(accepted)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -124,7 +125,7 @@ def test_a_peer_that_has_hung_up_is_not_let_in(host: str) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         try:
-            entered = sock_diag.may_enter(accepted)
+            entered = SOCK_DIAG.is_trusted_client(accepted)
         except OSError:  # not connected any more
             entered = False
         assert not entered
@@ -138,11 +139,11 @@ def test_a_socket_that_speaks_both_ip_versions_is_looked_up_as_the_one_it_uses()
             with socket.create_connection((host, port), TIMEOUT_S):
                 accepted, _ = server.accept()
                 with accepted:
-                    assert sock_diag.peer_uid(accepted) == os.geteuid()
+                    assert SOCK_DIAG.peer_uid(accepted) == os.geteuid()
             with others_connection(host, port):
                 accepted, _ = server.accept()
                 with accepted:
-                    assert sock_diag.peer_uid(accepted) == NOBODY
+                    assert SOCK_DIAG.peer_uid(accepted) == NOBODY
 
 
 def test_a_client_that_speaks_both_ip_versions_is_found_as_well() -> None:
@@ -151,7 +152,7 @@ def test_a_client_that_speaks_both_ip_versions_is_found_as_well() -> None:
         client.connect(("::ffff:127.0.0.1", server.getsockname()[1]))
         accepted, _ = server.accept()
         with accepted:
-            assert sock_diag.peer_uid(accepted) == os.geteuid()
+            assert SOCK_DIAG.peer_uid(accepted) == os.geteuid()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
@@ -248,3 +249,39 @@ async def test_another_user_cannot_open_a_unix_endpoint() -> None:
                 stranger.connect(path)
             async with await Peer.connected_to(lab.url):
                 await until(lambda: up(switch) == {"unix1.1"})
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_listener_that_has_not_accepted_yet_is_whose_it_is(host: str) -> None:
+    with (
+        socket.create_server((host, 0), family=FAMILIES[host]) as server,
+        own_connection(host, server.getsockname()[1]) as client,
+    ):
+        assert SOCK_DIAG.peer_uid(client) is None
+        assert SOCK_DIAG.is_trusted_server(client)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_listener_is_no_answer_to_who_has_a_connection(host: str) -> None:
+    """The kernel falls back to the listener when a connection is gone."""
+    with socket.create_server((host, 0), family=FAMILIES[host]) as server:
+        client = own_connection(host, server.getsockname()[1])
+        accepted, _ = server.accept()
+        with client, accepted:
+            family, ends = client.family, (accepted.getsockname()[:2], (host, 1))
+            assert SOCK_DIAG._look_up(family, *ends) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+@pytest.mark.parametrize("any_user", [False, True])
+@pytest.mark.usefixtures("several_users")
+async def test_we_do_not_plug_into_what_another_user_runs(host: str, any_user: bool) -> None:
+    with another_user():
+        server = socket.socket(FAMILIES[host.strip("[]")])
+    with server:
+        server.bind((host.strip("[]"), 0))
+        server.listen()
+        async with VSwitch() as switch:
+            url = f"tcp://{host}:{server.getsockname()[1]}?connect"
+            await switch.attach(url, name="uplink", any_user=any_user)
+            assert up(switch) == ({"uplink"} if any_user else set())

@@ -3,6 +3,7 @@
 Bytes are frame bytes, without FCS and without length prefix; absent values are null.
 """
 
+import heapq
 from typing import Literal
 
 import msgspec
@@ -12,7 +13,8 @@ from vswitch.dataplane.frame import PREFIX
 from vswitch.dataplane.port import DROP_REASONS, Port
 from vswitch.endpoints.ports import Ports, SwitchPort
 
-PORTION = 256
+PORTION_SLOTS = 1024
+PORTION_STATIONS = 256
 
 
 class Vlan(msgspec.Struct, frozen=True):
@@ -89,15 +91,23 @@ def port_info(port: SwitchPort) -> PortInfo:
 
 
 async def macs(ports: Ports, now_ms: int) -> list[MacInfo]:
-    """The MAC table by VLAN and address; made in portions, so that a large one does not hold up forwarding."""
-    found = []
-    for number, (vlan, mac, index, age_ms) in enumerate(sorted(ports.table.entries(now_ms))):
-        if number % PORTION == PORTION - 1:
+    """The MAC table by VLAN and address; made in portions, so that a large one does not hold up forwarding.
+
+    A station that is learned, moved or forgotten meanwhile may be left out or come twice.
+    """
+    portions = []
+    for start in range(0, ports.table.slots(), PORTION_SLOTS):
+        found = sorted(ports.table.entries(now_ms, start, start + PORTION_SLOTS))
+        names = ((entry, ports.by_index(entry[2])) for entry in found)
+        portions.append([(vlan, mac, port.name, age_ms) for (vlan, mac, _, age_ms), port in names if port is not None])
+        await trio.lowlevel.checkpoint()
+    stations = []
+    for number, (vlan, mac, name, age_ms) in enumerate(heapq.merge(*portions), 1):
+        text = ":".join(f"{byte:02x}" for byte in mac.to_bytes(6))
+        stations.append(MacInfo(mac=text, vlan=vlan, port=name, age_s=age_ms / 1000, static=False))
+        if number % PORTION_STATIONS == 0:
             await trio.lowlevel.checkpoint()
-        if (port := ports.by_index(index)) is not None:
-            text = ":".join(f"{byte:02x}" for byte in mac.to_bytes(6))
-            found.append(MacInfo(mac=text, vlan=vlan, port=port.name, age_s=age_ms / 1000, static=False))
-    return found
+    return stations
 
 
 def totals(ports: Ports) -> Totals:

@@ -41,6 +41,9 @@ from vswitch.dataplane.port import (
 )
 from vswitch.dataplane.port import RESERVED as RESERVED_DROP
 
+RECEIVE_MIN: Final = 16 * 1024
+COPIES_MAX: Final = 1 << 24  # bytes that flooding one chunk may queue
+
 FLOOD: Final = -1
 NO_VERDICT: Final = -1000
 
@@ -104,6 +107,10 @@ class Bridge:
             self.active.remove(port)
         port.clear()
         self.table.forget_port(port.index)
+
+    def receive_max(self) -> i64:
+        """How much one read may bring, in bytes: less with many ports, which all get a copy of what is flooded."""
+        return max(RECEIVE_MIN, COPIES_MAX // (len(self.active) + 1))
 
     def ingress(self, port: Port, chunk: bytes, at: i64, now: i64) -> i64:
         """Forward the whole frames of `chunk` from `at`, a frame's prefix, on; they came in by `port`.

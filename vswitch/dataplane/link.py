@@ -12,11 +12,10 @@ from typing import Final, final
 from librt.strings import BytesWriter
 from mypy_extensions import i64
 
-from vswitch.dataplane.bridge import BROKEN, Bridge
+from vswitch.dataplane.bridge import BROKEN, RECEIVE_MIN, Bridge
 from vswitch.dataplane.frame import FRAME_MAX, PREFIX, frame_length
 from vswitch.dataplane.port import Port
 
-RECEIVE_MIN: Final = 16 * 1024
 RECEIVE_MAX: Final = 512 * 1024
 SHRINK_AFTER: Final = 32  # reads that fill less than a quarter
 
@@ -67,7 +66,7 @@ class StreamLink(Link):
 
     def receive(self, now: i64) -> i64:
         try:
-            chunk = self._recv(self._want)
+            chunk = self._recv(min(self._want, self.bridge.receive_max()))
         except BlockingIOError:
             return 0
         except OSError as error:

@@ -2,7 +2,7 @@
 
 One trio task awaits the epoll descriptor and calls `turn` until nothing is ready. A turn goes on until
 its budget is spent, so that other tasks get theirs within milliseconds under full load. What a batch of
-reads has queued is flushed when the batch ends or has grown to FLUSH_BYTES.
+reads has queued is flushed when the batch ends, has grown to FLUSH_BYTES, or has queued COPIES_MAX.
 """
 
 import select
@@ -11,7 +11,7 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
-from vswitch.dataplane.bridge import Bridge
+from vswitch.dataplane.bridge import COPIES_MAX, Bridge
 from vswitch.dataplane.link import Link
 
 FLUSH_BYTES: Final = 512 * 1024
@@ -63,6 +63,7 @@ class Loop:
         try: one that is left over from the last turn may name a descriptor that was reused since.
         """
         deadline = time.monotonic() + budget
+        pool = self.bridge.pool
         while True:
             if self._next_event >= len(self._events):
                 self._events = self.epoll.poll(0, EVENTS_MAX)
@@ -70,7 +71,8 @@ class Loop:
                 if len(self._events) == 0:
                     return False
             received: i64 = 0
-            while self._next_event < len(self._events) and received < FLUSH_BYTES:
+            full = pool.used + COPIES_MAX
+            while self._next_event < len(self._events) and received < FLUSH_BYTES and pool.used < full:
                 fd, mask = self._events[self._next_event]
                 self._next_event += 1
                 link = self._links[fd]
@@ -82,6 +84,7 @@ class Loop:
                     received += link.receive(now)
                     if link.lost is not None:
                         self._lose(link)
+            pool.peak = max(pool.peak, pool.used)
             self._flush()
             if time.monotonic() >= deadline:
                 return True

@@ -12,7 +12,8 @@ Complications, and why they are here:
   code agree.
 - Fair eviction: a full table makes room at the cost of the port that holds most entries, so that one
   port flooding source addresses evicts its own and not its neighbours'. The victim is the next entry of
-  that port after a hand that sweeps round the table; a port that holds most is found within few steps.
+  that port after a hand that sweeps round the table: few steps when one port holds much, and about four
+  for each port when a full table is shared evenly.
 - Ageing (IEEE 802.1Q 8.8.3) is exact on look-up; `expire` only gives the room back.
 """
 
@@ -27,6 +28,7 @@ VLAN_SHIFT: Final = 48
 KEY_MAC_MASK: Final = 0xFFFF_FFFF_FFFF
 
 NO_PORT: Final = -1
+ALL_SLOTS: Final = 1 << 40
 
 
 def mac_key(vlan: i64, mac: i64) -> i64:
@@ -106,11 +108,15 @@ class MacTable:
             slot += 1
         return live
 
-    def entries(self, now: i64) -> list[tuple[int, int, int, int]]:
-        """(vlan, mac, port, age in ms) of every live entry, in no order."""
+    def slots(self) -> i64:
+        """How many slots there are for entries."""
+        return self._mask + 1
+
+    def entries(self, now: i64, start: i64 = 0, end: i64 = ALL_SLOTS) -> list[tuple[int, int, int, int]]:
+        """(vlan, mac, port, age in ms) of every live entry in the slots from `start` to before `end`, in no order."""
         found: list[tuple[int, int, int, int]] = []
-        slot: i64 = 0
-        while slot <= self._mask:
+        slot = start
+        while slot < min(end, self._mask + 1):
             key = self._slots[2 * slot]
             value = self._slots[2 * slot + 1]
             age = now - (value >> PORT_BITS)

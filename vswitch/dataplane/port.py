@@ -4,7 +4,7 @@ The queue holds runs. While the port's link accepts everything, a run is a refer
 chunk it came in with and lives until the end of the turn. Once the link is full (`blocked`), what waits
 may wait long, and a slice pins its whole chunk: then small runs are copied together, and a slice is
 kept only when it is at least half of its chunk. So the memory a queue holds stays within about twice
-its bound, whatever the guests send.
+its bound, whatever the guests send; what one batch of reads may queue beyond that is the loop's to bound.
 
 All queues share one pool. A port may always queue QUEUE_BYTES_MIN, and more, up to its own bound, only as
 long as the pool has that much left: a few stalled ports get deep queues, two thousand get shallow ones
@@ -49,6 +49,7 @@ POOL_BYTES_DEFAULT: Final = 1 << 28
 SMALL: Final = 2048
 TINY: Final = 256
 SCATTER_MAX: Final = 65536
+SCATTER_KEPT: Final = 4096
 
 
 @final
@@ -64,7 +65,7 @@ class Run:
 
 @final
 class QueuePool:
-    """What all queues of a switch hold together, and should; `peak` is the most that waited for full links."""
+    """What all queues of a switch hold together (`used`), held at most (`peak`), and should while links are full."""
 
     def __init__(self, size: i64 = POOL_BYTES_DEFAULT) -> None:
         self.size = size
@@ -105,8 +106,6 @@ class Port:
 
     def enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         """Queue the frames at chunk[start:end], or as many of them as fit when the link is full."""
-        if self.blocked:
-            self.pool.peak = max(self.pool.peak, self.pool.used)
         if self.blocked and end - start > self._room():
             fits = last_boundary(chunk, start, start + max(0, self._room()))
             kept = count_frames(chunk, start, fits)
@@ -151,6 +150,8 @@ class Port:
                     self._count_sent(frames, done - run.start)
                     self._runs[self._head] = Run(run.chunk, done, run.end, run.frames - frames)
                 self.head_sent = size - (done - run.start)
+                del self._runs[: self._head]  # what is sent holds its chunk no longer
+                self._head = 0
                 return
             size -= run.end - run.start
             self._count_sent(run.frames, run.end - run.start)
@@ -216,5 +217,8 @@ class Port:
         """Make a run of the scatter buffer."""
         joined = self._scatter.getvalue()
         self._runs.append(Run(joined, 0, len(joined), self._scatter_frames))
-        self._scatter.truncate(0)
         self._scatter_frames = 0
+        if len(joined) > SCATTER_KEPT:
+            self._scatter = BytesWriter()  # thousands of ports must not each keep a large one
+        else:
+            self._scatter.truncate(0)

@@ -8,61 +8,97 @@ import ipaddress
 import os
 import socket
 import struct
+from types import TracebackType
+from typing import Self
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
 _ALL_STATES = 0xFFFF_FFFF
 _NO_COOKIE = b"\xff" * 8
+_TIMEOUT_S = 1.0
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, pid
 _REQUEST = struct.Struct("=BBBBI")  # inet_diag_req_v2: family, protocol, ext, pad, states
 _SOCKET_ID = struct.Struct("!HH16s16sI8s")  # inet_diag_sockid: ports, addresses, interface, cookie
-_REPLY = struct.Struct("=BBBB48sIIIII")  # inet_diag_msg: …, expires, rqueue, wqueue, uid, inode
+_REPLY = struct.Struct("=BBBB48sIIIII")  # inet_diag_msg: …, id, expires, rqueue, wqueue, uid, inode
+
+Address = tuple[str, int]
 
 
-def peer_uid(connection: socket.socket) -> int | None:
-    """The user who has the other end of `connection`, or None if nobody has it open any more.
+class SockDiag:
+    """A connection to the kernel's socket diagnostics, kept open: asking must not need a descriptor more."""
 
-    A socket that its process has closed already belongs to nobody: old kernels report user 0 for it.
-    """
-    here, there = connection.getsockname(), connection.getpeername()
-    family = connection.family
-    mapped = ipaddress.ip_address(there[0].partition("%")[0])
-    if isinstance(mapped, ipaddress.IPv6Address) and mapped.ipv4_mapped is not None:
-        found = _look_up(socket.AF_INET, _unmapped(there), _unmapped(here))
-        if found is not None:
-            return found
-    return _look_up(family, there, here)
+    def __init__(self) -> None:
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+        self._netlink.settimeout(_TIMEOUT_S)
+        self._sequence = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._netlink.close()
+
+    def is_trusted_client(self, connection: socket.socket) -> bool:
+        """Whether an accepted loopback connection comes from a process of this user's or root's."""
+        return _is_trusted(self.peer_uid(connection))
+
+    def is_trusted_server(self, connection: socket.socket) -> bool:
+        """Whether such a process has the other end of a loopback connection that we made, or is yet to accept it."""
+        uid = self.peer_uid(connection)
+        if uid is None:
+            here = _plain(connection.getpeername())
+            family = socket.AF_INET6 if ":" in here[0] else socket.AF_INET
+            uid = self._look_up(family, here, ("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
+        return _is_trusted(uid)
+
+    def peer_uid(self, connection: socket.socket) -> int | None:
+        """The user who has the other end of `connection`, or None if nobody has it open.
+
+        A socket that its process has closed already belongs to nobody: old kernels report user 0 for it. Nor does
+        one that its process has not accepted yet.
+        """
+        here, there = connection.getsockname(), connection.getpeername()
+        uid = None
+        if connection.family == socket.AF_INET6 and ":" not in _plain(there)[0]:
+            # An IPv4 peer of an IPv6 socket; its own socket may be of either kind.
+            uid = self._look_up(socket.AF_INET, _plain(there), _plain(here))
+        return uid if uid is not None else self._look_up(connection.family, there, here)
+
+    def _look_up(self, family: int, source: Address, destination: Address) -> int | None:
+        """The owner of the socket with these ends; a destination of port 0 asks for a listener."""
+        ends = _packed(family, source[0]), _packed(family, destination[0])
+        socket_id = _SOCKET_ID.pack(source[1], destination[1], *ends, 0, _NO_COOKIE)
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + socket_id
+        self._sequence += 1
+        header = (_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
+        self._netlink.sendto(_HEADER.pack(*header) + body, (0, 0))
+        while True:
+            reply = self._netlink.recv(4096)
+            _, kind, _, sequence, _ = _HEADER.unpack_from(reply)
+            if sequence == self._sequence:
+                break
+        if kind != _SOCK_DIAG_BY_FAMILY or len(reply) < _HEADER.size + _REPLY.size:
+            return None
+        *_, found, _, _, _, uid, inode = _REPLY.unpack_from(reply, _HEADER.size)
+        _, found_port, *_ = _SOCKET_ID.unpack(found)
+        if found_port != destination[1]:
+            return None  # the kernel answers with the listener when there is no such connection
+        return int(uid) if inode != 0 else None
 
 
-def may_enter(connection: socket.socket) -> bool:
-    """Whether a loopback connection comes from a process of this user's or root's; no, if that cannot be told."""
-    try:
-        return peer_uid(connection) in (0, os.geteuid())
-    except OSError:
-        return False
+def _is_trusted(uid: int | None) -> bool:
+    return uid is not None and uid in (0, os.geteuid())
 
 
-def _unmapped(address: tuple[str, int]) -> tuple[str, int]:
-    ip = ipaddress.IPv6Address(address[0].partition("%")[0])
-    return (str(ip.ipv4_mapped), address[1])
-
-
-def _look_up(family: int, source: tuple[str, int], destination: tuple[str, int]) -> int | None:
-    socket_id = _SOCKET_ID.pack(
-        source[1], destination[1], _packed(family, source[0]), _packed(family, destination[0]), 0, _NO_COOKIE
-    )
-    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + socket_id
-    message = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + body
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(1)
-        netlink.sendto(message, (0, 0))
-        reply = netlink.recv(4096)
-    if len(reply) < _HEADER.size + _REPLY.size or _HEADER.unpack_from(reply)[1] != _SOCK_DIAG_BY_FAMILY:
-        return None
-    *_, uid, inode = _REPLY.unpack_from(reply, _HEADER.size)
-    return uid if inode != 0 else None
+def _plain(address: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+    """An address without what only IPv6 has; an IPv4 address written as IPv6, as IPv4."""
+    ip = ipaddress.ip_address(address[0].partition("%")[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (str(mapped or address[0]), address[1])
 
 
 def _packed(family: int, address: str) -> bytes:

@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 import trio
 
-from vswitch.endpoints import sock_diag, unix_socket
+from vswitch.endpoints import unix_socket
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort
+from vswitch.endpoints.sock_diag import SockDiag
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError, printable
@@ -42,7 +43,7 @@ class Listener(Endpoint):
     """
 
     _single: SwitchPort | None = None
-    _own_user_only = False
+    _sock_diag: SockDiag | None = None  # tells whose a loopback connection is, where that matters
 
     def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
         super().__init__(config, name, ports, sock)
@@ -65,17 +66,18 @@ class Listener(Endpoint):
             with unix_socket.listen(self.config.path) as sock:
                 yield sock
             return
-        with self.sock or await _listen_tcp(self.config) as sock:
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(self.sock or await _listen_tcp(self.config))
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 host, port = sock.getsockname()[:2]
                 if self.config.scheme == "tcp":
                     self.config = msgspec.structs.replace(self.config, port=port)
-                if _is_loopback(host):
-                    self._own_user_only = not self.config.any_user
-                    if self.config.any_user:
-                        log.warning("%s: any user of this machine may connect to %s", self.name, self.url)
-                else:
+                if not _is_loopback(host):
                     log.warning("%s: anyone who reaches %s may connect", self.name, self.url)
+                elif self.config.any_user:
+                    log.warning("%s: any user of this machine may connect to %s", self.name, self.url)
+                else:
+                    self._sock_diag = stack.enter_context(SockDiag())
             yield sock
 
     async def _accept(self, listener: trio.socket.SocketType) -> None:
@@ -100,9 +102,10 @@ class Listener(Endpoint):
             try:
                 peer = _peer(sock)
                 _tune(sock)
+                trusted = self._sock_diag is None or self._sock_diag.is_trusted_client(sock)
             except OSError:
                 return  # it is gone again
-            if self._own_user_only and not sock_diag.may_enter(sock):
+            if not trusted:
                 self._turned_away.say("%s: turned away %s: not this user's (any_user=yes lets all in)", self.name, peer)
                 return
             port = self._single
@@ -141,7 +144,12 @@ class Connector(Endpoint):
             since = trio.current_time()
             if sock is not None:
                 lost = trio.Event()
-                self.ports.plug(port, sock, self.url.removesuffix("?connect"), lost.set)
+                try:
+                    self.ports.plug(port, sock, self.url.removesuffix("?connect"), lost.set)
+                except OSError as error:
+                    log.warning("%s: cannot use the connection: %s", self.name, error.strerror)
+                    sock.close()
+                    lost.set()
                 await lost.wait()
                 if trio.current_time() - since > STABLE_S:
                     pause_s = RETRY_MIN_S
@@ -258,7 +266,15 @@ async def _connect(config: EndpointConfig) -> socket.socket:
             # TCP's simultaneous open: nobody listens, and the kernel chose the very port we asked for.
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         connected = socket.socket(fileno=sock.detach())
-    _tune(connected)
+    try:
+        if family != socket.AF_UNIX and _is_loopback(address[0]) and not config.any_user:
+            with SockDiag() as sock_diag:
+                if not sock_diag.is_trusted_server(connected):
+                    raise PermissionError("another user listens there (any_user=yes takes it all the same)")
+        _tune(connected)
+    except OSError:
+        connected.close()
+        raise
     return connected
 
 

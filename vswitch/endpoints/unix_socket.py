@@ -32,16 +32,16 @@ def listen(path: str) -> Iterator[socket.socket]:
             _remove_stale(path)
             try:
                 sock.bind(path)
+                ours = os.lstat(path)
+                if stat.S_IMODE(ours.st_mode) != 0o600:
+                    os.chmod(path, 0o600)  # a umask took even our own access away
+                sock.listen(BACKLOG)  # before that it looks stale to others
             except OSError as error:
                 raise RefusedError(f"cannot listen on {path}: {_reason(error)}") from None
-        ours = os.lstat(path)
-        if stat.S_IMODE(ours.st_mode) != 0o600:
-            os.chmod(path, 0o600)  # a umask took even our own access away
-        sock.listen(BACKLOG)
         try:
             yield sock
         finally:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with contextlib.suppress(OSError):  # it is gone, or the directory lets us change nothing any more
                 found = os.lstat(path)
                 if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
                     os.unlink(path)
