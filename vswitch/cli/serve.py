@@ -30,7 +30,7 @@ from vswitch.switch import Attachment, VSwitch
 
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
 QEMU_ASSUMED: qemu.Version = (7, 2)
-HEAP_KEPT_BYTES = 8 * 2**20
+HEAP_KEPT_BYTES = 64 * 2**20
 GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
