@@ -67,7 +67,7 @@ class Peer:
                 while await self.stream.receive_some(1 << 18):
                     pass
             except trio.BrokenResourceError:
-                pass
+                pass  # closed with a reset: what we sent last was not read any more
         return True
 
     async def __aenter__(self) -> Self:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import vswitch
 from vswitch.control import client
@@ -68,14 +68,17 @@ class Home:
         program.write_text(f'#!/bin/sh\necho "QEMU emulator version {version} (Debian 1:{version})"\n')
         program.chmod(0o755)
 
-    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, env: dict[str, str] | None = None, stdout: IO[bytes] | int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
         """A command to its end."""
         return subprocess.run(
             [*PROGRAM, *arguments],
             env=self.env | (env or {}),
             cwd=self.root,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=COMMAND_TIMEOUT_S,
         )

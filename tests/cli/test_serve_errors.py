@@ -3,7 +3,6 @@
 import os
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import NoReturn
 import pytest
 import trio
 
-from tests.cli.program import COMMAND_TIMEOUT_S, PROGRAM, Home, connect, is_one_line, read_to_end
+from tests.cli.program import Home, connect, is_one_line, read_to_end
 from tests.needs import require
 from vswitch import cli
 
@@ -366,15 +365,7 @@ def test_a_guests_descriptor_is_not_the_ready_descriptor(home: Home) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "zsh"]], ids=" ".join)
 def test_help_that_cannot_be_written_is_one_line(home: Home, arguments: list[str]) -> None:
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [*PROGRAM, *arguments],
-            env=home.env,
-            cwd=home.root,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-        )
+        done = home.run(*arguments, stdout=full)
     assert done.returncode == 1
     assert is_one_line(done.stderr)
 

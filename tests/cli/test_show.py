@@ -277,15 +277,7 @@ def test_whoever_reads_the_output_may_stop_early(lan: Lan) -> None:
 def test_output_that_cannot_be_written_is_one_line(lan: Lan) -> None:
     for arguments in (["ports", "--json"], ["ports"]):
         with open("/dev/full", "wb") as full:
-            done = subprocess.run(
-                [*PROGRAM, *arguments],
-                env=lan.home.env,
-                cwd=lan.home.root,
-                stdout=full,
-                stderr=subprocess.PIPE,
-                text=True,
-                timeout=COMMAND_TIMEOUT_S,
-            )
+            done = lan.home.run(*arguments, stdout=full)
         assert done.returncode == 1
         assert is_one_line(done.stderr)
         assert "No space left on device" in done.stderr

@@ -77,7 +77,7 @@ async def say(path: str, data: bytes) -> None:
                 while await stream.receive_some():
                     pass
             except trio.BrokenResourceError:
-                pass
+                pass  # it hung up on us, which is an answer too
 
 
 async def test_what_it_has(path: str) -> None:

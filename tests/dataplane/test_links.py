@@ -73,7 +73,7 @@ def receive(peer: socket.socket) -> bytes:
         while data := peer.recv(1 << 20):
             received += data
     except BlockingIOError:
-        pass
+        pass  # that was all
     return received
 
 

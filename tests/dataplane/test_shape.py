@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import vswitch
-
 ROOT = Path(__file__).parents[2]
 
 # Calls of the interpreter's that cost what native code costs: reference counts, allocation, and error paths.
@@ -67,4 +65,3 @@ def test_the_guard_sees_generic_calls(functions: dict[str, str]) -> None:
     """In the loop, once a batch, there are some: the descriptor's epoll is a Python object."""
     calls = set(re.findall(r"\b([A-Za-z_]\w*)\s*\(", functions["loop___Loop___turn"]))
     assert any(not NATIVE.fullmatch(call) for call in calls)
-    assert vswitch.__version__

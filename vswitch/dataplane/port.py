@@ -96,7 +96,6 @@ class Port:
         self.queued_frames: i64 = 0
         self.queued_bytes: i64 = 0
         self._runs: list[Run] = []
-        self._head: i64 = 0
         self.head_sent: i64 = 0  # bytes of the first queued frame that the link has taken
         self._scatter = BytesWriter()  # small runs at the queue's end, not yet a run of their own
         self._scatter_frames: i64 = 0
@@ -116,7 +115,7 @@ class Port:
             frames = kept
         size = end - start
         self._charge(frames, size)
-        if size <= SMALL and (self.blocked or self._scatter_frames > 0 or self._head < len(self._runs)):
+        if size <= SMALL and (self.blocked or self._scatter_frames > 0 or len(self._runs) > 0):
             if len(self._scatter) >= SCATTER_MAX:
                 self._seal()
             self._scatter_frames += frames
@@ -133,32 +132,28 @@ class Port:
         """The queue's runs, oldest first; `head_sent` bytes of the first are already sent."""
         if self._scatter_frames > 0:
             self._seal()
-        if self._head > 0:
-            del self._runs[: self._head]
-            self._head = 0
         return self._runs
 
     def sent(self, size: i64) -> None:
         """The link has taken `size` more bytes from the queue's head."""
         size += self.head_sent
-        while self._head < len(self._runs):
-            run = self._runs[self._head]
+        head: i64 = 0
+        while head < len(self._runs):
+            run = self._runs[head]
             if size < run.end - run.start:
                 done = last_boundary(run.chunk, run.start, run.start + size)
                 if done > run.start:
                     frames = count_frames(run.chunk, run.start, done)
                     self._count_sent(frames, done - run.start)
-                    self._runs[self._head] = Run(run.chunk, done, run.end, run.frames - frames)
+                    self._runs[head] = Run(run.chunk, done, run.end, run.frames - frames)
                 self.head_sent = size - (done - run.start)
-                del self._runs[: self._head]  # what is sent holds its chunk no longer
-                self._head = 0
+                del self._runs[:head]  # what is sent holds its chunk no longer
                 return
             size -= run.end - run.start
             self._count_sent(run.frames, run.end - run.start)
-            self._head += 1
+            head += 1
         self.head_sent = 0
         self._runs.clear()
-        self._head = 0
 
     def block(self) -> None:
         """The link is full: from here on what is queued is charged for the memory it holds."""
@@ -178,7 +173,6 @@ class Port:
         """The link is lost: drop what is queued."""
         self.drop(PORT_DOWN, self.queued_frames)
         self._runs = []
-        self._head = 0
         self.head_sent = 0
         self._scatter = BytesWriter()
         self._scatter_frames = 0

@@ -50,7 +50,7 @@ class SockDiag:
         """Whether such a process has the other end of a loopback connection that we made, or is yet to accept it."""
         uid = self.peer_uid(connection)
         if uid is None:
-            here = _plain(connection.getpeername())
+            here = plain_address(connection.getpeername())
             family = socket.AF_INET6 if ":" in here[0] else socket.AF_INET
             uid = self._look_up(family, here, ("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
         return _is_trusted(uid)
@@ -63,9 +63,9 @@ class SockDiag:
         """
         here, there = connection.getsockname(), connection.getpeername()
         uid = None
-        if connection.family == socket.AF_INET6 and ":" not in _plain(there)[0]:
+        if connection.family == socket.AF_INET6 and ":" not in plain_address(there)[0]:
             # An IPv4 peer of an IPv6 socket; its own socket may be of either kind.
-            uid = self._look_up(socket.AF_INET, _plain(there), _plain(here))
+            uid = self._look_up(socket.AF_INET, plain_address(there), plain_address(here))
         return uid if uid is not None else self._look_up(connection.family, there, here)
 
     def _look_up(self, family: int, source: Address, destination: Address) -> int | None:
@@ -94,7 +94,7 @@ def _is_trusted(uid: int | None) -> bool:
     return uid is not None and uid in (0, os.geteuid())
 
 
-def _plain(address: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+def plain_address(address: tuple[str, int] | tuple[str, int, int, int]) -> Address:
     """An address without what only IPv6 has; an IPv4 address written as IPv6, as IPv4."""
     ip = ipaddress.ip_address(address[0].partition("%")[0])
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None

@@ -22,7 +22,7 @@ import trio
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort
-from vswitch.endpoints.sock_diag import SockDiag
+from vswitch.endpoints.sock_diag import SockDiag, plain_address
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError, printable
@@ -295,9 +295,7 @@ def _tune(sock: socket.socket) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    address = ipaddress.ip_address(host.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    return ipaddress.ip_address(plain_address((host, 0))[0].partition("%")[0]).is_loopback
 
 
 def _peer(sock: socket.socket) -> str:
