@@ -10,6 +10,7 @@ says how each is read, SCHEMES which of them a kind of endpoint takes.
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,6 +20,11 @@ from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, QUEUE_BYTES_MIN
 from vswitch.errors import InputError
 
 UNIX_PATH_MAX = 107  # sun_path has 108 bytes, one of them for the final NUL
+IFACE_DEFAULT = "127.0.0.1"
+LIMIT_DEFAULT = 256
+LIMIT_MAX = 65535
+IDLE_DEFAULT_S = 300.0
+VDE_NAME_MAX = len("/65535.99999999")  # what a switch puts into its directory
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
@@ -27,7 +33,7 @@ _TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
 
 
 class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint as written. Of host/port, path and fd, the scheme's own is set."""
+    """One endpoint as written. Of host/port, path and fd, the scheme's own is set; times are in seconds."""
 
     scheme: str
     host: str = ""
@@ -40,17 +46,45 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     any_user: bool = False
     insecure: bool = False
     queue: int = QUEUE_BYTES_DEFAULT
+    remote: tuple[str, int] | str | None = None  # udp: host and port; unixgram: path
+    limit: int = LIMIT_DEFAULT  # most peers at a time
+    idle: float = IDLE_DEFAULT_S
+    iface: str = IFACE_DEFAULT  # mcast: an interface's address or name
+    mode: int | None = None  # vde: permissions of the control socket
+    dirmode: int | None = None
+    group: str | None = None
+    mgmt: str | None = None
+    mgmtmode: int = 0o600
 
     @property
     def url(self) -> str:
-        """The URL without its parameters, but for `connect`, which says what the endpoint is."""
-        if self.scheme == "tcp":
+        """The URL without its parameters, but for those that say what the endpoint is."""
+        if self.host:
             target = f"{_host(self.host)}:{self.port}"
-        elif self.scheme == "unix":
+        elif self.path:
             target = _encode(self.path)
         else:
             target = str(self.fd)
-        return f"{self.scheme}://{target}" + ("?connect" if self.connect else "")
+        says = []
+        if self.connect:
+            says.append("connect")
+        if self.remote is not None:
+            says.append(f"remote={_encode(self.remote_text)}")
+        if self.iface != IFACE_DEFAULT:
+            says.append(f"iface={_encode(self.iface)}")
+        return f"{self.scheme}://{target}" + ("?" if says else "") + "&".join(says)
+
+    @property
+    def remote_text(self) -> str:
+        """The remote end as it is written."""
+        if isinstance(self.remote, tuple):
+            return f"{_host(self.remote[0])}:{self.remote[1]}"
+        return self.remote or ""
+
+    @property
+    def listens(self) -> bool:
+        """Whether each of its peers gets a port of its own."""
+        return not (self.connect or self.single or self.remote is not None or self.scheme in ("mcast", "fd"))
 
 
 def parse(text: str, parameters: Mapping[str, Any] | None = None) -> EndpointConfig:
@@ -100,8 +134,9 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     for name, value in given.items():
         if name not in allowed:
             raise InputError(f"unknown parameter {name!r} for {scheme}://; it takes {', '.join(allowed)}")
+        read = _REMOTES[scheme] if name == "remote" else PARAMETERS[name]
         try:
-            values[name] = PARAMETERS[name](value)
+            values[name] = read(value)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
     return EndpointConfig(scheme=scheme, **values)
@@ -127,14 +162,15 @@ def _encode(text: str) -> str:
     )
 
 
-def _read_tcp(target: str) -> dict[str, Any]:
+def _read_inet(scheme: str, target: str) -> dict[str, Any]:
+    """Host and port; `scheme` is what is shown as an example, with its separator."""
     match = re.fullmatch(r"(?:\[(?P<ip6>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>.*))?", target, re.DOTALL)
     if match is None or (match["ip6"] is None and match["port"] and ":" in match["port"]):
-        raise InputError("not a host and a port; an IPv6 address goes in brackets, like tcp://[::1]:1234")
+        raise InputError(f"not a host and a port; an IPv6 address goes in brackets, like {scheme}[::1]:1234")
     host, port = match["host"] or match["ip6"], match["port"] or ""
     number = port if re.fullmatch(r"[0-9]{1,5}", port) else ""
     if not host:
-        raise InputError(f"the host is missing; write tcp://127.0.0.1:{number or 1234}")
+        raise InputError(f"the host is missing; write {scheme}127.0.0.1:{number or 1234}")
     try:
         if match["ip6"]:
             ipaddress.IPv6Address(host)
@@ -146,7 +182,7 @@ def _read_tcp(target: str) -> dict[str, Any]:
         raise InputError(f"{host!r} is not a host")
     if not number:
         problem = f"{port!r} is not a port" if port else "the port is missing"
-        raise InputError(f"{problem}; write tcp://{_host(host)}:1234")
+        raise InputError(f"{problem}; write {scheme}{_host(host)}:1234")
     if int(number) > 65535:
         raise InputError(f"port {number} is over 65535")
     return {"host": host, "port": int(number)}
@@ -156,10 +192,35 @@ def _host(host: str) -> str:
     return f"[{_encode(host)}]" if ":" in host else host
 
 
-def _read_unix(target: str) -> dict[str, Any]:
+def _read_mcast(target: str) -> dict[str, Any]:
+    values = _read_inet("mcast://", target)
+    try:
+        is_group = ipaddress.IPv4Address(values["host"]).is_multicast
+    except ValueError:
+        is_group = False
+    if not is_group:
+        raise InputError(f"{values['host']} is no IPv4 multicast group; write one like mcast://230.0.0.1:1234")
+    if values["port"] == 0:
+        raise InputError(f"a group needs a port that all agree on; write mcast://{values['host']}:1234")
+    return values
+
+
+def _read_unix(scheme: str, target: str) -> dict[str, Any]:
     if not target:
-        raise InputError("the path is missing; write unix:///run/lan.sock")
+        raise InputError(f"the path is missing; write {scheme}:///run/lan.sock")
     return {"path": check_unix_path(target)}
+
+
+def _read_vde(target: str) -> dict[str, Any]:
+    directory = target.rstrip("/") or target[:1]
+    if not directory:
+        raise InputError("the directory is missing; write vde:///run/lan.vde")
+    check_unix_path(directory)
+    size = len(directory.encode(errors="surrogateescape")) + VDE_NAME_MAX
+    if size > UNIX_PATH_MAX:
+        longest = UNIX_PATH_MAX - VDE_NAME_MAX
+        raise InputError(f"the path is too long for the sockets in it; use one of at most {longest} bytes")
+    return {"path": directory}
 
 
 def _read_fd(target: str) -> dict[str, Any]:
@@ -191,6 +252,52 @@ def _queue(value: Any) -> int:
     return size
 
 
+def _remote_inet(value: Any) -> tuple[str, int]:
+    values = _read_inet("", _text(value, "127.0.0.1:1234"))
+    if values["port"] == 0:
+        raise InputError("port 0 is nobody's; write the one the peer has")
+    return values["host"], values["port"]
+
+
+def _remote_path(value: Any) -> str:
+    return check_unix_path(_text(value, "/run/guest.sock"))
+
+
+def _limit(value: Any) -> int:
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= LIMIT_MAX:
+        raise InputError(f"{value!r} is not a number from 1 to {LIMIT_MAX}")
+    return number
+
+
+def _idle(value: Any) -> float:
+    seconds = units.duration(_text(value, "300s"))
+    if seconds < 1:
+        raise InputError(f"{value} is too short; peers must be given at least 1s")
+    return seconds
+
+
+def _iface(value: Any) -> str:
+    text = _text(value, "127.0.0.1")
+    if re.fullmatch(r"[0-9.]+", text):
+        try:
+            return str(ipaddress.IPv4Address(text))
+        except ValueError:
+            raise InputError(f"{text} is not an IPv4 address") from None
+    if not re.fullmatch(r"[^/\s]{1,15}", text) or not text.isprintable():
+        raise InputError(f"{text!r} is neither an IPv4 address nor an interface's name")
+    return text
+
+
+def _mode(value: Any) -> int:
+    """Permissions, octal; a TOML file may have them as a number."""
+    if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{1,5}", value):
+        value = int(value, 8)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o7777:
+        raise InputError(f"{value!r} are no permissions; write them in octal, like 0660")
+    return value
+
+
 PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "name": lambda value: check_name(_text(value, "lab")),
     "queue": _queue,
@@ -198,11 +305,26 @@ PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "single": _flag,
     "any_user": _flag,
     "insecure": _flag,
+    "limit": _limit,
+    "idle": _idle,
+    "iface": _iface,
+    "port": _limit,
+    "mode": _mode,
+    "dirmode": _mode,
+    "group": lambda value: _text(value, "kvm"),
+    "mgmt": lambda value: check_unix_path(_text(value, "/run/lan.mgmt")),
+    "mgmtmode": _mode,
 }
+_REMOTES: dict[str, Callable[[Any], Any]] = {"udp": _remote_inet, "unixgram": _remote_path}
 
 _COMMON = ("name", "queue")
+_PEERS = ("limit", "idle")
 SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
-    "tcp": (_read_tcp, (*_COMMON, "connect", "single", "any_user", "insecure")),
-    "unix": (_read_unix, (*_COMMON, "connect", "single")),
-    "fd": (_read_fd, (*_COMMON, "single", "any_user")),
+    "tcp": (partial(_read_inet, "tcp://"), (*_COMMON, "connect", "single", "any_user", "insecure")),
+    "unix": (partial(_read_unix, "unix"), (*_COMMON, "connect", "single")),
+    "mcast": (_read_mcast, (*_COMMON, "iface", "insecure")),
+    "udp": (partial(_read_inet, "udp://"), (*_COMMON, "remote", *_PEERS, "any_user", "insecure")),
+    "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_PEERS)),
+    "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", "mode", "dirmode", "group", "mgmt", "mgmtmode")),
+    "fd": (_read_fd, (*_COMMON, "single", *_PEERS, "any_user")),
 }
