@@ -13,6 +13,7 @@ from vswitch.dataplane import compiled
 from vswitch.endpoints import create
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.ports import Ports, now_ms
+from vswitch.endpoints.qemu import guest_mac
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
 from vswitch.errors import InputError
 from vswitch.version import __version__
@@ -43,6 +44,11 @@ class Attachment:
         return self._endpoint.config
 
     @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint itself, for what only its kind can do."""
+        return self._endpoint
+
+    @property
     def ports(self) -> list[model.PortInfo]:
         """The endpoint's ports as they are now."""
         return [model.port_info(port) for port in self._ports if port.endpoint == self.name]
@@ -60,7 +66,8 @@ class VSwitch:
             lab = await switch.attach("tcp://127.0.0.1:0")
             print(lab.url)
 
-    `ageing_s` is how long a silent station stays in the MAC table (seconds), `table_size` how many it holds.
+    `ageing_s` is how long a silent station stays in the MAC table (seconds), `table_size` how many it holds. A
+    `hub` learns nothing: it repeats every frame, whatever it says, to all other ports.
     All tasks and descriptors belong to the block and are gone when it ends. Raises InputError for a name or
     value that cannot be right.
     """
@@ -71,11 +78,15 @@ class VSwitch:
         *,
         ageing_s: float = config.AGEING_DEFAULT_S,
         table_size: int = config.TABLE_SIZE_DEFAULT,
+        hub: bool = False,
     ) -> None:
         self.name = check_name(name)
         self._ageing_s = config.check_ageing(ageing_s)
         self._table_size = config.check_table_size(table_size)
+        self._hub = hub
         self._endpoints: dict[str, Endpoint] = {}
+        self._guests: dict[str, int] = {}  # by endpoint, how many were told an address
+        self._handed_out: set[str] = set()
         self._running = False
 
     async def __aenter__(self) -> Self:
@@ -83,7 +94,7 @@ class VSwitch:
         if not compiled():
             log.warning("the data plane runs uncompiled, at a small part of its speed; reinstall to compile it")
         self._started_s = trio.current_time()
-        self._ports = Ports(table_size=self._table_size, ageing_s=self._ageing_s)
+        self._ports = Ports(table_size=self._table_size, ageing_s=self._ageing_s, hub=self._hub)
         self._nursery_manager = trio.open_nursery()
         self._nursery = await self._nursery_manager.__aenter__()
         self._nursery.start_soon(self._ports.drive)
@@ -131,6 +142,10 @@ class VSwitch:
         """Answer the control API on a unix socket at `path`; returns when it listens. Raises RefusedError."""
         await self._nursery.start(api.serve, self, path)
 
+    async def told_to_stop(self) -> None:
+        """Wait until a peer that may do so, such as a VDE management client, tells the switch to end."""
+        await self._ports.shutdown.wait()
+
     def status(self) -> model.Status:
         """Who this switch is, and its totals."""
         return model.Status(
@@ -151,6 +166,28 @@ class VSwitch:
     async def macs(self) -> list[model.MacInfo]:
         """The MAC table, by VLAN and address."""
         return await model.macs(self._ports, now_ms())
+
+    def endpoints(self) -> list[model.EndpointInfo]:
+        """The endpoints, in the order they came."""
+        return [
+            model.EndpointInfo(name=endpoint.name, url=endpoint.config.absolute().url)
+            for endpoint in self._endpoints.values()
+        ]
+
+    async def next_guest(self, endpoint: str) -> str:
+        """A MAC address for one more guest of an endpoint: not in the MAC table, and never handed out before.
+
+        Raises InputError if there is no such endpoint.
+        """
+        if endpoint not in self._endpoints:
+            raise InputError(f"there is no endpoint {endpoint!r}; there are {', '.join(self._endpoints) or 'none'}")
+        taken = {station.mac for station in await self.macs()}
+        while True:
+            number = self._guests[endpoint] = self._guests.get(endpoint, 0) + 1
+            mac = guest_mac(self.name, endpoint, str(number))
+            if mac not in taken and mac not in self._handed_out:
+                self._handed_out.add(mac)
+                return mac
 
     async def _run_endpoint(self, endpoint: Endpoint, task_status: trio.TaskStatus[Attachment]) -> None:
         attachment = Attachment(endpoint, self._ports)

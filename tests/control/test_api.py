@@ -95,6 +95,38 @@ async def test_what_it_has(path: str) -> None:
             assert answer.headers["vswitch-api"] == "1"
 
 
+async def test_endpoints_come_with_urls_that_hold_in_any_directory(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(path).parent)
+    async with controlled(path) as switch:
+        lab = await switch.attach("tcp://127.0.0.1:0?name=lab")
+        await switch.attach("unix://lan.sock")
+        assert (await ask(path, "/v1/endpoints")).json == [
+            {"name": "lab", "url": lab.url},
+            {"name": "unix1", "url": f"unix://{Path(path).parent}/lan.sock"},
+        ]
+        await lab.detach()
+        assert [endpoint["name"] for endpoint in (await ask(path, "/v1/endpoints")).json] == ["unix1"]
+
+
+async def test_each_guest_to_be_gets_an_address_of_its_own(path: str) -> None:
+    async with controlled(path) as switch:
+        await switch.attach("tcp://127.0.0.1:0")
+        answers = [await ask(path, "/v1/endpoints/tcp1/guests", "POST") for _ in range(5)]
+        assert [answer.status for answer in answers] == [200] * 5
+        assert answers[0].json == {"mac": "52:54:00:c4:00:dd"}
+        assert len({answer.json["mac"] for answer in answers}) == 5
+
+
+async def test_there_are_no_guests_of_an_endpoint_that_is_not_there(path: str) -> None:
+    async with controlled(path) as switch:
+        await switch.attach("tcp://127.0.0.1:0")
+        answer = await ask(path, "/v1/endpoints/lab/guests", "POST")
+        assert answer.status == 404
+        assert "'lab'" in answer.json["error"]
+        assert "tcp1" in answer.json["error"]
+        assert (await ask(path, "/v1/endpoints/tcp1/guests")).status == 405
+
+
 @pytest.mark.parametrize("target", ["/", "/v1", "/v1/", "/v1/nonsense", "/v2/status", "/v1/status/x", "//", "/%00"])
 async def test_what_it_does_not_have_is_404_in_json(path: str, target: str) -> None:
     async with controlled(path):
@@ -106,7 +138,7 @@ async def test_what_it_does_not_have_is_404_in_json(path: str, target: str) -> N
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "FROB"])
-@pytest.mark.parametrize("target", ["/v1/status", "/v1/ports", "/v1/macs"])
+@pytest.mark.parametrize("target", ["/v1/status", "/v1/ports", "/v1/macs", "/v1/endpoints"])
 async def test_another_method_is_405_in_json(path: str, method: str, target: str) -> None:
     async with controlled(path):
         answer = await ask(path, target, method, b"{}")

@@ -20,8 +20,26 @@ PARAMETERS = {
     "single": ("true", "on"),
     "any_user": ("true", "true"),
     "insecure": ("true", ""),
+    "limit": ("7", "7"),
+    "idle": ('"20s"', "20s"),
+    "iface": ('"eth0"', "eth0"),
+    "port": ("3", "3"),
+    "mode": ('"0660"', "0660"),
+    "dirmode": ('"2770"', "2770"),
+    "group": ('"kvm"', "kvm"),
+    "mgmt": ('"/run/lan.mgmt"', "/run/lan.mgmt"),
+    "mgmtmode": ('"0660"', "660"),
 }
-TARGETS = {"tcp": "tcp://127.0.0.1:1234", "unix": "unix:///run/lan.sock", "fd": "fd://3"}
+REMOTES = {"udp": "127.0.0.1:1235", "unixgram": "/run/guest.sock"}
+TARGETS = {
+    "tcp": "tcp://127.0.0.1:1234",
+    "unix": "unix:///run/lan.sock",
+    "fd": "fd://3",
+    "mcast": "mcast://230.0.0.1:1234",
+    "udp": "udp://127.0.0.1:1234",
+    "unixgram": "unixgram:///run/lan.sock",
+    "vde": "vde:///run/lan.vde",
+}
 
 Reader = Callable[[str], SwitchConfig]
 Refused = Callable[[str], str]
@@ -82,10 +100,11 @@ def test_everything_a_switch_can_be_told(read: Reader) -> None:
     ("scheme", "parameter"), [(scheme, parameter) for scheme, (_, takes) in SCHEMES.items() for parameter in takes]
 )
 def test_every_url_parameter_is_a_key_of_the_same_name(read: Reader, scheme: str, parameter: str) -> None:
-    toml, text = PARAMETERS[parameter]
-    target = TARGETS[scheme]
+    remote = REMOTES.get(scheme, "")
+    toml, text = (f'"{remote}"', remote) if parameter == "remote" else PARAMETERS[parameter]
+    target = TARGETS[scheme] + ("?connect&" if parameter == "port" else "?")
     said = read(f'[[endpoint]]\nurl = "{target}"\n{parameter} = {toml}\n')
-    as_url = parse(f"{target}?{parameter}={text}" if text else f"{target}?{parameter}")
+    as_url = parse(f"{target}{parameter}={text}" if text else f"{target}{parameter}")
     assert said.endpoints == (as_url,)
     assert as_url != parse(target)
 

@@ -24,6 +24,7 @@ NATIVE = re.compile(
 HOT: dict[str, set[str]] = {
     "bridge___Bridge___ingress": set(),
     "bridge___Bridge____classify": set(),
+    "bridge___Bridge____repeat": set(),
     "bridge___Bridge____forward": set(),
     "bridge___Bridge____queue": set(),
     "mac_table___MacTable___learn": set(),
@@ -34,6 +35,8 @@ HOT: dict[str, set[str]] = {
     "frame___vlan_id": set(),
     "frame___count_frames": set(),
     "frame___last_boundary": set(),
+    "datagram____append": set(),
+    "datagram___SharedSocket___inject": set(),
     "port___Port___enqueue": set(),
     "port___Port____copy": set(),
     "port___Port____charge": set(),

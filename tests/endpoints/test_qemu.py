@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vswitch.endpoints import qemu
 from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.errors import InputError
 
 TCP = parse("tcp://127.0.0.1:1234")
 UNIX = parse("unix:///run/lan.sock")
@@ -89,6 +90,131 @@ def test_plain_lines_have_no_quotes() -> None:
     netdev = qemu.stream_netdev(TCP, (9, 2))
     assert netdev is not None
     assert qemu.arguments(netdev, "52:54:00:00:00:01").split()[1] == netdev
+
+
+ANY = qemu.unnamed_guest("52:54:00:c4:00:dd")
+WEB = qemu.named_guest("web")
+
+
+def lines(url: str, version: qemu.Version = (7, 2), guest: qemu.Guest = ANY) -> list[str]:
+    """The netdevs for an endpoint, best first."""
+    return [netdev.text for netdev in qemu.netdevs(parse(url), version, guest)]
+
+
+def test_an_old_qemu_gets_what_it_knows_first() -> None:
+    stream, plain = lines("tcp://127.0.0.1:1")
+    assert stream.startswith("stream,")
+    assert lines("tcp://127.0.0.1:1", (6, 2)) == [plain, stream]
+    assert qemu.best_netdev(TCP, (9, 2), ANY).startswith("stream,id=net0,server=off,reconnect-ms=")
+    assert qemu.best_netdev(TCP, (6, 2), ANY) == "socket,id=net0,connect=127.0.0.1:1234"
+
+
+@pytest.mark.parametrize("url", ["unix:///run/lan.sock", "tcp://[::1]:1", "unixgram:///run/lan.sock"])
+def test_what_an_old_qemu_cannot_do_is_an_error_that_says_which_can(url: str) -> None:
+    with pytest.raises(InputError, match=r"QEMU 6\.2 .* 7\.2 or newer"):
+        qemu.best_netdev(parse(url), (6, 2), ANY)
+
+
+def test_a_group_is_joined_on_the_switchs_interface() -> None:
+    remote = "remote.type=inet,remote.host=230.0.0.1,remote.port=5"
+    assert lines("mcast://230.0.0.1:5") == [
+        f"dgram,id=net0,local.type=inet,local.host=127.0.0.1,local.port=5,{remote}",
+        "socket,id=net0,mcast=230.0.0.1:5,localaddr=127.0.0.1",
+    ]
+    assert "local.host=10.0.0.9," in lines("mcast://230.0.0.1:5?iface=10.0.0.9")[0]
+    assert lines("mcast://230.0.0.1:5?iface=lo") == lines("mcast://230.0.0.1:5")
+    assert lines("mcast://230.0.0.1:5?iface=no-such") == [
+        f"dgram,id=net0,{remote}",
+        "socket,id=net0,mcast=230.0.0.1:5",
+    ]
+
+
+def test_a_udp_guests_ends_are_ours_mirrored() -> None:
+    assert lines("udp://127.0.0.1:5?remote=10.0.0.1:7") == [
+        "dgram,id=net0,local.type=inet,local.host=10.0.0.1,local.port=7"
+        ",remote.type=inet,remote.host=127.0.0.1,remote.port=5",
+        "socket,id=net0,udp=127.0.0.1:5,localaddr=10.0.0.1:7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", "127.0.0.1"), ("127.9.9.9", "127.0.0.1"), ("localhost", "127.0.0.1"), ("10.0.0.1", "0.0.0.0")],
+)
+def test_each_guest_of_a_udp_listener_gets_a_port_of_its_own_from_the_system(host: str, local: str) -> None:
+    dgram, plain = lines(f"udp://{host}:5")
+    assert f"local.host={local},local.port=0,remote.type=inet,remote.host={host}," in dgram
+    assert plain == f"socket,id=net0,udp={host}:5,localaddr={local}:0"
+
+
+def test_a_unix_datagram_guests_ends_are_ours_mirrored() -> None:
+    assert lines("unixgram:///run/sw?remote=/run/vm") == [
+        "dgram,id=net0,local.type=unix,local.path=/run/vm,remote.type=unix,remote.path=/run/sw"
+    ]
+
+
+def test_each_guest_of_a_unix_datagram_listener_has_a_path_of_its_own() -> None:
+    end = ",remote.type=unix,remote.path=/run/a,,b"
+    start = "dgram,id=net0,local.type=unix,local.path=/run/a,,b"
+    assert lines("unixgram:///run/a,b") == [f"{start}.c400dd{end}"]
+    assert lines("unixgram:///run/a,b", guest=WEB) == [f"{start}.web{end}"]
+
+
+def test_a_guests_name_cannot_lead_its_path_elsewhere() -> None:
+    labels = [qemu.named_guest(name).label for name in ("../x", "..%2Fx", "x", ".")]
+    assert len(set(labels)) == 4
+    assert not any("/" in label for label in labels)
+
+
+def test_a_guests_path_that_is_too_long_is_an_error() -> None:
+    directory = "/run/" + "d" * 95
+    assert lines(f"unixgram://{directory}")
+    with pytest.raises(InputError, match="108 bytes"):
+        lines(f"unixgram://{directory}", guest=qemu.named_guest("sevenxx"))
+
+
+def test_a_vde_guest_names_the_directory() -> None:
+    assert lines("vde:///run/lan,1/") == ["vde,id=net0,sock=/run/lan,,1"]
+
+
+def test_every_path_is_printed_as_an_absolute_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/tmp")
+    assert lines("vde://lan") == ["vde,id=net0,sock=/tmp/lan"]
+    (dgram,) = lines("unixgram://a?remote=b")
+    assert "local.path=/tmp/b," in dgram
+    assert dgram.endswith("remote.path=/tmp/a")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("fd://3", "socket,id=net0,fd=N"),
+        ("vde:///run/v?connect", "-netdev vde,id=net0,sock=/run/v"),
+        ("udp://[::1]:5", "IPv4"),
+        ("udp://127.0.0.1:5?remote=[::1]:7", "IPv4"),
+    ],
+)
+def test_where_no_line_of_qemus_plugs_in_it_is_said_what_does(url: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        lines(url)
+
+
+def test_the_netdev_can_be_called_otherwise() -> None:
+    for url in ("tcp://h:1", "unix:///a", "mcast://230.0.0.1:5", "udp://h:5", "unixgram:///a", "vde:///a"):
+        for netdev in qemu.netdevs(parse(url), (7, 2), ANY, "nic7"):
+            assert ",id=nic7," in netdev.text
+
+
+def test_a_named_guests_address_is_its_names_alone() -> None:
+    assert qemu.named_guest("web") == qemu.Guest("52:54:00:4b:5e:57", "web")
+    assert qemu.named_guest("Windows 10").mac != qemu.named_guest("windows 10").mac
+    assert re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", qemu.named_guest("Höhle/ü").mac)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\n", "a\nb", "a\x1b[31m", "a\0", "\udcff", "a\u202eb"])
+def test_a_guests_name_can_be_printed(name: str) -> None:
+    with pytest.raises(InputError, match="guest's name"):
+        qemu.named_guest(name)
 
 
 def test_a_guest_has_an_address_of_its_own_that_stays_the_same() -> None:

@@ -43,7 +43,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def refused(path: Path) -> str:
-    with pytest.raises(RefusedError) as caught, unix_socket.listen(str(path)):
+    with pytest.raises(RefusedError) as caught, unix_socket.bind(str(path)):
         pass
     message = str(caught.value)
     assert str(path) in message
@@ -53,12 +53,12 @@ def refused(path: Path) -> str:
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o177, 0o777])
 def test_only_this_user_may_connect_whatever_the_umask(path: Path, mask: int) -> None:
-    with umask(mask), unix_socket.listen(str(path)):
+    with umask(mask), unix_socket.bind(str(path)):
         assert stat.filemode(path.lstat().st_mode) == "srw-------"
 
 
 def test_it_listens_and_the_path_goes_with_it(path: Path) -> None:
-    with unix_socket.listen(str(path)) as sock, socket.socket(socket.AF_UNIX) as client:
+    with unix_socket.bind(str(path)) as sock, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         accepted, _ = sock.accept()
         accepted.close()
@@ -68,7 +68,7 @@ def test_it_listens_and_the_path_goes_with_it(path: Path) -> None:
 
 def test_a_relative_path_will_do(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
-    with unix_socket.listen(path.name):
+    with unix_socket.bind(path.name):
         assert stat.S_ISSOCK(path.lstat().st_mode)
     assert not path.exists()
 
@@ -76,7 +76,7 @@ def test_a_relative_path_will_do(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_stale_socket_is_replaced(path: Path) -> None:
     bound(path).close()
     before = path.lstat()
-    with unix_socket.listen(str(path)) as sock, socket.socket(socket.AF_UNIX) as client:
+    with unix_socket.bind(str(path)) as sock, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         sock.accept()[0].close()
         assert (path.lstat().st_ino, path.lstat().st_ctime_ns) != (before.st_ino, before.st_ctime_ns)
@@ -160,26 +160,26 @@ def test_a_directory_that_is_missing_is_named(path: Path) -> None:
 
 
 def test_what_somebody_else_put_in_its_place_stays(path: Path) -> None:
-    with unix_socket.listen(str(path)):
+    with unix_socket.bind(str(path)):
         path.unlink()
         path.write_text("precious")
     assert path.read_text() == "precious"
 
 
 def test_another_socket_put_in_its_place_stays(path: Path) -> None:
-    with unix_socket.listen(str(path)), ExitStack() as stack:
+    with unix_socket.bind(str(path)), ExitStack() as stack:
         path.rename(path.with_name("moved"))
         stack.enter_context(bound(path))
     assert path.is_socket()
 
 
 def test_it_does_not_matter_if_the_path_is_gone_already(path: Path) -> None:
-    with unix_socket.listen(str(path)):
+    with unix_socket.bind(str(path)):
         path.unlink()
 
 
 def test_the_path_goes_even_if_the_body_fails(path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), unix_socket.listen(str(path)):
+    with pytest.raises(ZeroDivisionError), unix_socket.bind(str(path)):
         _ = 1 / 0
     assert not path.exists()
 
@@ -188,7 +188,7 @@ def test_somebody_who_holds_a_lock_on_the_directory_cannot_keep_us_out(path: Pat
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        with unix_socket.listen(str(path)):
+        with unix_socket.bind(str(path)):
             assert path.is_socket()
     finally:
         os.close(directory)
@@ -202,7 +202,7 @@ def test_of_many_who_replace_a_stale_socket_at_once_one_has_it(path: Path) -> No
     def contend(_: int) -> bool:
         start.wait()
         try:
-            with unix_socket.listen(str(path)), socket.socket(socket.AF_UNIX) as client:
+            with unix_socket.bind(str(path)), socket.socket(socket.AF_UNIX) as client:
                 finish.wait()  # nobody lets go before all have tried
                 client.connect(str(path))
                 return True

@@ -285,12 +285,23 @@ def test_a_number_of_any_length_is_just_wrong(url: str) -> None:
         "unix:///a%26b",
         "unix:///a%ffb",
         "fd://3",
+        "mcast://230.0.0.1:5?iface=a%26b",
+        "udp://lan:1?remote=[::1]:5",
+        "unixgram:///a?remote=/b%26c=%3Fd%2541",
+        "vde:///a?connect",
     ],
 )
 def test_the_url_an_endpoint_shows_is_printable_and_means_the_same(url: str) -> None:
     config = parse(url)
     assert config.url.isprintable()
     assert parse(config.url) == config
+
+
+def test_an_absolute_endpoint_means_the_same_in_any_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/tmp")
+    assert parse("unixgram://a?remote=b").absolute() == parse("unixgram:///tmp/a?remote=/tmp/b")
+    for url in ("tcp://lan:1?connect", "udp://lan:1?remote=h:5", "fd://3"):
+        assert parse(url).absolute() == parse(url)
 
 
 @pytest.mark.parametrize("path", ["a%0Ab", "%1b[31m", "%7f", "%c2%9b", "%e2%80%ae"])

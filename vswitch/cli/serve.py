@@ -4,13 +4,9 @@ import fcntl
 import gc
 import logging
 import os
-import platform
-import re
 import resource
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -21,6 +17,7 @@ import trio
 
 from vswitch import heap, units
 from vswitch.cli.output import say
+from vswitch.cli.qemu_version import QemuVersion
 from vswitch.control import config as configuration
 from vswitch.control import runtime
 from vswitch.endpoints import qemu
@@ -29,7 +26,6 @@ from vswitch.errors import InputError, RefusedError
 from vswitch.switch import Attachment, VSwitch
 
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
-QEMU_ASSUMED: qemu.Version = (7, 2)
 HEAP_KEPT_BYTES = 64 * 2**20
 GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own
 
@@ -84,7 +80,7 @@ async def _serve(
     endpoints: list[EndpointConfig],
     control: str,
     ready_fd: int | None,
-    qemu_version: "QemuVersion",
+    qemu_version: QemuVersion,
     signalled: list[int],
 ) -> None:
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
@@ -95,12 +91,15 @@ async def _serve(
             async with switch:
                 await switch.serve_control(control)
                 attached = [await switch.attach(endpoint) for endpoint in endpoints]
-                version = await qemu_version.get()
+                version = await qemu_version.get(QEMU_ANSWER_S)
                 for endpoint in attached:
-                    say(_how_to_plug_in(switch.name, endpoint, version))
+                    say(await _how_to_plug_in(switch, endpoint, version))
                 say("ready")
                 _tell_starter(ready_fd)
-                await trio.sleep_forever()
+                await switch.told_to_stop()
+                log.info("told to stop: stopping")
+                _notify("STOPPING=1")
+                nursery.cancel_scope.cancel()
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -110,52 +109,21 @@ async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) 
         scope.cancel()
 
 
-class QemuVersion:
-    """Asks the QEMU on this machine for its version, while the switch is being built."""
-
-    def __init__(self) -> None:
-        names = (f"qemu-system-{platform.machine()}", "qemu-system-x86_64", "qemu-kvm")
-        found = next(filter(None, map(shutil.which, names)), None)
-        self._process: subprocess.Popen[bytes] | None = None
-        if found:
-            with suppress(OSError):
-                self._process = subprocess.Popen(
-                    [found, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-                )
-
-    async def get(self) -> qemu.Version | None:
-        """(major, minor), or None if there is no QEMU or it does not say in time."""
-        if self._process is None:
-            return None
-        with self._process as process:
-            with trio.move_on_after(QEMU_ANSWER_S):
-                while process.poll() is None:  # noqa: ASYNC110 (a process has no event)
-                    await trio.sleep(0.005)
-            if process.poll() is None:
-                process.kill()
-                return None
-            assert process.stdout is not None
-            match = re.search(rb"version (\d+)\.(\d+)", process.stdout.read(4096))
-            return (int(match[1]), int(match[2])) if match else None
-
-
-def _how_to_plug_in(switch: str, endpoint: Attachment, version: qemu.Version | None) -> str:
+async def _how_to_plug_in(switch: VSwitch, endpoint: Attachment, version: qemu.Version) -> str:
     """The endpoint's name and what to paste into a QEMU command line: first what suits the QEMU that was found."""
-    found = version or QEMU_ASSUMED
-    choices = [
-        (qemu.stream_netdev(endpoint.config, max(found, qemu.STREAM_SINCE)), "from QEMU 7.2 on"),
-        (qemu.socket_netdev(endpoint.config), "for any QEMU"),
-    ]
-    if found < qemu.STREAM_SINCE:
-        choices.reverse()
-    guests = 1 if endpoint.config.connect or endpoint.config.single else GUESTS_SHOWN
+    config = endpoint.config
+    several = config.listens or config.scheme == "mcast"
+    macs = [await switch.next_guest(endpoint.name) for _ in range(GUESTS_SHOWN if several else 1)]
     lines = [f"{endpoint.name}  {endpoint.url}"]
-    for netdev, suits in choices:
-        if netdev is not None:
-            first = "  add to each guest's QEMU one of:" if guests > 1 else "  add to a guest's QEMU:"
-            lines.append(first if len(lines) == 1 else f"  or, {suits}:")
-            for guest in range(1, guests + 1):
-                lines.append(f"    {qemu.arguments(netdev, qemu.guest_mac(switch, endpoint.name, str(guest)))}")
+    try:
+        choices = [qemu.netdevs(config, version, qemu.unnamed_guest(mac)) for mac in macs]
+    except InputError as error:
+        return "\n".join([*lines, f"  {error}"])
+    for netdevs in zip(*choices, strict=True):
+        first = "  add to each guest's QEMU one of:" if several else "  add to a guest's QEMU:"
+        suits = "for any QEMU" if netdevs[0].since == qemu.ANY_VERSION else "from QEMU 7.2 on"
+        lines.append(first if len(lines) == 1 else f"  or, {suits}:")
+        lines += [f"    {qemu.arguments(netdev.text, mac)}" for netdev, mac in zip(netdevs, macs, strict=True)]
     return "\n".join(lines)
 
 

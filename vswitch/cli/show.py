@@ -7,17 +7,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-import msgspec
 from click.shell_completion import CompletionItem
 
 from vswitch.cli.output import say
 from vswitch.control import client, model, runtime
-from vswitch.errors import RefusedError
 
 T = TypeVar("T")
 
 
-def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The switches that may be meant by --name."""
     return [CompletionItem(name) for name in runtime.names() if name.startswith(incomplete)]
 
 
@@ -25,7 +24,7 @@ def _asks(command: Callable[..., None]) -> Callable[..., None]:
     """The options every command has that asks a running switch."""
     command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
     return click.option(
-        "--name", metavar="NAME", shell_complete=_complete_name, help="Which switch, if several are running."
+        "--name", metavar="NAME", shell_complete=complete_name, help="Which switch, if several are running."
     )(command)
 
 
@@ -91,10 +90,7 @@ def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | N
     """What the switch answers, or None if it was printed as JSON already."""
     path = client.find(name)
     body = client.get(path, resource)
-    try:
-        answer = msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RefusedError(f"the switch at {path} answers in another form than this command knows: {error}") from None
+    answer = client.decode(path, body, kind)
     if not as_json:
         return answer
     say(body.decode())

@@ -3,6 +3,9 @@
 import http.client
 import socket
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from vswitch.control import runtime
 from vswitch.endpoints.url import check_name
@@ -11,6 +14,8 @@ from vswitch.errors import RefusedError
 API_VERSION = "1"
 VERSION_HEADER = "vswitch-api"
 TIMEOUT_S = 10.0
+
+T = TypeVar("T")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -28,7 +33,7 @@ def find(name: str | None) -> Path:
     """The control socket of the switch `name`, or of the only one that runs. Raises RefusedError."""
     if name is not None:
         check_name(name)
-    running = [found for found in runtime.names() if _answers(runtime.control_path(found))]
+    running = names()
     if name is not None and name in running:
         return runtime.control_path(name)
     if name is not None:
@@ -41,11 +46,33 @@ def find(name: str | None) -> Path:
     return runtime.control_path(running[0])
 
 
+def names() -> list[str]:
+    """The names of this user's switches that run. Raises RefusedError if they cannot be looked for."""
+    return [name for name in runtime.names() if _answers(runtime.control_path(name))]
+
+
 def get(path: Path, resource: str) -> bytes:
     """The JSON at `resource`. Raises RefusedError if the switch does not answer, or not in our version."""
+    return _request("GET", path, resource)
+
+
+def post(path: Path, resource: str) -> bytes:
+    """The JSON that posting to `resource` is answered with. Raises RefusedError as `get` does."""
+    return _request("POST", path, resource)
+
+
+def decode(path: Path, body: bytes, kind: type[T]) -> T:
+    """An answer of the switch at `path`. Raises RefusedError if it has another form."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RefusedError(f"the switch at {path} answers in another form than this command knows: {error}") from None
+
+
+def _request(method: str, path: Path, resource: str) -> bytes:
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", f"/v{API_VERSION}/{resource}")
+        connection.request(method, f"/v{API_VERSION}/{resource}")
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:

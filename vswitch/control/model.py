@@ -50,6 +50,19 @@ class MacInfo(msgspec.Struct, frozen=True, kw_only=True):
     static: bool
 
 
+class EndpointInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint. Its URL has absolute paths."""
+
+    name: str
+    url: str
+
+
+class GuestInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest to be."""
+
+    mac: str
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Over all ports, those that are gone included: rx_frames + copies = tx_frames + queued_frames + all drops."""
 

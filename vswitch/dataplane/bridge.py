@@ -36,6 +36,7 @@ from vswitch.dataplane.port import (
     NO_DESTINATION,
     RUNT,
     SAME_PORT,
+    STRANGER,
     Port,
     QueuePool,
 )
@@ -69,8 +70,9 @@ class Bridge:
         self.active: list[Port] = []  # the ports that are up: where a flood goes
         self.dirty: list[Port] = []  # the ports with something to flush
         self.copies: i64 = 0
-        self.gone = Port(-1, pool)  # the sum of the counters of removed ports
+        self.gone = Port(-1, pool)  # the sum of the counters of removed ports, and what strangers sent
         self.free: list[int] = []  # indices of removed ports
+        self.hub = False  # repeat every frame to all other ports, whatever it says
 
     def add_port(self, queue_bytes_max: i64) -> Port:
         """A new port, down until `port_up`."""
@@ -118,6 +120,8 @@ class Bridge:
         Answers where the first frame that is cut off by the chunk's end starts (the chunk's length if
         none), or BROKEN when a prefix announces more than FRAME_MAX bytes.
         """
+        if self.hub:
+            return self._repeat(port, chunk, at)
         end: i64 = len(chunk)
         start = at  # of the current run
         frames: i64 = 0
@@ -157,6 +161,36 @@ class Bridge:
             at = after
         self._forward(port, chunk, start, at, frames, verdict)
         return at
+
+    def _repeat(self, port: Port, chunk: bytes, at: i64) -> i64:
+        """A hub's ingress: only empty frames are dropped, which no link may send."""
+        end: i64 = len(chunk)
+        start = at
+        frames: i64 = 0
+        while end - at >= PREFIX:
+            length = frame_length(chunk, at)
+            if length > FRAME_MAX:
+                self._forward(port, chunk, start, at, frames, FLOOD)
+                return BROKEN
+            after = at + PREFIX + length
+            if after > end:
+                break
+            if length == 0:
+                self._forward(port, chunk, start, at, frames, FLOOD)
+                self._forward(port, chunk, at, after, 1, _drop(RUNT))
+                start = after
+                frames = 0
+            else:
+                frames += 1
+            at = after
+        self._forward(port, chunk, start, at, frames, FLOOD)
+        return at
+
+    def stranger(self, size: i64) -> None:
+        """Count a frame of `size` bytes that came from an address without a port."""
+        self.gone.rx_frames += 1
+        self.gone.rx_bytes += size
+        self.gone.drop(STRANGER, 1)
 
     def _classify(self, port: Port, dst: i64, src: i64, vlan: i64, now: i64) -> i64:
         if vlan < VLAN_DEFAULT:

@@ -23,30 +23,41 @@ COPY_MAX: Final = 4096  # below this, a copy costs less than a memoryview
 BUFFERS_MAX: Final = 256  # a sendmsg takes at most IOV_MAX (1024)
 
 
-class Link:
-    """What the loop knows of a link."""
+class Source:
+    """What the loop reads: a descriptor that frames come in by."""
 
-    def __init__(self, sock: socket.socket, port: Port, bridge: Bridge) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.fd: i64 = sock.fileno()
-        self.port = port
+    def __init__(self, fd: i64, bridge: Bridge) -> None:
+        self.fd = fd
         self.bridge = bridge
-        self.lost: str | None = None  # why the link cannot be used any more
+        self.lost: str | None = None  # why it cannot be used any more
 
     def receive(self, now: i64) -> i64:
-        """Take what is there, at most one chunk, to the bridge; answers how many bytes that was."""
+        """Take what is there, at most one chunk, to the bridge; answers how many bytes that was.
+
+        What takes longer a byte than a stream says a larger number: the loop goes by it to share its time.
+        """
         raise NotImplementedError
 
-    def flush(self) -> None:
+
+class Link(Source):
+    """What the loop knows of a link. Its `fd` is -1 when it receives by another source."""
+
+    def __init__(self, fd: i64, room_fd: i64, port: Port, bridge: Bridge) -> None:
+        super().__init__(fd, bridge)
+        self.room_fd = room_fd  # is writable when a full peer takes frames again
+        self.port = port
+
+    def flush(self) -> i64:
         """Send the port's queue as far as the peer takes it; block the port when it is full.
 
-        A peer that takes nothing any more may still have said something: only `receive` finds a link lost.
+        Answers how many bytes that was, as `receive` does. A stream's peer that takes nothing any more may
+        still have said something: only `receive` finds a stream lost.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        self.sock.close()
+        """Close the descriptors that are the link's own."""
+        raise NotImplementedError
 
 
 @final
@@ -54,7 +65,9 @@ class StreamLink(Link):
     """QEMU's stream framing over a connected stream socket (QEMU net/stream.c)."""
 
     def __init__(self, sock: socket.socket, port: Port, bridge: Bridge) -> None:
-        super().__init__(sock, port, bridge)
+        sock.setblocking(False)
+        super().__init__(sock.fileno(), sock.fileno(), port, bridge)
+        self.sock = sock
         self._recv: Callable[[int], bytes] = sock.recv
         self._send: Callable[[bytes | memoryview], int] = sock.send
         self._sendmsg: Callable[[list[bytes | memoryview]], int] = sock.sendmsg
@@ -128,14 +141,15 @@ class StreamLink(Link):
         self.bridge.ingress(self.port, frame, 0, now)
         return end
 
-    def flush(self) -> None:
+    def flush(self) -> i64:
         port = self.port
+        flushed: i64 = 0
         while True:
             if self._deaf:
                 port.clear()
             runs = port.waiting()
             if len(runs) == 0:
-                return
+                return flushed
             total: i64 = 0
             sent: i64 = 0
             skip = port.head_sent
@@ -160,9 +174,13 @@ class StreamLink(Link):
                 if self._deaf:
                     continue
             port.sent(sent)
+            flushed += sent
             if sent < total:
                 port.block()
-                return
+                return flushed
+
+    def close(self) -> None:
+        self.sock.close()
 
 
 def _view(chunk: bytes, start: i64, end: i64) -> bytes | memoryview:

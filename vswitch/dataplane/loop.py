@@ -2,7 +2,8 @@
 
 One trio task awaits the epoll descriptor and calls `turn` until nothing is ready. A turn goes on until
 its budget is spent, so that other tasks get theirs within milliseconds under full load. What a batch of
-reads has queued is flushed when the batch ends, has grown to FLUSH_BYTES, or has queued COPIES_MAX.
+reads has queued is flushed when the batch ends, has grown to FLUSH_BYTES, or has queued COPIES_MAX; ports that the
+budget does not reach are flushed first in the next turn.
 """
 
 import select
@@ -12,10 +13,12 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from vswitch.dataplane.bridge import COPIES_MAX, Bridge
-from vswitch.dataplane.link import Link
+from vswitch.dataplane.datagram import SharedSocket
+from vswitch.dataplane.link import Link, Source
 
 FLUSH_BYTES: Final = 512 * 1024
 EVENTS_MAX: Final = 64
+LAST_BATCHES: Final = 16  # that are taken in of a peer that takes no more
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
@@ -23,35 +26,67 @@ WRITABLE: Final = select.EPOLLOUT
 
 @final
 class Loop:
-    """Drives links. `lost` collects those that failed, already unregistered; the caller closes them."""
+    """Drives links.
+
+    `lost` collects those that failed, already unregistered; whoever drives the loop closes them. `callers` are the
+    shared sockets with strangers to see to: a turn ends early for them.
+    """
 
     def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
         self.epoll = select.epoll()
         self.lost: list[Link] = []
-        self._links: list[Link | None] = []  # by descriptor
+        self.callers: list[SharedSocket] = []
+        self._sources: list[Source | None] = []  # by descriptor
+        self._masks: list[int] = []  # what epoll watches each descriptor for
         self._by_port: list[Link | None] = []  # by port index
+        self._full: dict[int, list[Link]] = {}  # links whose peer is full, by the descriptor that tells of room
         self._events: list[tuple[int, int]] = []
         self._next_event: i64 = 0
 
     def add(self, link: Link) -> None:
-        """Start a link: its port goes up. The descriptor belongs to the link from now on. Raises OSError."""
-        self.epoll.register(link.fd, READABLE)
-        while len(self._links) <= link.fd:
-            self._links.append(None)
+        """Start a link: its port goes up. Its descriptors belong to it from now on. Raises OSError."""
+        if link.fd >= 0:
+            self.watch(link)
         while len(self._by_port) <= link.port.index:
             self._by_port.append(None)
-        self._links[link.fd] = link
         self._by_port[link.port.index] = link
         self.bridge.port_up(link.port)
 
     def remove(self, link: Link) -> None:
-        """Stop a link, before its descriptor is closed: its port goes down."""
-        if self._links[link.fd] is link:
-            self._links[link.fd] = None
-            self._by_port[link.port.index] = None
-            self.epoll.unregister(link.fd)
-            self.bridge.port_down(link.port)
+        """Stop a link, before its descriptors are closed: its port goes down."""
+        if self._by_port[link.port.index] is not link:
+            return
+        self._by_port[link.port.index] = None
+        waiting = self._full.get(link.room_fd)
+        if waiting is not None and link in waiting:
+            waiting.remove(link)
+            self._watch(link.room_fd)
+        if link.fd >= 0:
+            self.unwatch(link)
+        self.bridge.port_down(link.port)
+
+    def finish(self, link: Link, now: i64) -> None:
+        """Take in what the peer of a link has sent before it went."""
+        for _ in range(LAST_BATCHES):
+            if link.receive(now) == 0:
+                break
+
+    def watch(self, source: Source) -> None:
+        """Read from a source. Raises OSError."""
+        while len(self._sources) <= source.fd:
+            self._sources.append(None)
+        self._sources[source.fd] = source
+        try:
+            self._watch(source.fd)
+        except OSError:
+            self._sources[source.fd] = None
+            raise
+
+    def unwatch(self, source: Source) -> None:
+        """Read from a source no more, before its descriptor is closed."""
+        self._sources[source.fd] = None
+        self._watch(source.fd)
 
     def close(self) -> None:
         self.epoll.close()
@@ -64,55 +99,113 @@ class Loop:
         """
         deadline = time.monotonic() + budget
         pool = self.bridge.pool
+        if len(self.bridge.dirty) > 0:
+            self._flush(deadline, now)
+            if len(self.bridge.dirty) > 0:
+                return True
         while True:
             if self._next_event >= len(self._events):
                 self._events = self.epoll.poll(0, EVENTS_MAX)
                 self._next_event = 0
                 if len(self._events) == 0:
                     return False
-            received: i64 = 0
+            work: i64 = 0
             full = pool.used + COPIES_MAX
-            while self._next_event < len(self._events) and received < FLUSH_BYTES and pool.used < full:
+            while self._next_event < len(self._events) and work < FLUSH_BYTES and pool.used < full:
                 fd, mask = self._events[self._next_event]
                 self._next_event += 1
-                link = self._links[fd]
-                if link is None:
-                    continue
-                if mask & WRITABLE:
-                    self._resume(link)
-                if mask & ~WRITABLE:
-                    received += link.receive(now)
-                    if link.lost is not None:
-                        self._lose(link)
+                source = self._sources[fd] if fd < len(self._sources) else None
+                if mask & WRITABLE or source is None:
+                    work += self._resume(fd, now)
+                if mask & ~WRITABLE and source is not None:
+                    work += source.receive(now)
+                    if source.lost is not None and isinstance(source, Link):
+                        self._lose(source)
             pool.peak = max(pool.peak, pool.used)
-            self._flush()
-            if time.monotonic() >= deadline:
+            self._flush(deadline, now)
+            if len(self.callers) > 0 or time.monotonic() >= deadline:
                 return True
 
-    def _flush(self) -> None:
+    def _flush(self, deadline: float, now: i64) -> None:
+        """Flush dirty ports, one at least, until the deadline; the others stay dirty."""
         dirty = self.bridge.dirty
-        if len(dirty) == 0:
-            return
-        self.bridge.dirty = []
-        for port in dirty:
+        done: i64 = 0
+        while done < len(dirty):
+            port = dirty[done]
+            done += 1
             port.dirty = False
             link = self._by_port[port.index]
-            if link is None or port.blocked:
+            if link is None or link.port is not port or port.blocked:
                 continue
             link.flush()
-            if port.blocked:
-                self.epoll.modify(link.fd, READABLE | WRITABLE)
+            if link.lost is not None:
+                self._lose_after(link, now)
+            elif port.blocked:
+                self._await_room(link)
+            if time.monotonic() >= deadline:
+                break
+        del dirty[:done]
 
-    def _resume(self, link: Link) -> None:
-        """The peer of a blocked port takes bytes again."""
-        if not link.port.blocked:
-            return
-        link.flush()
-        if link.port.queued_frames == 0:
-            link.port.unblock()
-            self.epoll.modify(link.fd, READABLE)
+    def _await_room(self, link: Link) -> None:
+        """The peer of a link is full: watch for room."""
+        waiting = self._full.get(link.room_fd)
+        if waiting is None:
+            self._full[link.room_fd] = [link]
+            self._watch(link.room_fd)
+        else:
+            waiting.append(link)
+
+    def _resume(self, fd: int, now: i64) -> i64:
+        """A descriptor that full links wait on is writable; answers how much was sent."""
+        waiting = self._full.get(fd)
+        if waiting is None:
+            return 0
+        work: i64 = 0
+        failed: list[Link] = []
+        still: list[Link] = []
+        for link in waiting:
+            work += link.flush()
+            if link.lost is not None:
+                failed.append(link)
+            elif link.port.queued_frames == 0:
+                link.port.unblock()
+            elif link.room_fd == fd:
+                still.append(link)
+            else:
+                self._await_room(link)
+        self._full[fd] = still
+        self._watch(fd)
+        for link in failed:
+            self._lose_after(link, now)
+        return work
+
+    def _lose_after(self, link: Link, now: i64) -> None:
+        """A peer takes no more frames."""
+        self.finish(link, now)
+        self._lose(link)
 
     def _lose(self, link: Link) -> None:
-        if self._links[link.fd] is link:
-            self.remove(link)
-            self.lost.append(link)
+        self.remove(link)
+        self.lost.append(link)
+
+    def _watch(self, fd: i64) -> None:
+        """Have epoll watch a descriptor for what is to be known of it now. Raises OSError."""
+        while len(self._masks) <= fd:
+            self._masks.append(0)
+        mask = 0
+        if fd < len(self._sources) and self._sources[fd] is not None:
+            mask = READABLE
+        waiting = self._full.get(fd)
+        if waiting is not None:
+            if len(waiting) > 0:
+                mask |= WRITABLE
+            else:
+                del self._full[fd]
+        before = self._masks[fd]
+        if before == 0 and mask != 0:
+            self.epoll.register(fd, mask)
+        elif before != 0 and mask == 0:
+            self.epoll.unregister(fd)
+        elif before != mask:
+            self.epoll.modify(fd, mask)
+        self._masks[fd] = mask

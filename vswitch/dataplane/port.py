@@ -20,7 +20,7 @@ from librt.strings import BytesWriter, read_i64_be, write_i64_be
 from librt.vecs import vec
 from mypy_extensions import i64, u8
 
-from vswitch.dataplane.frame import PREFIX, count_frames, last_boundary
+from vswitch.dataplane.frame import PREFIX, count_frames, frame_length, last_boundary
 
 DROP_REASONS: Final = (
     "runt",  # shorter than an Ethernet header, or a length prefix of 0
@@ -31,6 +31,9 @@ DROP_REASONS: Final = (
     "no_destination",  # to be flooded, but there is no other port
     "queue_full",  # the egress queue has reached its bound
     "port_down",  # was still queued when the port lost its link
+    "too_long",  # longer than the port's link can carry
+    "unreachable",  # the system would not send it
+    "stranger",  # from an address that has no port
 )
 RUNT: Final = 0
 BAD_SOURCE: Final = 1
@@ -40,7 +43,10 @@ SAME_PORT: Final = 4
 NO_DESTINATION: Final = 5
 QUEUE_FULL: Final = 6
 PORT_DOWN: Final = 7
-DROP_REASON_COUNT: Final = 8
+TOO_LONG: Final = 8
+UNREACHABLE: Final = 9
+STRANGER: Final = 10
+DROP_REASON_COUNT: Final = 11
 
 QUEUE_BYTES_DEFAULT: Final = 1 << 24
 QUEUE_BYTES_MIN: Final = 1 << 17  # a frame of the greatest length always fits an empty queue
@@ -154,6 +160,17 @@ class Port:
             head += 1
         self.head_sent = 0
         self._runs.clear()
+
+    def drop_head(self, reason: i64) -> None:
+        """Drop the first queued frame, of which nothing is sent yet."""
+        run = self.waiting()[0]
+        size = PREFIX + frame_length(run.chunk, run.start)
+        self.drop(reason, 1)
+        self._charge(-1, -size)
+        if run.start + size == run.end:
+            del self._runs[:1]
+        else:
+            self._runs[0] = Run(run.chunk, run.start + size, run.end, run.frames - 1)
 
     def block(self) -> None:
         """The link is full: from here on what is queued is charged for the memory it holds."""

@@ -1,9 +1,42 @@
 """Ways in: each accepts or connects, shakes hands, reconnects, and hands a ready descriptor to the data plane.
 
-url.py      the grammar: text → EndpointConfig
-ports.py    the ports of a switch: names, links coming and going, the task that drives the loop
-endpoint.py what all endpoints have in common
-stream.py   tcp://, unix://, fd:// — listening and connecting
+url.py        the grammar: text → EndpointConfig
+ports.py      the ports of a switch: names, links coming and going, the task that drives the loop
+endpoint.py   what all endpoints have in common
+stream.py     tcp://, unix:// — listening and connecting
+datagram.py   udp://, unixgram://
+multicast.py  mcast://
+vde.py        vde:// — being a VDE switch; vde_client.py: plugging into one
+descriptor.py fd:// — any of these on a socket that is open already
 """
 
-from vswitch.endpoints.stream import create as create
+import socket
+
+from vswitch.endpoints import descriptor
+from vswitch.endpoints.datagram import UdpPeers, UnixPeers
+from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.multicast import Multicast
+from vswitch.endpoints.ports import Ports
+from vswitch.endpoints.stream import Listener, StreamConnector
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.vde import VdeSwitch
+from vswitch.endpoints.vde_client import VdeClient
+
+_KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it connects
+    ("tcp", False): Listener,
+    ("tcp", True): StreamConnector,
+    ("unix", False): Listener,
+    ("unix", True): StreamConnector,
+    ("mcast", False): Multicast,
+    ("udp", False): UdpPeers,
+    ("unixgram", False): UnixPeers,
+    ("vde", False): VdeSwitch,
+    ("vde", True): VdeClient,
+}
+
+
+def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> Endpoint:
+    """The endpoint for a URL, or for a socket that is open already. Raises InputError if that cannot be used."""
+    if config.scheme == "fd":
+        return descriptor.create(config, name, ports, sock)
+    return _KINDS[config.scheme, config.connect](config, name, ports)

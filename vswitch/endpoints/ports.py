@@ -8,12 +8,14 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import trio
 
 from vswitch import heap
 from vswitch.dataplane.bridge import Bridge
-from vswitch.dataplane.link import Link, StreamLink
+from vswitch.dataplane.datagram import SharedSocket
+from vswitch.dataplane.link import Link
 from vswitch.dataplane.loop import Loop
 from vswitch.dataplane.mac_table import MacTable
 from vswitch.dataplane.port import Port, QueuePool
@@ -30,6 +32,9 @@ DRAINED_AFTER_S = 2.0
 def now_ms() -> int:
     """The time the data plane goes by: trio's clock, in milliseconds."""
     return int(trio.current_time() * 1000)
+
+
+OnStrangers = Callable[[list[tuple[Any, bytes]]], None]
 
 
 class SwitchPort:
@@ -52,13 +57,16 @@ class SwitchPort:
 class Ports:
     """All ports of one switch, and its data plane: MAC table, bridge and loop."""
 
-    def __init__(self, *, table_size: int, ageing_s: float) -> None:
+    def __init__(self, *, table_size: int, ageing_s: float, hub: bool = False) -> None:
         self.table = MacTable(table_size, int(ageing_s * 1000), secrets.randbits(62))
         self.bridge = Bridge(self.table, QueuePool())
+        self.bridge.hub = hub
         self._loop = Loop(self.bridge)
         self._swollen = trio.Event()
         self._by_name: dict[str, SwitchPort] = {}
         self._by_index: dict[int, SwitchPort] = {}
+        self._shared: dict[SharedSocket, OnStrangers] = {}
+        self.shutdown = trio.Event()  # set by a peer that may tell the whole switch to end
 
     def __iter__(self) -> Iterator[SwitchPort]:
         return iter(self._by_name.values())
@@ -72,7 +80,8 @@ class Ports:
 
     def has_descriptor(self, fd: int) -> bool:
         """Whether a descriptor is a link's already."""
-        return any(port.link is not None and port.link.fd == fd for port in self)
+        links = (port.link for port in self if port.link is not None)
+        return any(fd in (link.fd, link.room_fd) for link in links) or any(fd == shared.fd for shared in self._shared)
 
     def add(self, name: str, endpoint: str, url: str, queue_bytes_max: int) -> SwitchPort:
         """A new port, down until something is plugged in. Raises InputError if the name is taken."""
@@ -97,18 +106,39 @@ class Ports:
         del self._by_index[port.port.index]
         self.bridge.remove_port(port.port)
 
-    def plug(self, port: SwitchPort, sock: socket.socket, peer: str, on_lost: Callable[[], None]) -> None:
-        """Give a port its peer: a connected stream socket, which belongs to the port from now on.
+    def plug(self, port: SwitchPort, link: Link, peer: str, on_lost: Callable[[], None]) -> None:
+        """Give a port its peer: a link made for it, whose descriptors belong to the port from now on.
 
-        `on_lost` is called once if the peer goes away, when the port is down and the socket closed already.
-        Raises OSError if the system cannot watch the socket.
+        `on_lost` is called once if the peer goes away, when the port is down and the link closed already.
+        Raises OSError if the system cannot watch the link.
         """
-        link = StreamLink(sock, port.port, self.bridge)
         self._loop.add(link)
         port.link = link
         port.peer = peer
         port.on_lost = on_lost
         log.info("%s up: %s", port.name, peer)
+
+    def unplug(self, port: SwitchPort, why: str) -> None:
+        """Take a port's peer away, once what it has sent before is taken in; `on_lost` is not called."""
+        if port.link is not None:
+            self._loop.finish(port.link, now_ms())
+        self._unplug(port, why)
+
+    def share(self, sock: socket.socket, on_strangers: OnStrangers) -> SharedSocket:
+        """Read from a datagram socket with several peers.
+
+        `on_strangers` gets the datagrams, address and frame, that came from addresses without a port, in order and
+        before anything that came after them is read. Raises OSError.
+        """
+        shared = SharedSocket(sock, self.bridge, self._loop.callers)
+        self._loop.watch(shared)
+        self._shared[shared] = on_strangers
+        return shared
+
+    def unshare(self, shared: SharedSocket) -> None:
+        """Stop reading from it, when all ports on it are removed and before it is closed."""
+        del self._shared[shared]
+        self._loop.unwatch(shared)
 
     async def drive(self) -> None:
         """Forward frames until cancelled."""
@@ -145,15 +175,18 @@ class Ports:
             self.table.expire(now_ms())
 
     def _reap(self) -> None:
-        lost = self._loop.lost
-        if not lost:
-            return
-        self._loop.lost = []
-        for link in lost:
-            port = self._by_index[link.port.index]
-            if port.link is link:
+        """See to what the data plane leaves to others: links that were lost, and strangers."""
+        while self._loop.lost:
+            link = self._loop.lost.pop(0)
+            port = self._by_index.get(link.port.index)
+            if port is not None and port.link is link:
                 self._unplug(port, link.lost or "lost")
                 port.on_lost()
+        while self._loop.callers:
+            shared = self._loop.callers.pop(0)
+            strangers, shared.strangers = shared.strangers, []
+            if shared in self._shared:
+                self._shared[shared](strangers)
 
     def _unplug(self, port: SwitchPort, why: str) -> None:
         if port.link is None:

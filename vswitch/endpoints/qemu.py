@@ -1,22 +1,55 @@
 """What to write on QEMU's side of an endpoint: the `-netdev … -device …` arguments of a guest.
 
-QEMU 7.2 brought the `stream` netdev; it reconnects with `reconnect=` (seconds) from 8.0 to 9.1 and with
-`reconnect-ms=` from 9.2. The `socket` netdev is understood by every QEMU, but knows TCP over IPv4 only and
-never connects again.
+QEMU 7.2 brought the `stream` and `dgram` netdevs; `stream` reconnects with `reconnect=` (seconds) from 8.0 to 9.1
+and with `reconnect-ms=` from 9.2. The `socket` netdev is understood by every QEMU, but knows IPv4 only and no unix
+sockets, and never connects again. `dgram` knows IPv4 only, too. What is local for QEMU is remote for us.
 """
 
 import hashlib
 import os
 import re
 import shlex
+from typing import NamedTuple
 
-from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints import inet
+from vswitch.endpoints.url import EndpointConfig, check_unix_path
+from vswitch.errors import InputError
 
 Version = tuple[int, int]
 
+ANY_VERSION: Version = (0, 0)
 STREAM_SINCE: Version = (7, 2)
+DGRAM_SINCE: Version = (7, 2)
 RECONNECT_SINCE: Version = (8, 0)
 RECONNECT_MS_SINCE: Version = (9, 2)
+
+ID = "net0"
+
+
+class Guest(NamedTuple):
+    """One NIC of a guest: its address, and what to call files of its own."""
+
+    mac: str
+    label: str
+
+
+class Netdev(NamedTuple):
+    """What comes after `-netdev`, and which QEMU was the first to understand it."""
+
+    text: str
+    since: Version
+
+
+def named_guest(name: str) -> Guest:
+    """The guest of that name: the same address wherever it is plugged in. Raises InputError."""
+    if not name.strip() or not name.isprintable():
+        raise InputError(f"{name!r} cannot be a guest's name; use letters, digits and signs that can be printed")
+    return Guest(guest_mac(name), name.replace("%", "%25").replace("/", "%2F"))
+
+
+def unnamed_guest(mac: str) -> Guest:
+    """A guest that is only known by an address that no other has."""
+    return Guest(mac, mac[9:].replace(":", ""))
 
 
 def guest_mac(*identity: str) -> str:
@@ -25,34 +58,128 @@ def guest_mac(*identity: str) -> str:
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
-def stream_netdev(config: EndpointConfig, version: Version) -> str | None:
-    """The `stream` netdev that meets `config`, or None where a URL cannot say what its peer has to be."""
-    if config.scheme == "fd" or version < STREAM_SINCE:
+def netdevs(config: EndpointConfig, version: Version, guest: Guest, id: str = ID) -> list[Netdev]:
+    """The netdevs that meet `config`, best first for a QEMU of `version`.
+
+    Raises InputError, which says what does plug in there, if it is no QEMU, or not by an argument we can know.
+    """
+    found = [
+        (stream_netdev(config, max(version, STREAM_SINCE), id), STREAM_SINCE),
+        (dgram_netdev(config, guest, id), DGRAM_SINCE),
+        (socket_netdev(config, id), ANY_VERSION),
+        (vde_netdev(config, id), ANY_VERSION),
+    ]
+    choices = [Netdev(text, since) for text, since in found if text is not None]
+    if not choices:
+        raise InputError(_instead(config))
+    return sorted(choices, key=lambda netdev: netdev.since > version)
+
+
+def best_netdev(config: EndpointConfig, version: Version, guest: Guest, id: str = ID) -> str:
+    """The netdev that meets `config` and that a QEMU of `version` understands. Raises InputError if there is none."""
+    best = netdevs(config, version, guest, id)[0]
+    if best.since > version:
+        raise InputError(
+            f"QEMU {_text(version)} has no netdev for it; use QEMU {_text(best.since)} or newer, or a tcp:// endpoint"
+        )
+    return best.text
+
+
+def stream_netdev(config: EndpointConfig, version: Version, id: str = ID) -> str | None:
+    """The `stream` netdev that meets `config`, or None where there is none."""
+    if config.scheme not in ("tcp", "unix") or version < STREAM_SINCE:
         return None
-    server = "on" if config.connect else "off"
-    parts = ["stream", "id=net0", f"server={server}"]
+    parts = [f"stream,id={id},server={'on' if config.connect else 'off'}"]
     if not config.connect and version >= RECONNECT_MS_SINCE:
         parts.append("reconnect-ms=1000")
     elif not config.connect and version >= RECONNECT_SINCE:
         parts.append("reconnect=1")
     if config.scheme == "unix":
-        parts += ["addr.type=unix", f"addr.path={_escaped(os.path.abspath(config.path))}"]
+        parts.append(_unix("addr", config.path))
     else:
-        parts += ["addr.type=inet", f"addr.host={_escaped(config.host)}", f"addr.port={config.port}"]
+        parts.append(_inet("addr", config.host, config.port))
     return ",".join(parts)
 
 
-def socket_netdev(config: EndpointConfig) -> str | None:
+def dgram_netdev(config: EndpointConfig, guest: Guest, id: str = ID) -> str | None:
+    """The `dgram` netdev that meets `config`, or None where there is none. Raises InputError if a path is too long."""
+    start = f"dgram,id={id}"
+    if config.scheme == "mcast":
+        group = _inet("remote", config.host, config.port)
+        address = inet.interface_address(config.iface)
+        # QEMU wants a local port and does not use it: it binds the group's.
+        return f"{start},{group}" if address is None else f"{start},{_inet('local', address, config.port)},{group}"
+    if config.scheme == "unixgram":
+        path = config.remote_text or check_unix_path(f"{os.path.abspath(config.path)}.{guest.label}")
+        return f"{start},{_unix('local', path)},{_unix('remote', config.path)}"
+    if config.scheme == "udp" and not _is_ipv6(config):
+        return f"{start},{_inet('local', *udp_local(config))},{_inet('remote', config.host, config.port)}"
+    return None
+
+
+def socket_netdev(config: EndpointConfig, id: str = ID) -> str | None:
     """The `socket` netdev that meets `config`, or None where there is none."""
-    if config.scheme != "tcp" or ":" in config.host:
+    there = f"{config.host}:{config.port}"
+    if config.scheme == "tcp" and not _is_ipv6(config):
+        return f"socket,id={id},{'listen' if config.connect else 'connect'}={there}"
+    if config.scheme == "mcast":
+        address = inet.interface_address(config.iface)
+        return f"socket,id={id},mcast={there}" + (f",localaddr={address}" if address else "")
+    if config.scheme == "udp" and not _is_ipv6(config):
+        host, port = udp_local(config)
+        return f"socket,id={id},udp={there},localaddr={host}:{port}"
+    return None
+
+
+def vde_netdev(config: EndpointConfig, id: str = ID) -> str | None:
+    """The `vde` netdev that meets `config`, or None where there is none."""
+    if config.scheme != "vde" or config.connect:
         return None
-    side = "listen" if config.connect else "connect"
-    return f"socket,id=net0,{side}={config.host}:{config.port}"
+    return f"vde,id={id},sock={_escaped(os.path.abspath(config.path))}"
+
+
+def udp_local(config: EndpointConfig) -> tuple[str, int]:
+    """Where a guest of a udp:// endpoint binds: a port of its own if we take any, so that each gets another."""
+    if isinstance(config.remote, tuple):
+        return config.remote
+    loopback = config.host.startswith("127.") or config.host == "localhost"
+    return "127.0.0.1" if loopback else "0.0.0.0", 0
+
+
+def words(netdev: str, mac: str, id: str = ID) -> list[str]:
+    """The arguments, one by one."""
+    return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev={id},mac={mac}"]
 
 
 def arguments(netdev: str, mac: str) -> str:
-    """The arguments to paste."""
-    return f"-netdev {_shell_word(netdev)} -device virtio-net-pci,netdev=net0,mac={mac}"
+    """The arguments to paste into a shell."""
+    return " ".join(_shell_word(word) for word in words(netdev, mac))
+
+
+def _instead(config: EndpointConfig) -> str:
+    """What plugs in where no argument of QEMU's can be told."""
+    if config.scheme == "vde":
+        sock = _escaped(os.path.abspath(config.path))
+        return f"is plugged into the VDE switch there; a guest joins that switch with -netdev vde,id={ID},sock={sock}"
+    if config.scheme == "udp":
+        return "QEMU knows datagrams over IPv4 only; use an IPv4 address, or plug in another vswitch"
+    return f"nobody can tell what plugs into a descriptor; QEMU takes a socket pair's by -netdev socket,id={ID},fd=N"
+
+
+def _is_ipv6(config: EndpointConfig) -> bool:
+    return ":" in config.host or (isinstance(config.remote, tuple) and ":" in config.remote[0])
+
+
+def _inet(end: str, host: str, port: int) -> str:
+    return f"{end}.type=inet,{end}.host={_escaped(host)},{end}.port={port}"
+
+
+def _unix(end: str, path: str) -> str:
+    return f"{end}.type=unix,{end}.path={_escaped(os.path.abspath(path))}"
+
+
+def _text(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def _shell_word(text: str) -> str:

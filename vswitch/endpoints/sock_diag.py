@@ -1,4 +1,4 @@
-"""Whose the other end of a loopback TCP connection is, asked of the kernel by sock_diag(7).
+"""Whose the other end of a loopback connection or datagram is, asked of the kernel by sock_diag(7).
 
 One exact look-up in the kernel's table, whatever the number of connections; no privilege is needed. See
 Linux include/uapi/linux/inet_diag.h and sock_diag.h for the structures.
@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -24,6 +24,14 @@ _SOCKET_ID = struct.Struct("!HH16s16sI8s")  # inet_diag_sockid: ports, addresses
 _REPLY = struct.Struct("=BBBB48sIIIII")  # inet_diag_msg: …, id, expires, rqueue, wqueue, uid, inode
 
 Address = tuple[str, int]
+
+
+class _Found(NamedTuple):
+    """A socket that a process has open."""
+
+    source_port: int
+    destination_port: int
+    uid: int
 
 
 class SockDiag:
@@ -55,6 +63,19 @@ class SockDiag:
             uid = self._look_up(family, here, ("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
         return _is_trusted(uid)
 
+    def sender_uid(self, there: Address, here: Address) -> int | None:
+        """The user whose UDP socket gets what is sent from `here` to `there`, or None if there is none.
+
+        For UDP the kernel takes a request's destination for the local end of the socket that it looks up.
+        """
+        family = socket.AF_INET6 if ":" in there[0] else socket.AF_INET
+        found = self._ask(family, socket.IPPROTO_UDP, here, there)
+        return found.uid if found is not None and found.source_port == there[1] else None
+
+    def is_trusted_sender(self, there: Address, here: Address) -> bool:
+        """Whether datagrams from `there`, an address of this machine, are this user's or root's."""
+        return _is_trusted(self.sender_uid(there, here))
+
     def peer_uid(self, connection: socket.socket) -> int | None:
         """The user who has the other end of `connection`, or None if nobody has it open.
 
@@ -69,10 +90,15 @@ class SockDiag:
         return uid if uid is not None else self._look_up(connection.family, there, here)
 
     def _look_up(self, family: int, source: Address, destination: Address) -> int | None:
-        """The owner of the socket with these ends; a destination of port 0 asks for a listener."""
+        """The owner of the TCP socket with these ends; a destination of port 0 asks for a listener."""
+        found = self._ask(family, socket.IPPROTO_TCP, source, destination)
+        # The kernel answers with the listener when there is no such connection.
+        return found.uid if found is not None and found.destination_port == destination[1] else None
+
+    def _ask(self, family: int, protocol: int, source: Address, destination: Address) -> _Found | None:
         ends = _packed(family, source[0]), _packed(family, destination[0])
         socket_id = _SOCKET_ID.pack(source[1], destination[1], *ends, 0, _NO_COOKIE)
-        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + socket_id
+        body = _REQUEST.pack(family, protocol, 0, 0, _ALL_STATES) + socket_id
         self._sequence += 1
         header = (_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
         self._netlink.sendto(_HEADER.pack(*header) + body, (0, 0))
@@ -84,10 +110,8 @@ class SockDiag:
         if kind != _SOCK_DIAG_BY_FAMILY or len(reply) < _HEADER.size + _REPLY.size:
             return None
         *_, found, _, _, _, uid, inode = _REPLY.unpack_from(reply, _HEADER.size)
-        _, found_port, *_ = _SOCKET_ID.unpack(found)
-        if found_port != destination[1]:
-            return None  # the kernel answers with the listener when there is no such connection
-        return int(uid) if inode != 0 else None
+        source_port, destination_port, *_ = _SOCKET_ID.unpack(found)
+        return _Found(source_port, destination_port, uid) if inode != 0 else None
 
 
 def _is_trusted(uid: int | None) -> bool:

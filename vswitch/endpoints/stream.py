@@ -1,39 +1,32 @@
 """Stream endpoints: QEMU's length-prefixed framing over TCP and unix sockets.
 
-A `Listener` makes a port of each connection, a `Connector` keeps one port connected, and `connected` is one
+A `Listener` makes a port of each connection, a `StreamConnector` keeps one port connected, and `Connected` is one
 port on a descriptor that somebody else connected. All of them end in `Ports.plug`.
 """
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
-import stat
-import struct
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
 
-from vswitch.endpoints import unix_socket
+from vswitch.dataplane.bridge import Bridge
+from vswitch.dataplane.link import StreamLink
+from vswitch.dataplane.port import Port
+from vswitch.endpoints import inet, unix_socket
+from vswitch.endpoints.connector import Connection, Connector
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort
-from vswitch.endpoints.sock_diag import SockDiag, plain_address
+from vswitch.endpoints.sock_diag import SockDiag
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.errors import InputError, RefusedError, printable
+from vswitch.errors import RefusedError
 
 ACCEPT_PAUSE_S = 0.5
-
-FIRST_TRY_S = 0.25
-CONNECT_TIMEOUT_S = 10.0
-RETRY_MIN_S = 0.1
-RETRY_MAX_S = 2.0
-STABLE_S = 5.0  # a link that held this long starts again with the shortest pause
 
 
 class Listener(Endpoint):
@@ -63,7 +56,7 @@ class Listener(Endpoint):
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[socket.socket]:
         if self.config.scheme == "unix":
-            with unix_socket.listen(self.config.path) as sock:
+            with unix_socket.bind(self.config.path) as sock:
                 yield sock
             return
         with contextlib.ExitStack() as stack:
@@ -72,7 +65,7 @@ class Listener(Endpoint):
                 host, port = sock.getsockname()[:2]
                 if self.config.scheme == "tcp":
                     self.config = msgspec.structs.replace(self.config, port=port)
-                if not _is_loopback(host):
+                if not inet.is_loopback(host):
                     log.warning("%s: anyone who reaches %s may connect", self.name, self.url)
                 elif self.config.any_user:
                     log.warning("%s: any user of this machine may connect to %s", self.name, self.url)
@@ -100,8 +93,8 @@ class Listener(Endpoint):
         with contextlib.ExitStack() as stack:
             stack.enter_context(sock)
             try:
-                peer = _peer(sock)
-                _tune(sock)
+                peer = peer_text(sock)
+                tune(sock)
                 trusted = self._sock_diag is None or self._sock_diag.is_trusted_client(sock)
             except OSError:
                 return  # it is gone again
@@ -114,7 +107,7 @@ class Listener(Endpoint):
                 return
             port = port or self.ports.add_numbered(self.name, self.url, self.config.queue)
             try:
-                self.ports.plug(port, sock, peer, partial(self._lost, port))
+                self.ports.plug(port, StreamLink(sock, port.port, self.ports.bridge), peer, partial(self._lost, port))
             except OSError as error:
                 self._turned_away.say("%s: turned away %s: %s", self.name, peer, error.strerror)
                 self._lost(port)
@@ -126,49 +119,28 @@ class Listener(Endpoint):
             self.ports.remove(port)
 
 
-class Connector(Endpoint):
-    """tcp:// and unix:// with `connect`: one port that keeps trying, with growing pauses."""
+class StreamConnector(Connector):
+    """tcp:// and unix:// with `connect`."""
 
-    async def run(self, started: Callable[[], None]) -> None:
-        port = self.ports.add(self.name, self.name, self.url, self.config.queue)
-        try:
-            sock = await self._try_connect(FIRST_TRY_S, said=False)
-            started()
-            await self._stay_connected(port, sock)
-        finally:
-            self.ports.remove(port)
+    async def connect(self) -> Connection:
+        return StreamConnection(await _connect(self.config), self.ports.bridge)
 
-    async def _stay_connected(self, port: SwitchPort, sock: socket.socket | None) -> None:
-        pause_s = RETRY_MIN_S
-        while True:
-            since = trio.current_time()
-            if sock is not None:
-                lost = trio.Event()
-                try:
-                    self.ports.plug(port, sock, self.url.removesuffix("?connect"), lost.set)
-                except OSError as error:
-                    log.warning("%s: cannot use the connection: %s", self.name, error.strerror)
-                    sock.close()
-                    lost.set()
-                await lost.wait()
-                if trio.current_time() - since > STABLE_S:
-                    pause_s = RETRY_MIN_S
-            said = sock is None  # why it cannot be had
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
-            sock = await self._try_connect(CONNECT_TIMEOUT_S, said)
 
-    async def _try_connect(self, timeout_s: float, said: bool) -> socket.socket | None:
-        """A connected socket, or None; why not is logged unless it was `said` before."""
-        why = "no answer"
-        try:
-            with trio.move_on_after(timeout_s):
-                return await _connect(self.config)
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        if not said:
-            log.warning("%s: cannot connect to %s: %s; will keep trying", self.name, self.url, why)
-        return None
+class StreamConnection:
+    """A connected stream socket."""
+
+    def __init__(self, sock: socket.socket, bridge: Bridge) -> None:
+        self._sock = sock
+        self._bridge = bridge
+
+    def link(self, port: Port) -> StreamLink:
+        return StreamLink(self._sock, port, self._bridge)
+
+    async def ended(self) -> None:
+        await trio.sleep_forever()  # only its link can tell
+
+    def close(self) -> None:
+        self._sock.close()
 
 
 class Connected(Endpoint):
@@ -180,8 +152,9 @@ class Connected(Endpoint):
             port = self.ports.add(self.name, self.name, self.url, self.config.queue)
             try:
                 try:
-                    _tune(self.sock)
-                    self.ports.plug(port, self.sock, _peer(self.sock), lambda: None)
+                    tune(self.sock)
+                    link = StreamLink(self.sock, port.port, self.ports.bridge)
+                    self.ports.plug(port, link, peer_text(self.sock), lambda: None)
                 except OSError as error:
                     raise RefusedError(f"{self.url}: cannot be used: {error.strerror}") from None
                 started()
@@ -190,66 +163,13 @@ class Connected(Endpoint):
                 self.ports.remove(port)
 
 
-def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> Endpoint:
-    """The endpoint for a tcp://, unix:// or fd:// URL, or for a socket that is open already.
-
-    Raises InputError if a descriptor is not usable.
-    """
-    if config.scheme != "fd":
-        return (Connector if config.connect else Listener)(config, name, ports)
-    sock = _own(sock) if sock is not None else _inherited(config.fd)
-    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    return (Listener if listens else Connected)(config, name, ports, sock)
-
-
-def _inherited(fd: int) -> socket.socket:
-    """The stream socket that descriptor `fd` is, connected or listening."""
-    try:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise InputError(f"fd://{fd}: not a socket; pass a connected or a listening stream socket")
-        sock = socket.socket(fileno=fd)
-    except OSError as error:
-        raise InputError(f"fd://{fd}: {error.strerror}; pass the descriptor on to vswitch, as with 3<&5") from None
-    try:
-        return _own(sock)
-    finally:
-        sock.detach()  # which nothing is left of if it is ours now
-
-
-def _own(sock: socket.socket) -> socket.socket:
-    """Take over a connected or listening stream socket. Raises InputError, and leaves it, if it is none."""
-    fd = sock.fileno()
-    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
-        raise InputError(f"fd://{fd}: not a TCP or unix stream socket")
-    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        try:
-            sock.getpeername()
-        except OSError:
-            raise InputError(f"fd://{fd}: neither connected nor listening") from None
-    os.set_inheritable(fd, False)
-    return socket.socket(fileno=sock.detach())
-
-
 async def _listen_tcp(config: EndpointConfig) -> socket.socket:
+    sock = await inet.bind(config, socket.SOCK_STREAM)
     try:
-        family, address = await _resolve(config)
-    except OSError as error:
-        raise RefusedError(f"cannot listen on {config.url}: {error.strerror}") from None
-    if not _is_loopback(address[0]) and not config.insecure:
-        raise InputError(
-            f"{config.url}: anyone on the network could connect; add insecure=yes if that is meant, or use 127.0.0.1"
-        )
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
         sock.listen(unix_socket.BACKLOG)
     except OSError as error:
         sock.close()
-        hint = "; stop what listens there or use another port" if error.errno == errno.EADDRINUSE else ""
-        raise RefusedError(f"cannot listen on {config.url}: {os.strerror(error.errno or 0)}{hint}") from None
+        raise RefusedError(f"cannot listen on {config.url}: {inet.reason(error)}") from None
     return sock
 
 
@@ -258,7 +178,7 @@ async def _connect(config: EndpointConfig) -> socket.socket:
     if config.scheme == "unix":
         family, address = socket.AF_UNIX, config.path
     else:
-        family, address = await _resolve(config)
+        family, address = await inet.resolve(config.host, config.port, socket.SOCK_STREAM)
     with trio.socket.socket(family, socket.SOCK_STREAM) as sock:
         await sock.connect(address)
         sock.getpeername()  # a unix listener with a full backlog has not taken the connection
@@ -267,45 +187,25 @@ async def _connect(config: EndpointConfig) -> socket.socket:
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         connected = socket.socket(fileno=sock.detach())
     try:
-        if family != socket.AF_UNIX and _is_loopback(address[0]) and not config.any_user:
+        if family != socket.AF_UNIX and inet.is_loopback(address[0]) and not config.any_user:
             with SockDiag() as sock_diag:
                 if not sock_diag.is_trusted_server(connected):
                     raise PermissionError("another user listens there (any_user=yes takes it all the same)")
-        _tune(connected)
+        tune(connected)
     except OSError:
         connected.close()
         raise
     return connected
 
 
-async def _resolve(config: EndpointConfig) -> tuple[socket.AddressFamily, Any]:
-    """Family and address of a TCP endpoint. Raises OSError.
-
-    Of a name with several addresses an IPv4 one, which is all that QEMU's socket netdev knows.
-    """
-    found = await trio.socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
-    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return family, address
-
-
-def _tune(sock: socket.socket) -> None:
+def tune(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(plain_address((host, 0))[0].partition("%")[0]).is_loopback
-
-
-def _peer(sock: socket.socket) -> str:
+def peer_text(sock: socket.socket) -> str:
     """Who is at the other end, for people. Raises OSError if nobody is any more."""
     if sock.family != socket.AF_UNIX:
-        host, port = sock.getpeername()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    pid, uid, _ = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    try:
-        command = Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").strip()
-    except OSError:
-        return f"pid {pid}, uid {uid}"
-    return f"{printable(command)} (pid {pid})"
+        return inet.text(sock.getpeername())
+    return unix_socket.peer_text(sock)

@@ -1,41 +1,50 @@
-"""Listening on a unix socket path that only this user may use, and that is ours to use.
+"""A unix socket at a path that only this user may use, and that is ours to use.
 
 A stale socket of this user's, one that nobody listens on, is replaced. Anything else at the path stays.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vswitch.errors import RefusedError
+import trio
+
+from vswitch.errors import RefusedError, printable
 
 BACKLOG = 1024
 LOCK_TRIES = 10
 LOCK_PAUSE_S = 0.005
 
+AnySocket = socket.socket | trio.socket.SocketType
+
 
 @contextlib.contextmanager
-def listen(path: str) -> Iterator[socket.socket]:
-    """A listening stream socket at `path`, mode 0600 from its first moment; removed on exit if it is still ours.
+def bind(
+    path: str, kind: socket.SocketKind = socket.SOCK_STREAM, mode: int = 0o600, group: int = -1
+) -> Iterator[socket.socket]:
+    """A socket at `path`, closed to others from its first moment; a stream socket listens. Removed on exit if it is
+    still ours. `mode` and `group` (a gid, -1: the process's) say whom it is opened to.
 
     Raises RefusedError when the path is in use, is not a socket, or belongs to another user.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, kind)
     with sock:
-        os.fchmod(sock.fileno(), 0o600)  # Linux gives this mode to the path when it is bound
+        os.fchmod(sock.fileno(), mode & 0o600)  # Linux gives this mode to the path when it is bound
         with _directory_lock(path):
-            _remove_stale(path)
+            _remove_stale(path, kind)
             try:
                 sock.bind(path)
                 ours = os.lstat(path)
-                if stat.S_IMODE(ours.st_mode) != 0o600:
-                    os.chmod(path, 0o600)  # a umask took even our own access away
-                sock.listen(BACKLOG)  # before that it looks stale to others
+                open_to_others(path, mode, group)
+                if kind == socket.SOCK_STREAM:
+                    sock.listen(BACKLOG)  # before that it looks stale to others
             except OSError as error:
                 raise RefusedError(f"cannot listen on {path}: {_reason(error)}") from None
         try:
@@ -47,7 +56,7 @@ def listen(path: str) -> Iterator[socket.socket]:
                     os.unlink(path)
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(path: str, kind: socket.SocketKind) -> None:
     try:
         found = os.lstat(path)
     except OSError:
@@ -56,7 +65,7 @@ def _remove_stale(path: str) -> None:
         raise RefusedError(f"{path} exists and is not a socket; remove it or use another path")
     if found.st_uid != os.geteuid():
         raise RefusedError(f"{path} is another user's socket (uid {found.st_uid}); use another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
@@ -89,6 +98,44 @@ def _directory_lock(path: str) -> Iterator[None]:
         yield
     finally:
         os.close(directory)
+
+
+def open_to_others(path: str, mode: int, group: int = -1, user: int = -1) -> None:
+    """Give a socket that we have just bound its owners and permissions. Raises OSError.
+
+    By a descriptor: whoever can write to the directory may put something else of ours at the path.
+    """
+    found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(found)
+        if not stat.S_ISSOCK(status.st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+        if group != -1 or user != -1:
+            os.chown(f"/proc/self/fd/{found}", user, group)
+        if stat.S_IMODE(status.st_mode) != mode:  # also when the umask took even our own access away
+            os.chmod(f"/proc/self/fd/{found}", mode)
+    finally:
+        os.close(found)
+
+
+def peer_uid(sock: AnySocket) -> int:
+    """The user at the other end of a connection. Raises OSError."""
+    return _credentials(sock)[1]
+
+
+def peer_text(sock: AnySocket) -> str:
+    """Who is at the other end of a connection, for people. Raises OSError if nobody is any more."""
+    pid, uid = _credentials(sock)
+    try:
+        command = Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").strip()
+    except OSError:
+        return f"pid {pid}, uid {uid}"
+    return f"{printable(command)} (pid {pid})"
+
+
+def _credentials(sock: AnySocket) -> tuple[int, int]:
+    pid, uid, _ = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def _reason(error: OSError) -> str:

@@ -8,6 +8,7 @@ says how each is read, SCHEMES which of them a kind of endpoint takes.
 """
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -69,9 +70,9 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.connect:
             says.append("connect")
         if self.remote is not None:
-            says.append(f"remote={_encode(self.remote_text)}")
+            says.append(f"remote={_encode(self.remote_text, '?&')}")
         if self.iface != IFACE_DEFAULT:
-            says.append(f"iface={_encode(self.iface)}")
+            says.append(f"iface={_encode(self.iface, '?&')}")
         return f"{self.scheme}://{target}" + ("?" if says else "") + "&".join(says)
 
     @property
@@ -80,6 +81,12 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(self.remote, tuple):
             return f"{_host(self.remote[0])}:{self.remote[1]}"
         return self.remote or ""
+
+    def absolute(self) -> "EndpointConfig":
+        """The same, with paths that hold in any working directory."""
+        path = os.path.abspath(self.path) if self.path else ""
+        remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
+        return msgspec.structs.replace(self, path=path, remote=remote)
 
     @property
     def listens(self) -> bool:
@@ -139,7 +146,18 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
             values[name] = read(value)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
+    if scheme == "vde":
+        _check_vde(given, bool(values.get("connect")))
     return EndpointConfig(scheme=scheme, **values)
+
+
+def _check_vde(given: Mapping[str, Any], connect: bool) -> None:
+    """A switch and a client take different parameters."""
+    for name in given:
+        if connect and name not in (*_COMMON, "connect", "port"):
+            raise InputError(f"{name}: is for a vde:// without connect; the switch at the other end has its own")
+        if not connect and name == "port":
+            raise InputError("port: is for vde:// with connect; here the clients ask for theirs")
 
 
 def _give(given: dict[str, Any], name: str, value: Any) -> None:
@@ -153,11 +171,13 @@ def _decode(text: str) -> str:
     return _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), raw).decode(errors="surrogateescape")
 
 
-def _encode(text: str) -> str:
-    """A target as `_decode` reads it back, printable."""
-    escaped = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", text).replace("?", "%3F")
+def _encode(text: str, special: str = "?") -> str:
+    """A target, or with more `special` characters a value, as `_decode` reads it back, printable."""
+    escaped = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", text)
     return "".join(
-        c if c.isprintable() else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogateescape"))
+        c
+        if c.isprintable() and c not in special
+        else "".join(f"%{byte:02X}" for byte in c.encode(errors="surrogateescape"))
         for c in escaped
     )
 
@@ -290,12 +310,10 @@ def _iface(value: Any) -> str:
 
 
 def _mode(value: Any) -> int:
-    """Permissions, octal; a TOML file may have them as a number."""
-    if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{1,5}", value):
-        value = int(value, 8)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o7777:
+    """Permissions, octal."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-7]{1,5}", value) or int(value, 8) > 0o7777:
         raise InputError(f"{value!r} are no permissions; write them in octal, like 0660")
-    return value
+    return int(value, 8)
 
 
 PARAMETERS: dict[str, Callable[[Any], Any]] = {

@@ -1,0 +1,150 @@
+"""Every kind of line and element that is printed: real QEMU starts with it, and its frames come to the switch's end.
+
+The lines of stream endpoints carry frames in test_qemu_netdevs; here the other ends are plain sockets.
+"""
+
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import trio
+
+from tests.e2e.rig import Qemu, QemuError, require_qemu, rig
+from tests.e2e.test_qemu_netdevs import free_port
+from tests.frames import BROADCAST, frame, mac
+from tests.needs import require
+from tests.peers import TIMEOUT_S, Peer, until
+from vswitch.endpoints import libvirt, qemu
+from vswitch.endpoints.url import EndpointConfig, parse
+
+VERSION = (7, 2)
+GUEST = qemu.named_guest("a guest, or two")
+ROOT_PORT = '{"driver": "pcie-root-port", "id": "pci.1", "bus": "pcie.0", "addr": "0x1"}'  # as libvirt has them
+
+
+@pytest.fixture(autouse=True, scope="module")
+def machine_that_has_qemu() -> None:
+    require_qemu()
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory whose path is short enough for unix sockets, and needs quoting."""
+    with tempfile.TemporaryDirectory(prefix="v,s ", dir="/tmp") as path:
+        yield Path(path)
+
+
+URLS = [
+    "tcp://127.0.0.1:{port}",
+    "tcp://localhost:{port}",
+    "tcp://[::1]:{port6}",
+    "unix://{directory}/lan",
+    "tcp://127.0.0.1:{port}?connect",
+    "tcp://[::1]:{port6}?connect",
+    "unix://{directory}/g?connect",
+    "mcast://230.0.0.1:{port}",
+    "mcast://230.0.0.1:{port}?iface=lo",
+    "udp://127.0.0.1:{port}",
+    "udp://0.0.0.0:{port}",
+    "udp://127.0.0.1:9?remote=127.0.0.1:{port}",
+    "unixgram://{directory}/lan",
+    "unixgram://{directory}/lan?remote={directory}/g",
+    "vde://{directory}/vde",
+]
+
+
+def config_for(url: str, directory: Path) -> EndpointConfig:
+    return parse(url.format(directory=directory, port=free_port("127.0.0.1"), port6=free_port("::1")))
+
+
+def vde_switch(stack: ExitStack, directory: Path) -> None:
+    """A VDE switch, without which QEMU does not start."""
+    program = shutil.which("vde_switch")
+    require(program, "vde_switch not found: install the package vde2")
+    assert program is not None
+    process = stack.enter_context(
+        subprocess.Popen([program, "-s", str(directory)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    )
+    stack.callback(process.terminate)
+
+
+async def check_starts(arguments: list[str], directory: Path) -> None:
+    """A machine with PCI slots starts with these arguments and does not complain."""
+    with ExitStack() as stack:
+        if any(word.startswith("vde,") for word in arguments):
+            vde_switch(stack, directory / "vde")
+            await until((directory / "vde" / "ctl").exists)
+        machine = ["-machine", "q35", "-accel", "tcg", "-S", "-device", ROOT_PORT]
+        running = stack.enter_context(closing(Qemu(*machine, *arguments)))
+        await running.started()
+        (nic,) = await running.qmp("query-rx-filter")
+        assert nic["main-mac"] == GUEST.mac
+        assert running.output == ""
+
+
+@pytest.mark.parametrize("url", URLS)
+async def test_qemu_starts_with_each_line(url: str, directory: Path) -> None:
+    for netdev in qemu.netdevs(config_for(url, directory), VERSION, GUEST):
+        arguments = shlex.split(qemu.arguments(netdev.text, GUEST.mac))
+        # The slot is for the root port here, which a lone guest does not have.
+        await check_starts([f"{word},addr=2" if word.startswith("virtio") else word for word in arguments], directory)
+
+
+@pytest.mark.parametrize("url", URLS)
+async def test_qemu_starts_with_each_commandline_element(url: str, directory: Path) -> None:
+    text = libvirt.xml(config_for(url, directory), VERSION, GUEST)
+    (element,) = ElementTree.fromstring(f"<x>{text}</x>")
+    if element.tag != "interface":  # which is libvirt's to understand
+        await check_starts([argument.attrib["value"] for argument in element], directory)
+
+
+def switch_end(config: EndpointConfig) -> socket.socket:
+    """A socket where the switch's would be."""
+    family = socket.AF_UNIX if config.path else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    if config.scheme == "mcast":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the group's port is everybody's
+    sock.bind(config.path or (config.host, config.port))
+    if config.scheme == "mcast":
+        member = socket.inet_aton(config.host) + socket.inet_aton("127.0.0.1")
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+    return sock
+
+
+@pytest.mark.parametrize("url", [url for url in URLS if url.startswith(("mcast", "udp", "unixgram"))])
+async def test_frames_of_a_datagram_guest_come_to_our_end_and_answers_back(url: str, directory: Path) -> None:
+    config = config_for(url.replace(":9?", ":{port6}?"), directory)
+    for netdev in qemu.netdevs(config, VERSION, GUEST):
+        near, far = socket.socketpair()
+        text = netdev.text.replace("id=net0,", "")
+        with near, far, trio.socket.from_stdlib_socket(switch_end(config)) as ours:
+            async with rig(text, f"socket,fd={far.fileno()}", pass_fds=[far.fileno()]), Peer.at(near) as behind_qemu:
+                await behind_qemu.send(frame(BROADCAST, mac(1)))
+                with trio.fail_after(TIMEOUT_S):
+                    came, source = await ours.recvfrom(65536)
+                assert came == frame(BROADCAST, mac(1))
+                if config.scheme != "mcast":
+                    await ours.sendto(frame(mac(1), mac(2)), source)
+                    assert await behind_qemu.receive(1) == [frame(mac(1), mac(2))]
+                if config.remote is not None:
+                    assert source == config.remote
+        if config.path:
+            await trio.Path(config.path).unlink()
+
+
+async def test_without_an_address_a_device_takes_a_slot_that_libvirt_has_given_away() -> None:
+    """Why elements say addr=: QEMU makes a plain -device before one in JSON."""
+    bare = ["-netdev", "hubport,id=vswitch0,hubid=0", "-device", "virtio-net-pci,netdev=vswitch0"]
+    machine = ["-machine", "q35", "-accel", "tcg", "-S", "-device", ROOT_PORT]
+    with (
+        closing(Qemu(*machine, *bare)) as running,
+        pytest.raises(QemuError, match="slot 1 function 0 not available"),
+    ):
+        await running.started()

@@ -1,0 +1,97 @@
+"""An endpoint that connects: one port that keeps trying, with growing pauses."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from vswitch.dataplane.link import Link
+from vswitch.dataplane.port import Port
+from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.ports import SwitchPort
+
+FIRST_TRY_S = 0.25
+CONNECT_TIMEOUT_S = 10.0
+RETRY_MIN_S = 0.1
+RETRY_MAX_S = 2.0
+STABLE_S = 5.0  # a link that held this long starts again with the shortest pause
+
+
+class Connection(Protocol):
+    """What a connector has connected."""
+
+    def link(self, port: Port) -> Link:
+        """The link of a port to the peer."""
+        ...
+
+    async def ended(self) -> None:
+        """Returns when the connection is over, if something else than its link can tell."""
+        ...
+
+    def close(self) -> None:
+        """Close everything; the link may have closed some of it already."""
+        ...
+
+
+class Connector(Endpoint):
+    """A scheme with `connect`."""
+
+    @abstractmethod
+    async def connect(self) -> Connection:
+        """Connect to what the URL names. Raises OSError."""
+
+    async def run(self, started: Callable[[], None]) -> None:
+        port = self.ports.add(self.name, self.name, self.url, self.config.queue)
+        try:
+            connection = await self._try_connect(FIRST_TRY_S, said=False)
+            started()
+            await self._stay_connected(port, connection)
+        finally:
+            self.ports.remove(port)
+
+    async def _stay_connected(self, port: SwitchPort, connection: Connection | None) -> None:
+        pause_s = RETRY_MIN_S
+        while True:
+            since = trio.current_time()
+            if connection is not None:
+                try:
+                    await self._use(port, connection)
+                finally:
+                    connection.close()
+                if trio.current_time() - since > STABLE_S:
+                    pause_s = RETRY_MIN_S
+            said = connection is None  # why it cannot be had
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+            connection = await self._try_connect(CONNECT_TIMEOUT_S, said)
+
+    async def _use(self, port: SwitchPort, connection: Connection) -> None:
+        """Have the port use a connection until that ends."""
+        lost = trio.CancelScope()
+        try:
+            peer = self.url.partition("?")[0]
+            self.ports.plug(port, connection.link(port.port), peer, lost.cancel)
+        except OSError as error:
+            log.warning("%s: cannot use the connection: %s", self.name, error.strerror)
+            return
+        why = "removed"
+        try:
+            with lost:
+                await connection.ended()
+            why = "closed by peer"
+        finally:
+            self.ports.unplug(port, why)
+
+    async def _try_connect(self, timeout_s: float, said: bool) -> Connection | None:
+        """A connection, or None; why not is logged unless it was `said` before."""
+        why = "no answer"
+        try:
+            with trio.move_on_after(timeout_s):
+                return await self.connect()
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        if not said:
+            log.warning("%s: cannot connect to %s: %s; will keep trying", self.name, self.url, why)
+        return None

@@ -1,0 +1,71 @@
+"""fd://: what an inherited descriptor is, and the endpoint it makes."""
+
+import os
+import socket
+import stat
+
+from vswitch.endpoints.datagram import Pair, UdpPeers, UnixPeers
+from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.ports import Ports
+from vswitch.endpoints.stream import Connected, Listener
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.errors import InputError
+
+FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+
+
+def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> Endpoint:
+    """The endpoint for descriptor `config.fd`, or for a socket that is open already.
+
+    Raises InputError if it cannot be used; then it is left as it is.
+    """
+    sock = _own(sock) if sock is not None else _inherited(config.fd)
+    kind: type[Endpoint]
+    if sock.type == socket.SOCK_STREAM:
+        kind = Listener if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else Connected
+    elif _is_connected(sock):
+        kind = Pair
+    else:
+        kind = UnixPeers if sock.family == socket.AF_UNIX else UdpPeers
+    return kind(config, name, ports, sock)
+
+
+def _inherited(fd: int) -> socket.socket:
+    """The socket that descriptor `fd` is."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise InputError(f"fd://{fd}: not a socket; pass a stream or datagram socket")
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise InputError(f"fd://{fd}: {error.strerror}; pass the descriptor on to vswitch, as with 3<&5") from None
+    try:
+        return _own(sock)
+    finally:
+        sock.detach()  # which nothing is left of if it is ours now
+
+
+def _own(sock: socket.socket) -> socket.socket:
+    """Take over a socket that peers can use. Raises InputError, and leaves it, if it is none."""
+    fd = sock.fileno()
+    if sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM) or sock.family not in FAMILIES:
+        raise InputError(f"fd://{fd}: not a TCP, UDP or unix stream or datagram socket")
+    if not _is_connected(sock):
+        if sock.type == socket.SOCK_DGRAM and not _is_bound(sock):
+            raise InputError(f"fd://{fd}: neither connected nor bound to an address")
+        if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise InputError(f"fd://{fd}: neither connected nor listening")
+    os.set_inheritable(fd, False)
+    return socket.socket(fileno=sock.detach())
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _is_bound(sock: socket.socket) -> bool:
+    address = sock.getsockname()
+    return bool(address) if sock.family == socket.AF_UNIX else address[1] != 0

@@ -1,0 +1,97 @@
+"""What to write into a libvirt domain for an endpoint: an `<interface>`, or QEMU's own arguments.
+
+libvirt has elements for TCP (`client`, `server`), UDP and multicast, over IPv4 and with numeric addresses. For
+the rest there is `<qemu:commandline>`. Its multicast guests join where the route to the group goes.
+"""
+
+import ipaddress
+import socket
+from xml.etree import ElementTree
+
+from vswitch.endpoints import inet, qemu
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.errors import InputError
+
+QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+ID = "vswitch0"  # libvirt calls its own net0, net1, …
+# QEMU makes these devices before libvirt's: without an address they take the slots that libvirt has given away.
+PCI_SLOT = "0x10"
+
+_INTERFACE_HINT = "goes into <devices>"
+_COMMANDLINE_HINT = (
+    "goes into <domain>, which has at most one qemu:commandline; "
+    f"if PCI slot {PCI_SLOT} is in use there, give another addr="
+)
+_MCAST_HINT = (
+    "libvirt joins the group where the route to it goes, which is not where this endpoint is: run "
+    "'ip route add {group} dev {device}' as root, or serve the group with the iface= of that route"
+)
+
+
+def xml(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest) -> str:
+    """The element for a guest of an endpoint, with a comment that says where it goes.
+
+    Raises InputError if nothing of libvirt's or QEMU's plugs in there.
+    """
+    netdev = qemu.best_netdev(config, version, guest, ID)
+    element = _interface(config, guest.mac)
+    hints = [_INTERFACE_HINT]
+    if element is None:
+        element = _commandline(netdev, guest.mac)
+        hints = [_COMMANDLINE_HINT]
+    elif config.scheme == "mcast" and _joined_elsewhere(config):
+        hints.append(_MCAST_HINT.format(group=config.host, device=_device(config.iface)))
+    ElementTree.register_namespace("qemu", QEMU_NAMESPACE)
+    ElementTree.indent(element)
+    text = ElementTree.tostring(element, encoding="unicode")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise InputError("the path has bytes that are no UTF-8, which XML cannot have; use another one")
+    return "\n".join([*(f"<!-- {hint} -->" for hint in hints), text])
+
+
+def _interface(config: EndpointConfig, mac: str) -> ElementTree.Element | None:
+    """The `<interface>`, or None where libvirt has none. `source` is our end, `local` is QEMU's."""
+    kind = {"tcp": "server" if config.connect else "client", "udp": "udp", "mcast": "mcast"}.get(config.scheme)
+    local = qemu.udp_local(config)
+    if kind is None or not _is_ipv4(config.host) or not _is_ipv4(local[0]):
+        return None
+    interface = ElementTree.Element("interface", type=kind)
+    ElementTree.SubElement(interface, "mac", address=mac)
+    source = ElementTree.SubElement(interface, "source", address=config.host, port=str(config.port))
+    if kind == "udp":
+        ElementTree.SubElement(source, "local", address=local[0], port=str(local[1]))
+    ElementTree.SubElement(interface, "model", type="virtio")
+    return interface
+
+
+def _commandline(netdev: str, mac: str) -> ElementTree.Element:
+    commandline = ElementTree.Element(f"{{{QEMU_NAMESPACE}}}commandline")
+    *words, device = qemu.words(netdev, mac, ID)
+    for word in (*words, f"{device},addr={PCI_SLOT}"):
+        ElementTree.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=word)
+    return commandline
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _joined_elsewhere(config: EndpointConfig) -> bool:
+    """Whether the route to a group goes through another interface than the endpoint's, or there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((config.host, config.port))  # which sends nothing
+        except OSError:
+            return True
+        return bool(probe.getsockname()[0] != inet.interface_address(config.iface))
+
+
+def _device(iface: str) -> str:
+    """The name of an interface, as far as it can be told."""
+    if not iface[0].isdecimal():
+        return iface
+    return "lo" if inet.is_loopback(iface) else f"<the interface with {iface}>"

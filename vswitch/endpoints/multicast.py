@@ -1,0 +1,139 @@
+"""Multicast endpoints: a group of QEMU `socket,mcast=` or `dgram` peers is one port (QEMU net/socket.c).
+
+Every member of a group gets what any of them sends, its own datagrams included, and QEMU's members all send from
+the group's port, so that local ones look alike. We send from a socket of its own, and the kernel filters out what
+comes from there. The group does its own flooding: what came in by it is not sent to it.
+"""
+
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+import trio
+
+from vswitch.dataplane.datagram import DatagramLink
+from vswitch.endpoints import inet
+from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.sparingly import Sparingly
+from vswitch.errors import InputError, RefusedError
+
+RECEIVE_BUFFER = 1 << 20
+SWITCHES_NOTICED = 8  # on one group
+
+_SO_ATTACH_FILTER = 26
+_IP_MULTICAST_ALL = 49
+# Classic BPF (Linux include/uapi/linux/filter.h): operations, and offsets counted from the IP header.
+_LOAD_4, _LOAD_2, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x28, 0x15, 0x06
+_IP_HEADER = 0xFFF0_0000
+_EVERYTHING = 0xFFFF_FFFF
+
+
+class Presence:
+    """A switch's mark on a group that the other switches of this machine can see."""
+
+    def __init__(self, sock: socket.socket | None, others: int) -> None:
+        self.sock = sock  # gets a datagram for each switch that joins later
+        self.others = others
+
+
+class Multicast(Endpoint):
+    """mcast://: one port, up as long as the endpoint is."""
+
+    async def run(self, started: Callable[[], None]) -> None:
+        with contextlib.ExitStack() as stack:
+            here = inet.interface_address(self.config.iface)
+            if here is None:
+                raise RefusedError(f"{self.url}: there is no interface {self.config.iface} with an IPv4 address")
+            if not inet.is_loopback(here) and not self.config.insecure:
+                raise InputError(
+                    f"{self.url}: anyone on the network could join; add insecure=yes if that is meant, or use "
+                    "iface=127.0.0.1"
+                )
+            try:
+                receiving, sending = _join(stack, self.config.host, self.config.port, here)
+            except OSError as error:
+                raise RefusedError(f"cannot join {self.url}: {os.strerror(error.errno or 0)}") from None
+            port = self.ports.add(self.name, self.name, self.url, self.config.queue)
+            stack.callback(self.ports.remove, port)
+            link = DatagramLink(receiving, port.port, self.ports.bridge, out=sending, lasting=True)
+            self.ports.plug(port, link, f"group {self.config.host}:{self.config.port}", lambda: None)
+            who = "any user of this machine" if inet.is_loopback(here) else "anyone on the network"
+            log.warning("%s: %s may join %s", self.name, who, self.url)
+            group = f"{self.config.host}:{self.config.port}/{here}"
+            await self._notice_others(stack.enter_context(_presence(group)), started)
+
+    async def _notice_others(self, presence: Presence, started: Callable[[], None]) -> None:
+        """Say when another switch is on the group. Two that also meet elsewhere forward in circles."""
+        noticed = Sparingly(log)
+        message = "%s: another switch is on %s too; make sure that the two are not connected in another way"
+        if presence.others:
+            noticed.say(message, self.name, self.url)
+        started()
+        if presence.sock is None:
+            await trio.sleep_forever()
+        else:
+            sock = trio.socket.from_stdlib_socket(presence.sock)
+            while True:
+                await sock.recv(1)
+                noticed.say(message, self.name, self.url)
+
+
+@contextlib.contextmanager
+def _presence(group: str) -> Iterator[Presence]:
+    """Leave a mark, an abstract unix socket, and tell those who have left theirs before."""
+    mine: socket.socket | None = None
+    others = 0
+    with contextlib.ExitStack() as stack:
+        for number in range(SWITCHES_NOTICED):
+            name = f"\0vswitch/mcast/{group}/{number}"
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+            if mine is None:
+                with contextlib.suppress(OSError):  # somebody has it
+                    sock.bind(name)
+                    mine = sock
+                    continue
+            try:
+                sock.sendto(b"!", name)
+                others += 1
+            except BlockingIOError:
+                others += 1  # it has been told often enough
+            except OSError:
+                pass  # nobody
+        yield Presence(mine, others)
+
+
+def _join(stack: contextlib.ExitStack, group: str, port: int, here: str) -> tuple[socket.socket, socket.socket]:
+    """A socket that receives what others send to the group, and one that sends to it. Raises OSError."""
+    receiving, sending = (
+        stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)) for _ in range(2)
+    )
+    interface = socket.inet_aton(here)
+    sending.bind((here, 0))
+    sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
+    sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
+    sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+    sending.connect((group, port))
+    receiving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    _leave_out(receiving, *sending.getsockname())
+    receiving.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+    receiving.bind((group, port))
+    receiving.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + interface)
+    return receiving, sending
+
+
+def _leave_out(receiving: socket.socket, host: str, port: int) -> None:
+    """Have the kernel drop UDP datagrams that come from an address."""
+    steps = [
+        (_LOAD_4, 0, 0, _IP_HEADER + 12),  # the source address
+        (_JUMP_IF_EQUAL, 0, 3, int.from_bytes(socket.inet_aton(host))),
+        (_LOAD_2, 0, 0, 0),  # the source port
+        (_JUMP_IF_EQUAL, 0, 1, port),
+        (_RETURN, 0, 0, 0),
+        (_RETURN, 0, 0, _EVERYTHING),
+    ]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    receiving.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(steps), ctypes.addressof(program)))

@@ -1,0 +1,205 @@
+"""vde:///DIR — being a VDE switch: QEMU's `-netdev vde`, vde_plug, and everything else that uses libvdeplug.
+
+A client connects to DIR/ctl and says where its datagram socket is; it gets a port, and a socket DIR/PORT.N of its
+own to send frames to. Closing the connection unplugs it.
+"""
+
+import contextlib
+import errno
+import os
+import pwd
+import socket
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import trio
+
+from vswitch.dataplane.datagram import DatagramLink
+from vswitch.endpoints import unix_socket, vde_directory, vde_mgmt
+from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.ports import Ports
+from vswitch.endpoints.sparingly import Sparingly
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.vde_console import VdePeer
+from vswitch.errors import InputError, printable
+from vswitch.protocols import vde
+
+HANDSHAKE_S = 5.0
+HANDSHAKES_MAX = 64
+CHATTER_MAX = 65536  # bytes on the control connection that nobody asked for
+ACCEPT_PAUSE_S = 0.5
+
+
+class Refused(Exception):
+    """A client does not get a port; says why."""
+
+
+class VdeSwitch(Endpoint):
+    """vde://: each client is a port, by the number that it asks for or the lowest that is free."""
+
+    def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
+        super().__init__(config, name, ports, sock)
+        self._mode, _ = vde_directory.modes(config)
+        self._group = vde_directory.group_id(config)
+        self._turned_away = Sparingly(log)
+        self._peers: dict[int, VdePeer] = {}  # by port number
+        self._socket_numbers = count()
+        self._handshakes = 0
+        self.started_s = 0.0
+
+    def peers(self) -> Sequence[VdePeer]:
+        """Who is plugged in, by port number."""
+        return [self._peers[number] for number in sorted(self._peers)]
+
+    async def run(self, started: Callable[[], None]) -> None:
+        with contextlib.ExitStack() as stack:
+            self._directory = stack.enter_context(vde_directory.directory(self.config))
+            ctl = f"{self._directory}/{vde_directory.CTL}"
+            listener = stack.enter_context(unix_socket.bind(ctl, mode=self._mode, group=self._group))
+            vde_directory.sweep(self._directory)
+            stack.callback(vde_directory.sweep, self._directory)
+            self.started_s = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                if self.config.mgmt is not None:
+                    await nursery.start(vde_mgmt.serve, self)
+                started()
+                await self._accept(trio.socket.from_stdlib_socket(listener), nursery)
+
+    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        paused = False
+        while True:
+            try:
+                client, _ = await listener.accept()
+            except OSError as error:
+                if not paused:
+                    log.warning("%s: accepting pauses: %s", self.name, error.strerror)
+                paused = True
+                await trio.sleep(ACCEPT_PAUSE_S)
+                continue
+            paused = False
+            if self._handshakes >= HANDSHAKES_MAX:
+                self._turned_away.say("%s: turned away a client: too many have not said yet what they want", self.name)
+                client.close()
+            else:
+                self._handshakes += 1
+                nursery.start_soon(self._serve, client)
+
+    async def _serve(self, ctl: trio.socket.SocketType) -> None:
+        """One client, from its request to its end."""
+        with ctl:
+            try:
+                try:
+                    request = await self._receive_request(ctl)
+                finally:
+                    self._handshakes -= 1
+                await self._keep(ctl, request, self._choose_number(request.port))
+            except (Refused, OSError) as error:
+                why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                self._turned_away.say("%s: turned away a client: %s", self.name, printable(why))
+
+    async def _receive_request(self, ctl: trio.socket.SocketType) -> vde.Request:
+        data = b""
+        with trio.move_on_after(HANDSHAKE_S):
+            while len(data) < vde.REQUEST_MAX:
+                more = await ctl.recv(vde.REQUEST_MAX - len(data))
+                if not more:
+                    raise Refused("it left in the middle of its request" if data else "it left without a request")
+                data += more
+                try:
+                    request = vde.parse_request(data)
+                except vde.BadRequest as error:
+                    raise Refused(str(error)) from None
+                if request is not None:
+                    return request
+        raise Refused("its request did not come in time")
+
+    def _choose_number(self, wanted: int | None) -> int:
+        if wanted is not None:
+            if wanted in self._peers:
+                raise Refused(f"it wants port {wanted}, which is taken")
+            if wanted > self.config.limit:
+                raise Refused(f"it wants port {wanted}, and there are {self.config.limit} (limit=)")
+            return wanted
+        number = next(number for number in count(1) if number not in self._peers)
+        if number > self.config.limit:
+            raise Refused(f"all {self.config.limit} ports are taken (limit=)")
+        return number
+
+    async def _keep(self, ctl: trio.socket.SocketType, request: vde.Request, number: int) -> None:
+        """Give a client its port until it closes its control connection. Raises Refused, OSError."""
+        uid = unix_socket.peer_uid(ctl)
+        with contextlib.ExitStack() as stack:
+            sock, path = self._open_socket(stack, number, uid)
+            address = _connect(sock, request.path, uid)
+            try:
+                port = self.ports.add(f"{self.name}.{number}", self.name, self.url, self.config.queue)
+            except InputError as error:  # another endpoint has that name
+                raise Refused(str(error)) from None
+            stack.callback(self.ports.remove, port)
+            self._peers[number] = VdePeer(number, _user(uid), request.description, port)
+            stack.callback(self._peers.pop, number)
+            ended = trio.CancelScope()
+            # A client whose socket has no name can only send.
+            link = DatagramLink(sock, port.port, self.ports.bridge, lasting=address is None)
+            peer = printable(request.description).strip() or unix_socket.peer_text(ctl)
+            self.ports.plug(port, link, peer, ended.cancel)
+            if address is not None and vde_directory.is_clients(self._directory, address):
+                stack.callback(vde_directory.remove_dead, os.fsdecode(address))
+            stack.callback(self.ports.unplug, port, "removed")
+            with ended:
+                await ctl.send(vde.reply(os.fsencode(path)))
+                chatter = 0
+                while chatter < CHATTER_MAX and (more := await ctl.recv(4096)):
+                    chatter += len(more)
+            self.ports.unplug(port, "closed by peer")
+
+    def _open_socket(self, stack: contextlib.ExitStack, number: int, uid: int) -> tuple[socket.socket, str]:
+        """The socket that a client sends its frames to, open to that client; and its path."""
+        path = f"{self._directory}/{number:03d}.{next(self._socket_numbers)}"
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+        os.fchmod(sock.fileno(), self._mode & 0o600)
+        sock.bind(path)
+        stack.callback(vde_directory.remove_socket, path)
+        unix_socket.open_to_others(path, self._mode, self._group, uid if os.geteuid() == 0 else -1)
+        return sock, path
+
+
+def _connect(sock: socket.socket, sun_path: bytes, uid: int) -> bytes | None:
+    """Fix a client's socket as the other end of ours; answers its address, None if it has no name."""
+    why: str | None = None
+    for address in vde.addresses(sun_path):
+        try:
+            if uid in (0, os.geteuid()):
+                sock.connect(address)
+            else:
+                _connect_to_own(sock, address, uid)
+        except OSError as error:
+            why = error.strerror or str(error)
+        else:
+            return address
+    if not any(sun_path):
+        return None
+    raise Refused(f"cannot connect to its socket {os.fsdecode(sun_path).rstrip(chr(0))}: {why}")
+
+
+def _connect_to_own(sock: socket.socket, address: bytes, uid: int) -> None:
+    """Connect to a socket of another user's: its client may have us send to nothing else. Raises OSError."""
+    if address[:1] == b"\0":
+        raise PermissionError(errno.EACCES, f"only a path tells whose it is (uid {uid})")
+    found = os.open(address, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(found).st_uid != uid:
+            raise PermissionError(errno.EACCES, f"it is not its own (uid {uid})")
+        sock.connect(f"/proc/self/fd/{found}")
+    finally:
+        os.close(found)
+
+
+def _user(uid: int) -> str:
+    """A user for people. Only names that are at hand: to look others up may take long."""
+    if uid not in (0, os.geteuid()):
+        return str(uid)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

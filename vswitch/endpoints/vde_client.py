@@ -1,0 +1,75 @@
+"""vde:///DIR?connect — plugging into a running VDE switch, as libvdeplug does (vde2 src/lib/libvdeplug.c)."""
+
+import contextlib
+import itertools
+import os
+import socket
+import tempfile
+
+import trio
+
+from vswitch.dataplane.bridge import Bridge
+from vswitch.dataplane.datagram import DatagramLink
+from vswitch.dataplane.port import Port
+from vswitch.endpoints import vde_directory
+from vswitch.endpoints.connector import Connection, Connector
+from vswitch.protocols import vde
+
+_numbers = itertools.count()
+
+
+class VdeClient(Connector):
+    """vde:// with `connect`. Closing the control connection is how a switch unplugs us, or ends."""
+
+    async def connect(self) -> Connection:
+        directory = os.path.abspath(self.config.path)  # noqa: ASYNC240
+        with contextlib.ExitStack() as stack:
+            ctl = stack.enter_context(trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            await ctl.connect(f"{directory}/{vde_directory.CTL}")
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+            path = _bind(sock, directory)
+            stack.callback(vde_directory.remove_socket, path)
+            port = self.config.port
+            await ctl.send(vde.request(port, os.fsencode(path), f"vswitch {self.name} pid={os.getpid()}"))
+            try:
+                sock.connect(vde.parse_reply(await ctl.recv(vde.REQUEST_MAX)))
+            except vde.BadRequest as error:
+                raise ConnectionRefusedError(f"it answers with {error}") from None
+            return VdeConnection(stack.pop_all(), ctl, sock, self.ports.bridge)
+
+
+class VdeConnection:
+    """A port on another switch; `stack` closes it."""
+
+    def __init__(
+        self, stack: contextlib.ExitStack, ctl: trio.socket.SocketType, sock: socket.socket, bridge: Bridge
+    ) -> None:
+        self._stack = stack
+        self._ctl = ctl
+        self._sock = sock
+        self._bridge = bridge
+
+    def link(self, port: Port) -> DatagramLink:
+        return DatagramLink(self._sock, port, self._bridge)
+
+    async def ended(self) -> None:
+        with contextlib.suppress(OSError):
+            while await self._ctl.recv(vde.REQUEST_MAX):
+                pass
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _bind(sock: socket.socket, directory: str) -> str:
+    """Bind a client's socket in the switch's directory, or where we may. Raises OSError."""
+    number = next(_numbers)
+    os.fchmod(sock.fileno(), 0o600)
+    for path in (f"{directory}/.{os.getpid():05d}-{number:05d}", f"{tempfile.gettempdir()}/vde.{os.getpid()}-{number}"):
+        try:
+            sock.bind(path)
+        except OSError as error:
+            refused = error
+        else:
+            return path
+    raise refused
