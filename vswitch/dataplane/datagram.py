@@ -31,7 +31,15 @@ GONE: Final = -3
 
 
 class SendingLink(Link):
-    """A link that sends each frame of its port's queue as one datagram."""
+    """A link that sends each frame of its port's queue as one datagram.
+
+    One that is `lasting` outlives a peer that is not there: to UDP that is a matter of the moment. Any other is lost
+    when the system refuses a frame.
+    """
+
+    def __init__(self, fd: i64, room_fd: i64, port: Port, bridge: Bridge, lasting: bool) -> None:
+        super().__init__(fd, room_fd, port, bridge)
+        self.lasting = lasting
 
     def flush(self) -> i64:
         port = self.port
@@ -65,13 +73,23 @@ class SendingLink(Link):
         """Send one datagram; answers SENT, FULL, GONE (with `lost` set), or why the frame was dropped."""
         raise NotImplementedError
 
+    def _refused(self, error: OSError) -> i64:
+        """What `_send` answers to an error."""
+        if error.errno == errno.EMSGSIZE:
+            return TOO_LONG
+        if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
+            return FULL
+        if self.lasting:
+            return UNREACHABLE
+        self.lost = error.strerror or "connection lost"
+        return GONE
+
 
 @final
 class DatagramLink(SendingLink):
     """A datagram socket of one port's own. The kernel takes in what comes from its peer, and nothing else.
 
-    `out` is another socket to send by. A link that is `lasting` outlives a peer that is not there: to UDP's
-    remote ends that is a matter of the moment. Otherwise the link is lost when the system refuses a frame.
+    `out` is another socket to send by.
     """
 
     def __init__(
@@ -79,10 +97,9 @@ class DatagramLink(SendingLink):
     ) -> None:
         self._sock = sock
         self._out = out if out is not None else sock
-        self._lasting = lasting
         sock.setblocking(False)
         self._out.setblocking(False)
-        super().__init__(sock.fileno(), self._out.fileno(), port, bridge)
+        super().__init__(sock.fileno(), self._out.fileno(), port, bridge, lasting)
         self._recv: Callable[[int], bytes] = sock.recv
         self._send_datagram: Callable[[bytes], int] = self._out.send
 
@@ -97,7 +114,7 @@ class DatagramLink(SendingLink):
                 break
             except OSError as error:
                 count += 1
-                if self._lasting:
+                if self.lasting:
                     continue
                 self.lost = error.strerror or "connection lost"
                 break
@@ -113,7 +130,7 @@ class DatagramLink(SendingLink):
         except BlockingIOError:
             return FULL
         except OSError as error:
-            if error.errno == errno.ECONNREFUSED and self._lasting:
+            if error.errno == errno.ECONNREFUSED and self.lasting:
                 return self._send_again(frame)  # that was the answer to an earlier frame
             return self._refused(error)
         return SENT
@@ -124,13 +141,6 @@ class DatagramLink(SendingLink):
         except OSError as error:
             return self._refused(error)
         return SENT
-
-    def _refused(self, error: OSError) -> i64:
-        outcome = _outcome(error)
-        if outcome == UNREACHABLE and not self._lasting:
-            self.lost = error.strerror or "connection lost"
-            return GONE
-        return outcome
 
     def close(self) -> None:
         self._sock.close()
@@ -196,16 +206,28 @@ class SharedSocket(Source):
 class PeerLink(SendingLink):
     """One peer of a shared socket.
 
-    A unix socket that has no fixed peer is writable though a peer's queue is full. For those there is `room`,
-    a socket that is connected to the peer when that has happened and never sends: it tells when there is room.
+    What waits in a unix peer's queue is charged to the socket that sent it: one shared by all would let a peer that
+    does not read hold up the others. So `out`, connected to the peer, sends. Where frames must come from the shared
+    socket's own address, that one sends; it is writable though the peer's queue is full, since it has no fixed peer,
+    and `room`, connected to the peer when that has happened, never sends and tells when there is room.
     """
 
-    def __init__(self, shared: SharedSocket, address: Any, port: Port, room: socket.socket | None) -> None:
+    def __init__(
+        self,
+        shared: SharedSocket,
+        address: Any,
+        port: Port,
+        out: socket.socket | None = None,
+        room: socket.socket | None = None,
+        lasting: bool = False,
+    ) -> None:
         self._shared = shared
         self._address = address
+        self._out = out
         self._room = room
-        super().__init__(-1, shared.fd if room is None else room.fileno(), port, shared.bridge)
+        super().__init__(-1, shared.fd if out is None else out.fileno(), port, shared.bridge, lasting)
         self._sendto: Callable[[bytes, Any], int] = shared.sock.sendto
+        self._send_out: Callable[[bytes], int] | None = None if out is None else out.send
         shared.peers[address] = self
 
     def receive(self, now: i64) -> i64:
@@ -213,23 +235,34 @@ class PeerLink(SendingLink):
 
     def _send(self, frame: bytes) -> i64:
         try:
-            self._sendto(frame, self._address)
+            if self._send_out is not None:
+                self._send_out(frame)
+            else:
+                self._sendto(frame, self._address)
         except BlockingIOError:
             self._await_room()
             return FULL
         except OSError as error:
-            outcome = _outcome(error)
-            if outcome == UNREACHABLE and self._room is not None:
-                self.lost = error.strerror or "connection lost"
-                return GONE
-            return outcome
+            if error.errno == errno.ECONNREFUSED and self._out is not None:
+                return self._send_to_successor(frame)
+            return self._refused(error)
+        return SENT
+
+    def _send_to_successor(self, frame: bytes) -> i64:
+        """The peer has closed its socket; there may be another at its address."""
+        try:
+            if self._out is not None and self._send_out is not None:
+                self._out.connect(self._address)
+                self._send_out(frame)
+        except OSError as error:
+            return self._refused(error)
         return SENT
 
     def _await_room(self) -> None:
-        """Find out what is full, the peer's queue or our own socket: that is what to wait for."""
-        self.room_fd = self._shared.fd
+        """Find out what is full, the peer's queue or the shared socket: that is what to wait for."""
         if self._room is None:
             return
+        self.room_fd = self._shared.fd
         try:
             self._room.connect(self._address)
         except OSError:
@@ -240,8 +273,9 @@ class PeerLink(SendingLink):
             self.room_fd = self._room.fileno()
 
     def close(self) -> None:
-        if self._room is not None:
-            self._room.close()
+        for own in (self._out, self._room):
+            if own is not None:
+                own.close()
         if self._shared.peers.get(self._address) is self:
             del self._shared.peers[self._address]
 
@@ -256,12 +290,3 @@ def _append(batch: BytesWriter, frame: bytes, port: Port) -> None:
         return
     write_i32_be(batch, i32(length))
     batch.write(frame)
-
-
-def _outcome(error: OSError) -> i64:
-    """Why a frame could not be sent, or FULL."""
-    if error.errno == errno.EMSGSIZE:
-        return TOO_LONG
-    if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
-        return FULL
-    return UNREACHABLE

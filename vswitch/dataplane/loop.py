@@ -173,7 +173,7 @@ class Loop:
                 still.append(link)
             else:
                 self._await_room(link)
-        self._full[fd] = still
+        self._full[fd] = still[1:] + still[:1]  # another one is the first to find room next time
         self._watch(fd)
         for link in failed:
             self._lose_after(link, now)

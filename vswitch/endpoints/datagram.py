@@ -6,19 +6,20 @@ from anybody else, however it claims to be.
 """
 
 import contextlib
+import errno
 import math
 import os
 import socket
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
 from vswitch.dataplane.datagram import DatagramLink, PeerLink
+from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet, unix_socket
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
@@ -82,9 +83,9 @@ class Peers(Endpoint):
     def _text(self, address: Any) -> str:
         """An address for people."""
 
-    def _room(self) -> socket.socket | None:
-        """What tells when a full peer has room again, if that takes a socket of its own. Raises OSError."""
-        return None
+    @abstractmethod
+    def _link(self, address: Any, port: Port) -> PeerLink:
+        """A port's link to the peer with an address. Raises OSError."""
 
     def _meet(self, strangers: list[tuple[Any, bytes]]) -> None:
         """Datagrams from addresses that have no port: give them one, or count them."""
@@ -114,13 +115,10 @@ class Peers(Endpoint):
         return None
 
     def _plug(self, address: Any) -> SwitchPort:
-        room = self._room()
         port = self._single or self.ports.add_numbered(self.name, self.url, self.config.queue)
-        link = PeerLink(self._shared, address, port.port, room)
         try:
-            self.ports.plug(port, link, self._text(address), partial(self._lost, address))
+            self.ports.plug(port, self._link(address, port.port), self._text(address), partial(self._lost, address))
         except OSError:
-            link.close()
             self._forget(port)
             raise
         self._port_of[address] = port
@@ -230,16 +228,18 @@ class UdpPeers(Peers):
     def _text(self, address: Any) -> str:
         return inet.text(address)
 
+    def _link(self, address: Any, port: Port) -> PeerLink:
+        return PeerLink(self._shared, address, port, lasting=True)
+
 
 class UnixPeers(Peers):
     """unixgram://, or an inherited unix datagram socket that is bound."""
 
     @contextlib.asynccontextmanager
     async def _bound(self) -> AsyncIterator[socket.socket]:
-        path, remote = map(Path.absolute, map(Path, (self.config.path, self.config.remote_text)))
-        if self.config.remote is not None:
-            self._remote = str(remote)
-        if remote == path:
+        config = self.config.absolute()
+        self._remote = config.remote
+        if self._remote == config.path:
             raise InputError(f"{self.url}: both ends are the same path; the remote one is the guest's")
         with self.sock or unix_socket.bind(self.config.path, socket.SOCK_DGRAM) as sock:
             yield sock
@@ -269,8 +269,18 @@ class UnixPeers(Peers):
             return printable("@" + os.fsdecode(address.strip(b"\0")))
         return printable(address or "somebody")
 
-    def _room(self) -> socket.socket | None:
-        return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    def _link(self, address: Any, port: Port) -> PeerLink:
+        own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        if self._remote is not None:
+            return PeerLink(self._shared, address, port, room=own)  # it may want to see our address
+        try:
+            own.connect(address)
+        except OSError as error:
+            own.close()
+            if error.errno == errno.EPERM:  # its own socket is connected to ours, and takes from no other
+                return PeerLink(self._shared, address, port)
+            raise
+        return PeerLink(self._shared, address, port, out=own)
 
 
 class Pair(Endpoint):

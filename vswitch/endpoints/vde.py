@@ -57,7 +57,7 @@ class VdeSwitch(Endpoint):
             ctl = f"{self._directory}/{vde_directory.CTL}"
             listener = stack.enter_context(unix_socket.bind(ctl, mode=self._mode, group=self._group))
             vde_directory.sweep(self._directory)
-            stack.callback(vde_directory.sweep, self._directory)
+            stack.callback(vde_directory.sweep, self._directory, ending=True)
             self.started_s = trio.current_time()
             async with trio.open_nursery() as nursery:
                 if self.config.mgmt is not None:

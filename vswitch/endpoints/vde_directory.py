@@ -98,11 +98,14 @@ def _check(path: str) -> bool:
     return CTL in names and all(name == CTL or _OURS.fullmatch(name) or _CLIENTS.fullmatch(name) for name in names)
 
 
-def sweep(path: str) -> None:
-    """Remove what a dead switch and dead clients have left; the control socket is ours by now."""
+def sweep(path: str, ending: bool = False) -> None:
+    """Remove what a dead switch and dead clients have left, while the control socket is ours.
+
+    With the `ending` of a switch, the sockets of clients that live on go, too: they are of no use to them any more.
+    """
     with contextlib.suppress(OSError):
         for name in os.listdir(path):
-            if _OURS.fullmatch(name):
+            if _OURS.fullmatch(name) or (ending and _CLIENTS.fullmatch(name)):
                 remove_socket(f"{path}/{name}")
             elif _CLIENTS.fullmatch(name):
                 remove_dead(f"{path}/{name}")
