@@ -1,14 +1,18 @@
-"""A station for tests: one end of a stream that speaks QEMU's framing."""
+"""Stations for tests: the other ends of endpoints, over streams in QEMU's framing and over datagrams."""
 
+import os
 import socket
+import struct
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import trio
 
 from tests.frames import framed
 from vswitch import VSwitch
+from vswitch.dataplane.frame import FRAME_MAX
 
 TIMEOUT_S = 20.0
 
@@ -70,13 +74,77 @@ class Peer:
                 pass  # closed with a reset: what we sent last was not read any more
         return True
 
+    def vanish(self) -> None:
+        """Go away as a process does that is killed: what it has not read yet is lost."""
+        if self.stream.socket.family != socket.AF_UNIX:
+            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def close(self) -> None:
+        self.stream.socket.close()
+
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stream.socket.close()
+        self.close()
+
+
+class DatagramPeer:
+    """Sends and receives frames over a datagram socket, one each; every wait is bounded.
+
+    `to` is where they go if the socket has no fixed other end. What is sent comes back if it `echoes`, as in a
+    multicast group, and is left out then. `ctl` is what VDE keeps open beside it.
+    """
+
+    def __init__(
+        self, sock: socket.socket, *, to: Any = None, echoes: bool = False, ctl: trio.SocketStream | None = None
+    ) -> None:
+        self.sock = trio.socket.from_stdlib_socket(sock)
+        self.to = to
+        self.ctl = ctl
+        self._echoes: deque[bytes] | None = deque() if echoes else None
+
+    async def send(self, *frames: bytes) -> None:
+        with trio.fail_after(TIMEOUT_S):
+            for frame in frames:
+                if self._echoes is not None:
+                    self._echoes.append(frame)
+                if self.to is None:
+                    await self.sock.send(frame)
+                else:
+                    await self.sock.sendto(frame, self.to)
+
+    async def receive(self, count: int) -> list[bytes]:
+        """The next `count` frames."""
+        frames: list[bytes] = []
+        with trio.fail_after(TIMEOUT_S):
+            while len(frames) < count:
+                frame = await self.sock.recv(FRAME_MAX + 1)
+                if self._echoes and frame == self._echoes[0]:
+                    self._echoes.popleft()
+                else:
+                    frames.append(frame)
+        return frames
+
+    def vanish(self) -> None:
+        """Go away as a process does that is killed: a socket's path stays."""
+        self.close()
+
+    def close(self) -> None:
+        if self.ctl is not None:
+            self.ctl.socket.close()
+        self.sock.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -95,3 +163,14 @@ def check_balance(switch: VSwitch) -> None:
     """The totals account for every frame."""
     totals = switch.status().totals
     assert totals.rx_frames + totals.copies == totals.tx_frames + totals.queued_frames + sum(totals.drops.values())
+
+
+def descriptors() -> dict[str, str]:
+    """This process's open descriptors, and what each is."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:  # the one that lists them
+            continue
+    return found

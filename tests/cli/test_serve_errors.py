@@ -80,7 +80,7 @@ def vswitch(home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["serve", "--ready-fd", "x"], "--ready-fd"),
         (["serve", ""], "not an endpoint URL"),
         (["serve", "127.0.0.1:1234"], "tcp://127.0.0.1:1234"),
-        (["serve", "tpc://127.0.0.1:1234"], "tcp, unix, mcast, udp, unixgram, vde, fd"),
+        (["serve", "tpc://127.0.0.1:1234"], "tcp, unix, mcast, udp, unixgram, vde, tap, fd"),
         (["serve", "tcp://127.0.0.1"], "the port is missing"),
         (["serve", "tcp://127.0.0.1:0", "tcp://127.0.0.1:65536"], "65535"),
         (["serve", "tcp://127.0.0.1:0?nmae=a"], "unknown parameter 'nmae'"),

@@ -39,6 +39,7 @@ TARGETS = {
     "udp": "udp://127.0.0.1:1234",
     "unixgram": "unixgram:///run/lan.sock",
     "vde": "vde:///run/lan.vde",
+    "tap": "tap://tap0",
 }
 
 Reader = Callable[[str], SwitchConfig]

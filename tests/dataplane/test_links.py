@@ -11,7 +11,7 @@ from tests.dataplane.plumbing import check_balance, drops, take
 from tests.frames import BROADCAST, frame, framed, mac, unframed
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.frame import FRAME_MAX
-from vswitch.dataplane.link import Link, StreamLink
+from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.loop import Loop
 from vswitch.dataplane.mac_table import MacTable
 from vswitch.dataplane.port import QUEUE_BYTES_MIN, QueuePool
@@ -27,7 +27,7 @@ class Switch:
         self.loop = Loop(self.bridge)
         self.queue_bytes_max = queue_bytes_max
         self.peers: list[socket.socket] = []
-        self.links: list[Link] = []
+        self.links: list[StreamLink] = []
         for _ in range(ports):
             self.plug()
 

@@ -129,7 +129,7 @@ async def test_we_come_back_to_a_qemu_that_was_restarted(netdev: str) -> None:
     async with VSwitch() as switch:
         await switch.attach(f"tcp://127.0.0.1:{port}?connect", name="guest")
         async with await Peer.plugged_into(switch) as station:
-            for run in range(2):
+            for _ in range(2):
                 near, far = socket.socketpair()
                 with near, far:
                     async with (

@@ -1,6 +1,7 @@
 """The management commands of a VDE switch: what a user, or a program that reads the replies, gets to see."""
 
 import re
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.frames import BROADCAST, frame, mac
 from tests.vde2 import real_switch
 from tests.waiting import until
 from vswitch.dataplane.mac_table import mac_key
+from vswitch.endpoints import vde_console
 from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.url import parse
 from vswitch.endpoints.vde_console import BANNER, COMMANDS, Console, VdePeer
@@ -168,6 +170,22 @@ async def test_a_large_table_comes_in_portions() -> None:
         [line] = lan.data("hash/find " + number.to_bytes(6).hex(":"))
         assert number.to_bytes(6).hex(":") in line
     lan.close()
+
+
+@pytest.mark.parametrize("portion_slots", [1, 512])
+async def test_a_station_is_found_wherever_it_is_in_a_full_table(
+    monkeypatch: pytest.MonkeyPatch, portion_slots: int
+) -> None:
+    monkeypatch.setattr(vde_console, "PORTION_SLOTS", portion_slots)
+    for seed in range(50):
+        monkeypatch.setattr(secrets, "randbits", lambda _, seed=seed: seed * 2**55 // 50)
+        lan = Lan(8)
+        peer = lan.plug()
+        for number in range(8):
+            lan.learn(mac(number), peer.port)
+        for number in range(8):
+            assert len(lan.data(f"hash/find 52:54:00:00:00:{number:02}")) == 1
+        lan.close()
 
 
 async def test_a_peer_that_leaves_while_ports_and_stations_are_printed_does_not_matter(lan: Lan) -> None:

@@ -11,7 +11,7 @@ import errno
 import select
 import socket
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, final
 
 from librt.strings import BytesWriter, write_i32_be
 from mypy_extensions import i32, i64
@@ -25,9 +25,21 @@ BURST: Final = 64  # datagrams that one source brings, or one link sends, before
 COST: Final = 8192  # a datagram takes about as long as so many bytes of a stream
 STRANGERS_MAX: Final = 64  # datagrams of unknown peers that wait for the control side
 
+ERRORS_MAX: Final = 32  # in one batch: a link that has nothing else is lost, lasting or not
+
 SENT: Final = -1  # what became of a datagram, if not a drop reason
 FULL: Final = -2
 GONE: Final = -3
+
+
+class Datagrams(Protocol):
+    """A socket, or what works like one."""
+
+    def fileno(self) -> int: ...
+    def setblocking(self, blocking: bool, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def send(self, frame: bytes, /) -> int: ...
+    def close(self) -> None: ...
 
 
 class SendingLink(Link):
@@ -93,7 +105,7 @@ class DatagramLink(SendingLink):
     """
 
     def __init__(
-        self, sock: socket.socket, port: Port, bridge: Bridge, out: socket.socket | None = None, lasting: bool = False
+        self, sock: Datagrams, port: Port, bridge: Bridge, out: Datagrams | None = None, lasting: bool = False
     ) -> None:
         self._sock = sock
         self._out = out if out is not None else sock
@@ -107,6 +119,7 @@ class DatagramLink(SendingLink):
         batch = BytesWriter()
         size_max = self.bridge.receive_max()
         count: i64 = 0
+        errors: i64 = 0
         while count < BURST and len(batch) < size_max:
             try:
                 frame = self._recv(FRAME_MAX + 1)
@@ -114,8 +127,9 @@ class DatagramLink(SendingLink):
                 break
             except OSError as error:
                 count += 1
-                if self.lasting:
-                    continue
+                errors += 1
+                if self.lasting and errors < ERRORS_MAX:
+                    continue  # of an earlier frame that could not be delivered
                 self.lost = error.strerror or "connection lost"
                 break
             count += 1

@@ -7,6 +7,7 @@ stream.py     tcp://, unix:// — listening and connecting
 datagram.py   udp://, unixgram://
 multicast.py  mcast://
 vde.py        vde:// — being a VDE switch; vde_client.py: plugging into one
+tap.py        tap://
 descriptor.py fd:// — any of these on a socket that is open already
 """
 
@@ -18,6 +19,7 @@ from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.multicast import Multicast
 from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.stream import Listener, StreamConnector
+from vswitch.endpoints.tap import Tap
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.vde import VdeSwitch
 from vswitch.endpoints.vde_client import VdeClient
@@ -30,6 +32,7 @@ _KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it c
     ("mcast", False): Multicast,
     ("udp", False): UdpPeers,
     ("unixgram", False): UnixPeers,
+    ("tap", False): Tap,
     ("vde", False): VdeSwitch,
     ("vde", True): VdeClient,
 }

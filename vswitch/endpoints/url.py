@@ -34,7 +34,7 @@ _TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
 
 
 class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint as written. Of host/port, path and fd, the scheme's own is set; times are in seconds."""
+    """One endpoint as written; times are in seconds. Of host/port, path (of tap, a name) and fd, one is set."""
 
     scheme: str
     host: str = ""
@@ -84,14 +84,14 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def absolute(self) -> "EndpointConfig":
         """The same, with paths that hold in any working directory."""
-        path = os.path.abspath(self.path) if self.path else ""
+        path = os.path.abspath(self.path) if self.path and self.scheme != "tap" else self.path
         remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
         return msgspec.structs.replace(self, path=path, remote=remote)
 
     @property
     def listens(self) -> bool:
         """Whether each of its peers gets a port of its own."""
-        return not (self.connect or self.single or self.remote is not None or self.scheme in ("mcast", "fd"))
+        return not (self.connect or self.single or self.remote is not None or self.scheme in ("mcast", "tap", "fd"))
 
 
 def parse(text: str, parameters: Mapping[str, Any] | None = None) -> EndpointConfig:
@@ -243,6 +243,18 @@ def _read_vde(target: str) -> dict[str, Any]:
     return {"path": directory}
 
 
+def _read_tap(target: str) -> dict[str, Any]:
+    if not target:
+        raise InputError("the interface is missing; write tap://tap0")
+    return {"path": _interface_name(target)}
+
+
+def _interface_name(text: str) -> str:
+    if not re.fullmatch(r"[^/\s]{1,15}", text) or not text.isprintable() or not text.isascii() or text in (".", ".."):
+        raise InputError(f"{text!r} cannot be an interface's name")
+    return text
+
+
 def _read_fd(target: str) -> dict[str, Any]:
     if not re.fullmatch(r"[0-9]{1,7}", target):
         raise InputError("a descriptor's number is missing; write one like fd://3")
@@ -304,9 +316,7 @@ def _iface(value: Any) -> str:
             return str(ipaddress.IPv4Address(text))
         except ValueError:
             raise InputError(f"{text} is not an IPv4 address") from None
-    if not re.fullmatch(r"[^/\s]{1,15}", text) or not text.isprintable():
-        raise InputError(f"{text!r} is neither an IPv4 address nor an interface's name")
-    return text
+    return _interface_name(text)
 
 
 def _mode(value: Any) -> int:
@@ -344,5 +354,6 @@ SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
     "udp": (partial(_read_inet, "udp://"), (*_COMMON, "remote", *_PEERS, "any_user", "insecure")),
     "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_PEERS)),
     "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", "mode", "dirmode", "group", "mgmt", "mgmtmode")),
+    "tap": (_read_tap, _COMMON),
     "fd": (_read_fd, (*_COMMON, "single", *_PEERS, "any_user")),
 }

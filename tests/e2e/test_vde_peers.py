@@ -1,0 +1,312 @@
+"""Debian's vde2 on the other end: vde_plug, vde_plug2tap, and a vde_switch that we plug into."""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.cli.program import MORTAL, Home
+from tests.frames import BROADCAST, frame, mac
+from tests.hosts import Host, Pipes
+from tests.namespaces import ip_inside, is_elsewhere, needed_for_tap
+from tests.peers import TIMEOUT_S, Peer, check_balance, until, up
+from tests.vde2 import MAGIC, RealSwitch, program, real_switch
+from vswitch import VSwitch
+from vswitch.errors import RefusedError
+
+PLUG_MAX = 9234  # what vde_plug has room for: 9216 bytes of payload and an Ethernet header with a tag
+SIZES = [14, 60, 64, 1514, 1518, 1522, 9014, 9018, PLUG_MAX]
+CUT_AT = 1518  # by vde_switch
+TAG = 0xB005
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory whose path is short enough for unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="vs-") as path:
+        yield Path(path)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def machine_that_has_vde2() -> None:
+    for name in ("vde_switch", "vde_plug", "dpipe", "vde_plug2tap"):
+        program(name)
+
+
+def exists(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+@contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program with its children, killed in the end. Its input stays open and quiet."""
+    with subprocess.Popen([*MORTAL, *command], stdin=subprocess.PIPE, process_group=0) as process:
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def beside_ctl(directory: Path) -> list[str]:
+    """What is in the directory of a switch, but for its control socket."""
+    return sorted(path.name for path in directory.iterdir() if path.name != "ctl")
+
+
+async def test_vde_plug_on_pipes_carries_all_the_frames_it_can(directory: Path) -> None:
+    lan = directory / "lan"
+    async with VSwitch() as switch, await Peer.plugged_into(switch, name="station") as station:
+        guest = await switch.attach(f"vde://{lan}", name="lan")
+        async with Pipes.of([*MORTAL, program("vde_plug"), f"vde://{lan}[5]"]) as plug:
+            await until(lambda: "lan.5" in up(switch))
+            (port,) = guest.ports
+            assert port.peer is not None
+            assert f"pid={plug.process.pid}" in port.peer
+            for size in SIZES:
+                for tag in (None, TAG) if size >= 18 else (None,):
+                    outward = frame(BROADCAST, mac(1), size, tag=tag, payload=size.to_bytes(4))[:size]
+                    await plug.send(outward)
+                    assert await station.receive(1) == [outward]
+                    inward = frame(mac(1), mac(2), size, tag=tag, payload=size.to_bytes(4))[:size]
+                    await station.send(inward)
+                    assert await plug.receive(1) == [inward]
+        await until(lambda: not guest.ports)
+        assert beside_ctl(lan) == []
+        check_balance(switch)
+
+
+async def test_dpipe_and_two_plugs_are_a_cable_between_two_of_our_switches(directory: Path) -> None:
+    ends = [directory / "a", directory / "b"]
+    async with VSwitch("a") as a, VSwitch("b") as b:
+        for switch, end in zip((a, b), ends, strict=True):
+            await switch.attach(f"vde://{end}", name="lan")
+        async with await Peer.plugged_into(a) as near, await Peer.plugged_into(b) as far:
+            with running("dpipe", "vde_plug", str(ends[0]), "=", "vde_plug", str(ends[1])):
+                await until(lambda: "lan.1" in up(a) and "lan.1" in up(b))
+                for size in SIZES[1:]:
+                    for tag in (None, TAG):
+                        outward = frame(BROADCAST, mac(1), size, tag=tag, payload=b"there")[:size]
+                        await near.send(outward)
+                        assert await far.receive(1) == [outward]
+                        back = frame(mac(1), mac(2), size, tag=tag, payload=b"back")[:size]
+                        await far.send(back)
+                        assert await near.receive(1) == [back]
+            await until(lambda: not any(name.startswith("lan") for name in up(a) | up(b)))
+        check_balance(a)
+        check_balance(b)
+
+
+async def test_dpipe_and_two_plugs_join_us_and_a_vde_switch(directory: Path) -> None:
+    with real_switch(directory) as real:
+        async with VSwitch() as switch, await Peer.plugged_into(switch) as station, plug_into(real.directory) as client:
+            await switch.attach(f"vde://{directory}/lan", name="lan")
+            with running("dpipe", "vde_plug", f"{directory}/lan", "=", "vde_plug", str(real.directory)):
+                await until(lambda: "lan.1" in up(switch))
+                await first_contact(station, client)
+                await check_both_ways(station, client)
+                check_balance(switch)
+
+
+def plug_into(directory: Path) -> AbstractAsyncContextManager[Pipes]:
+    """A vde_plug with its frames on pipes."""
+    return Pipes.of([*MORTAL, program("vde_plug"), str(directory)])
+
+
+async def first_contact(station: Peer, client: Pipes) -> None:
+    """Sends until a frame comes out at a client of another switch: not all may be plugged in yet."""
+    for attempt in range(100):
+        hello = frame(BROADCAST, mac(1), payload=attempt.to_bytes(4))
+        await station.send(hello)
+        with trio.move_on_after(0.2):
+            while await client.receive(1) != [hello]:
+                pass
+            return
+    raise AssertionError("no frame came through")
+
+
+async def check_both_ways(station: Peer, client: Pipes) -> None:
+    """Frames of what sizes vde_switch passes, one after the other."""
+    for size in (60, 61, 1514, CUT_AT):
+        inward = frame(mac(1), mac(2), size, payload=size.to_bytes(4))
+        await client.send(inward)
+        assert await station.receive(1) == [inward]
+        outward = frame(mac(2), mac(1), size, payload=size.to_bytes(4))
+        await station.send(outward)
+        assert await client.receive(1) == [outward]
+
+
+async def test_a_tap_device_in_another_network_namespace(directory: Path) -> None:
+    """The kernel behind it answers ARP and echo requests."""
+    unshare = needed_for_tap()
+    lan = directory / "lan"
+    async with VSwitch() as switch, await Peer.plugged_into(switch, name="host") as wire:
+        guest = await switch.attach(f"vde://{lan}", name="lan")
+        async with trio.open_nursery() as nursery:
+            with running(unshare, "--net", program("vde_plug2tap"), "-s", str(lan), "tap9") as plug:
+                await until(lambda: is_elsewhere(plug.pid))
+                await until(lambda: "lan.1" in up(switch))
+                await until(lambda: ip_inside(plug.pid, "link set tap9 address 52:54:00:00:00:09"))
+                assert ip_inside(plug.pid, "address add 10.0.0.9/24 dev tap9")
+                assert ip_inside(plug.pid, "link set tap9 up")
+                host = Host(wire, "10.0.0.1", 1)
+                nursery.start_soon(host.run)
+                await host.ping("10.0.0.9")
+                await host.ping("10.0.0.9", payload=bytes(1400))
+                macs = {entry.mac: entry.port for entry in await switch.macs()}
+                assert macs["52:54:00:00:00:09"] == "lan.1"
+            await until(lambda: not guest.ports)
+            assert beside_ctl(lan) == []
+            nursery.cancel_scope.cancel()
+        check_balance(switch)
+
+
+async def test_dead_and_stopped_clients_do_not_disturb_the_others(directory: Path) -> None:
+    lan = directory / "lan"
+    async with VSwitch() as switch, await Peer.plugged_into(switch, name="station") as station:
+        guest = await switch.attach(f"vde://{lan}", name="lan", queue="256KiB")
+        (lan / ".00001-00000").touch()  # a file, which is no client's, whatever it is called
+        async with plug_into(lan) as stopped:
+            await until(lambda: "lan.1" in up(switch))
+            with leftover_client(lan):
+                await until(lambda: "lan.2" in up(switch))
+            await until(lambda: [port.name for port in guest.ports] == ["lan.1"])
+            assert beside_ctl(lan) == [".00001-00000", "001.0"]
+            with leftover_client(lan) as frames:
+                await until(lambda: "lan.2" in up(switch))
+                frames.close()  # with the connection open still
+                await station.send(frame(BROADCAST, mac(2)))
+                assert await stopped.receive(1) == [frame(BROADCAST, mac(2))]
+                await until(lambda: [port.name for port in guest.ports] == ["lan.1"])
+                assert beside_ctl(lan) == [".00001-00000", "001.0"]
+            async with plug_into(lan) as plug:
+                await until(lambda: "lan.2" in up(switch))
+                stopped.process.send_signal(signal.SIGSTOP)
+                # The stopped one gets its frames when it goes on, as many as there is room for.
+                burst = [frame(BROADCAST, mac(2), 1514, payload=number.to_bytes(4)) for number in range(1000)]
+                for number, sent in enumerate(burst):
+                    await station.send(sent)
+                    assert await plug.receive(1) == [sent]
+                    answer = frame(mac(2), mac(1), payload=number.to_bytes(4))
+                    await plug.send(answer)
+                    assert await station.receive(1) == [answer]
+                first, last = guest.ports
+                assert (first.name, list(first.drops), last.drops) == ("lan.1", ["queue_full"], {})
+                stopped.process.send_signal(signal.SIGCONT)
+                kept = len(burst) - first.drops["queue_full"]
+                assert kept > 100
+                assert await stopped.receive(kept) == burst[:kept]
+        await until(lambda: not guest.ports)
+        assert beside_ctl(lan) == [".00001-00000"]
+        check_balance(switch)
+    assert not exists(lan / "ctl")
+    assert exists(lan / ".00001-00000")
+
+
+@contextmanager
+def leftover_client(lan: Path) -> Iterator[socket.socket]:
+    """A client that is plugged in and does not remove its socket's path when it ends."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as frames, socket.socket(socket.AF_UNIX) as control:
+        path = str(lan / ".12345-00000")
+        frames.bind(path)
+        control.connect(str(lan / "ctl"))
+        control.sendall(struct.pack("=IIIH108s", MAGIC, 3, 0, socket.AF_UNIX, path.encode()) + b"dead")
+        yield frames
+        frames.close()
+
+
+@pytest.mark.parametrize("query", ["connect", "connect&port=9"])
+async def test_we_plug_into_a_vde_switch_and_come_back_when_it_does(query: str, directory: Path) -> None:
+    async with VSwitch() as switch, await Peer.plugged_into(switch, name="station") as station:
+        await switch.attach(f"vde://{directory}/real?{query}", name="guest")
+        for _ in range(3):
+            with real_switch(directory) as real:
+                await until(lambda: "guest" in up(switch))
+                (ports,) = real.ask(b"port/print")
+                assert b"vswitch guest pid=%d" % os.getpid() in ports
+                assert (b"Port 0009" in ports) == ("port=9" in query)
+                async with plug_into(real.directory) as client:
+                    await first_contact(station, client)
+                    await check_both_ways(station, client)
+            await until(lambda: "guest" not in up(switch))
+            await station.send(frame(BROADCAST, mac(1)))  # harms nothing
+            assert not any(name.startswith(".") for name in beside_ctl(real.directory))
+        check_balance(switch)
+
+
+async def test_we_refuse_the_directory_of_a_running_vde_switch(directory: Path) -> None:
+    with real_switch(directory) as real:
+        async with VSwitch() as switch, await Peer.plugged_into(switch, name="station") as station:
+            with pytest.raises(RefusedError, match=r"real/ctl is in use"):
+                await switch.attach(f"vde://{real.directory}")
+            await switch.attach(f"vde://{real.directory}?connect")  # which it has not minded
+            async with plug_into(real.directory) as client:
+                await first_contact(station, client)
+                await check_both_ways(station, client)
+
+
+async def test_a_vde_switch_is_refused_our_directory(directory: Path) -> None:
+    lan = directory / "lan"
+    async with VSwitch() as switch, await Peer.plugged_into(switch) as station:
+        await switch.attach(f"vde://{lan}", name="lan")
+        async with Pipes.of([*MORTAL, program("vde_plug"), str(lan)]) as plug:
+            await until(lambda: "lan.1" in up(switch))
+            with trio.fail_after(TIMEOUT_S):
+                command = [*MORTAL, program("vde_switch"), "-s", str(lan)]
+                refused = await trio.run_process(command, check=False, capture_stderr=True)
+            assert refused.returncode != 0
+            assert b"in use" in refused.stderr
+            await plug.send(frame(BROADCAST, mac(1)))
+            assert await station.receive(1) == [frame(BROADCAST, mac(1))]
+            await station.send(frame(mac(1), mac(2)))
+            assert await plug.receive(1) == [frame(mac(1), mac(2))]
+
+
+async def test_we_take_over_the_directory_of_a_vde_switch_that_was_killed(directory: Path) -> None:
+    with ExitStack() as stack:
+        real = stack.enter_context(real_switch(directory))
+        async with plug_into(real.directory):
+            await until(lambda: any(name.startswith("001.") for name in beside_ctl(real.directory)))
+            stack.close()
+    assert beside_ctl(real.directory)
+    async with VSwitch() as switch, await Peer.plugged_into(switch) as station:
+        await switch.attach(f"vde://{real.directory}", name="lan")
+        assert beside_ctl(real.directory) == []
+        async with plug_into(real.directory) as plug:
+            await until(lambda: "lan.1" in up(switch))
+            await plug.send(frame(BROADCAST, mac(1)))
+            assert await station.receive(1) == [frame(BROADCAST, mac(1))]
+    assert not exists(real.directory)
+
+
+async def test_a_vde_switch_takes_over_our_directory_when_we_were_killed(directory: Path) -> None:
+    """`vswitch serve` is, that is, and comes back after it."""
+    root = directory / "home"
+    root.mkdir()
+    home = Home(root)
+    url = f"vde://{directory}/real"
+    with home.serve(f"{url}?name=lan") as serving:
+        async with plug_into(directory / "real"):
+            await until(lambda: (directory / "real" / "001.0").exists())
+            serving.process.kill()
+            serving.process.wait()
+    assert (directory / "real" / "ctl").exists()
+    with real_switch(directory) as real:
+        async with plug_into(real.directory) as one, plug_into(real.directory) as other:
+            await until(lambda: len(plugged(real)) == 2)
+            await one.send(frame(BROADCAST, mac(1)))
+            assert await other.receive(1) == [frame(BROADCAST, mac(1))]
+    with home.serve(f"{url}?name=lan") as serving:
+        assert serving.stop() == 0
+    assert not exists(directory / "real")
+
+
+def plugged(real: RealSwitch) -> list[bytes]:
+    """Who is plugged into a vde_switch."""
+    return [line for line in real.ask(b"port/print")[0].splitlines() if b"vdeplug:" in line]
