@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from vswitch.dataplane.datagram import DatagramLink, PeerLink
+from vswitch.dataplane.frame import HEADER
 from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet, unix_socket
 from vswitch.endpoints.endpoint import Endpoint, log
@@ -91,7 +92,7 @@ class Peers(Endpoint):
         """Datagrams from addresses that have no port: give them one, or count them."""
         asked: dict[Any, SwitchPort | None] = {}
         for address, frame in strangers:
-            if address not in asked and len(asked) < ASKED_MAX:
+            if address not in asked and len(asked) < ASKED_MAX and len(frame) >= HEADER:
                 asked[address] = self._port_of.get(address) or self._admit(address)
             port = asked.get(address)
             if port is None:
