@@ -53,8 +53,9 @@ def serve(
     """Run a switch that guests plug into by URL.
 
     Each URL is a way in: tcp://127.0.0.1:1234 and unix:///run/lan.sock listen, with ?connect they connect;
-    mcast://230.0.0.1:1234 is a multicast group, udp:// and unixgram:// are datagrams, vde:///run/lan.vde is a VDE switch,
-    tap://tap0 a TAP device, fd://N an inherited socket. Without URL or file: tcp://127.0.0.1:1234 and a unix socket.
+    mcast://230.0.0.1:1234 is a multicast group; udp:// and unixgram:// are datagrams; vde:///run/lan.vde is a VDE
+    switch, tap://tap0 a TAP device, fd://N an inherited socket. Without URL or file: tcp://127.0.0.1:1234 and a unix
+    socket.
     """
     wanted = configuration.SwitchConfig() if config_file is None else configuration.read(config_file)
     name = check_name(_first(name, wanted.name, configuration.NAME_DEFAULT))

@@ -149,16 +149,16 @@ class Peers(Endpoint):
     async def _tend(self) -> None:
         """Look for the remote end while it is away; look after the peers there are."""
         look_s = LOOK_MIN_S
-        heard: dict[Any, tuple[int, float]] = {}  # what each peer had sent, and when that was seen first
+        heard: dict[SwitchPort, tuple[int, float]] = {}  # how many frames had come in, and when that was seen first
         while True:
             for address in list(self._port_of):
                 if address in self._port_of and self._has_gone(address):
                     self._drop(address, "closed by peer")
                 await trio.lowlevel.checkpoint()
             if self._remote is None:
-                heard = {address: self._heard(address, heard.get(address)) for address in self._port_of}
-                for address, (_, since) in heard.items():
-                    if trio.current_time() - since >= self.config.idle:
+                heard = {port: _heard(port, heard.get(port)) for port in self._port_of.values()}
+                for address, port in list(self._port_of.items()):
+                    if trio.current_time() - heard[port][1] >= self.config.idle:
                         self._drop(address, f"silent for {self.config.idle:g} s")
                 pause_s = min(self._verify_s, self.config.idle / 4)
             elif self._look_for_remote():
@@ -171,9 +171,10 @@ class Peers(Endpoint):
             with trio.move_on_after(pause_s):
                 await self._changed.wait()
 
-    def _heard(self, address: Any, before: tuple[int, float] | None) -> tuple[int, float]:
-        frames = self._port_of[address].port.rx_frames
-        return before if before is not None and before[0] == frames else (frames, trio.current_time())
+
+def _heard(port: SwitchPort, before: tuple[int, float] | None) -> tuple[int, float]:
+    frames = port.port.rx_frames
+    return before if before is not None and before[0] == frames else (frames, trio.current_time())
 
 
 class UdpPeers(Peers):

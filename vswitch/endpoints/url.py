@@ -123,6 +123,14 @@ def check_unix_path(path: str) -> str:
     return path
 
 
+def check_vde_directory(path: str) -> str:
+    """A path of a directory in which the sockets of a VDE switch fit. Raises InputError."""
+    longest = UNIX_PATH_MAX - VDE_NAME_MAX
+    if len(path.encode(errors="surrogateescape")) > longest:
+        raise InputError(f"the path is too long for the sockets in it; use one of at most {longest} bytes")
+    return path
+
+
 def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     scheme, separator, rest = text.partition("://")
     if not separator:
@@ -235,12 +243,7 @@ def _read_vde(target: str) -> dict[str, Any]:
     directory = target.rstrip("/") or target[:1]
     if not directory:
         raise InputError("the directory is missing; write vde:///run/lan.vde")
-    check_unix_path(directory)
-    size = len(directory.encode(errors="surrogateescape")) + VDE_NAME_MAX
-    if size > UNIX_PATH_MAX:
-        longest = UNIX_PATH_MAX - VDE_NAME_MAX
-        raise InputError(f"the path is too long for the sockets in it; use one of at most {longest} bytes")
-    return {"path": directory}
+    return {"path": check_vde_directory(check_unix_path(directory))}
 
 
 def _read_tap(target: str) -> dict[str, Any]:

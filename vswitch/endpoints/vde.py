@@ -39,7 +39,7 @@ class VdeSwitch(Endpoint):
 
     def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
         super().__init__(config, name, ports, sock)
-        self._mode, _ = vde_directory.modes(config)
+        self._mode, self._dirmode = vde_directory.modes(config)
         self._group = vde_directory.group_id(config)
         self._turned_away = Sparingly(log)
         self._peers: dict[int, VdePeer] = {}  # by port number
@@ -53,15 +53,19 @@ class VdeSwitch(Endpoint):
 
     async def run(self, started: Callable[[], None]) -> None:
         with contextlib.ExitStack() as stack:
-            self._directory = stack.enter_context(vde_directory.directory(self.config))
+            # First of all, so that who finds `ctl` finds it, too.
+            mgmt = stack.enter_context(vde_mgmt.listening(self.config))
+            self._directory, ours = stack.enter_context(vde_directory.directory(self.config))
             ctl = f"{self._directory}/{vde_directory.CTL}"
             listener = stack.enter_context(unix_socket.bind(ctl, mode=self._mode, group=self._group))
+            if ours:
+                vde_directory.open_to_others(self._directory, self._dirmode, self._group)
             vde_directory.sweep(self._directory)
             stack.callback(vde_directory.sweep, self._directory, ending=True)
             self.started_s = trio.current_time()
             async with trio.open_nursery() as nursery:
-                if self.config.mgmt is not None:
-                    await nursery.start(vde_mgmt.serve, self)
+                if mgmt is not None:
+                    nursery.start_soon(vde_mgmt.serve, self, mgmt)
                 started()
                 await self._accept(trio.socket.from_stdlib_socket(listener), nursery)
 

@@ -22,7 +22,7 @@ class VdeClient(Connector):
     """vde:// with `connect`. Closing the control connection is how a switch unplugs us, or ends."""
 
     async def connect(self) -> Connection:
-        directory = os.path.abspath(self.config.path)  # noqa: ASYNC240
+        directory = vde_directory.full_path(self.config)
         with contextlib.ExitStack() as stack:
             ctl = stack.enter_context(trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             await ctl.connect(f"{directory}/{vde_directory.CTL}")
@@ -31,8 +31,11 @@ class VdeClient(Connector):
             stack.callback(vde_directory.remove_socket, path)
             port = self.config.port
             await ctl.send(vde.request(port, os.fsencode(path), f"vswitch {self.name} pid={os.getpid()}"))
+            reply = await ctl.recv(vde.REQUEST_MAX)
+            if not reply:
+                raise ConnectionRefusedError("it turned us away")
             try:
-                sock.connect(vde.parse_reply(await ctl.recv(vde.REQUEST_MAX)))
+                sock.connect(vde.parse_reply(reply))
             except vde.BadRequest as error:
                 raise ConnectionRefusedError(f"it answers with {error}") from None
             return VdeConnection(stack.pop_all(), ctl, sock, self.ports.bridge)

@@ -174,6 +174,10 @@ class Console:
                 yield []
         self._ports.bridge.hub = hub
 
+    def port_create(self, arguments: str) -> None:
+        """Nothing to do: a client gets the port that it asks for."""
+        _number(arguments, 1, self._managed.config.limit)
+
     def port_print(self, arguments: str) -> Lines:
         for peer in self._peers(arguments):
             port = peer.port.port
@@ -272,6 +276,7 @@ COMMANDS = {
     "port": _menu("PORTS"),
     "port/showinfo": Command(Console.port_showinfo, True, "", "number of ports, hub or switch"),
     "port/sethub": Command(Console.port_sethub, False, "0/1", "1: repeat every frame to all ports, 0: switch"),
+    "port/create": Command(Console.port_create, False, "N", "have port N, which is there anyway"),
     "port/print": Command(Console.port_print, True, "[N]", "ports that are in use, counters and clients"),
     "port/allprint": Command(Console.port_print, True, "[N]", "the same: only ports in use are there"),
     "vlan": _menu("VLANS"),
@@ -295,7 +300,6 @@ COMMANDS = {
     "port/setnumports": _unable("the number of ports is set when the switch starts"),
     "port/setvlan": _unable(_NO_VLANS),
     "port/createauto": _unable(_PEERS_MAKE_PORTS),
-    "port/create": _unable(_PEERS_MAKE_PORTS),
     "port/remove": _unable(_PEERS_MAKE_PORTS),
     "port/allocatable": _unable(_NO_ACCESS_CONTROL),
     "port/setuser": _unable(_NO_ACCESS_CONTROL),

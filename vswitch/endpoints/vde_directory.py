@@ -12,12 +12,13 @@ import socket
 import stat
 from collections.abc import Iterator
 
-from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.url import EndpointConfig, check_vde_directory
 from vswitch.errors import InputError, RefusedError
 
 CTL = "ctl"
 MODE_DEFAULT = 0o600
 DIRMODE_DEFAULT = 0o2700
+GID_MAX = 2**32 - 1  # which stands for none
 
 _OURS = re.compile(r"[0-9]{3,5}\.[0-9]+")
 _CLIENTS = re.compile(r"\.[0-9]+-[0-9]+")
@@ -41,18 +42,30 @@ def group_id(config: EndpointConfig) -> int:
     """The group that the sockets are for, or -1. Raises InputError."""
     if config.group is None:
         return -1
-    if config.group.isdecimal():
-        return int(config.group)
     try:
+        if config.group.isdecimal() and int(config.group) < GID_MAX:
+            return int(config.group)
         return grp.getgrnam(config.group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):  # also a name that none can have
         raise InputError(f"{config.url}: group: there is no group {config.group!r}") from None
 
 
+def full_path(config: EndpointConfig) -> str:
+    """The directory's path, with which the sockets in it are named. Raises InputError if it is too long for them."""
+    path = os.path.abspath(config.path)
+    try:
+        return check_vde_directory(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 @contextlib.contextmanager
-def directory(config: EndpointConfig) -> Iterator[str]:
-    """The directory's path, made if need be; what we made is removed on exit. Raises RefusedError, InputError."""
-    path, group = os.path.abspath(config.path), group_id(config)
+def directory(config: EndpointConfig) -> Iterator[tuple[str, bool]]:
+    """The directory's path, made if need be, and whether it is all ours, then removed on exit.
+
+    Only this user gets into one that was made. Raises RefusedError, InputError.
+    """
+    path = full_path(config)
     try:
         os.mkdir(path, 0o700)
         ours = True
@@ -61,30 +74,32 @@ def directory(config: EndpointConfig) -> Iterator[str]:
     except OSError as error:
         raise RefusedError(f"cannot make the directory {path}: {error.strerror}") from None
     try:
-        if ours:
-            try:
-                _open_to_others(path, modes(config)[1], group)
-            except OSError as error:
-                raise RefusedError(f"cannot open {path} to others: {error.strerror}") from None
-        yield path
+        yield path, ours
     finally:
         if ours:
             with contextlib.suppress(OSError):  # clients may have left something
                 os.rmdir(path)
 
 
-def _open_to_others(path: str, mode: int, group: int) -> None:
-    found = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def open_to_others(path: str, mode: int, group: int) -> None:
+    """Give a directory its group and permissions, once no other switch can be in it. Raises RefusedError."""
     try:
-        os.fchown(found, -1, group)
-        os.fchmod(found, mode)
-    finally:
-        os.close(found)
+        found = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchown(found, -1, group)
+            os.fchmod(found, mode)
+        finally:
+            os.close(found)
+    except OSError as error:
+        raise RefusedError(f"cannot open {path} to others: {error.strerror}") from None
 
 
 def _check(path: str) -> bool:
     """Whether a directory that is there already is nothing but a VDE switch's. Raises RefusedError."""
-    found = os.lstat(path)
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        raise RefusedError(f"cannot look at {path}: {error.strerror}") from None
     if stat.S_ISLNK(found.st_mode):
         raise RefusedError(f"{path} is a symbolic link; give the directory itself")
     if not stat.S_ISDIR(found.st_mode):

@@ -6,13 +6,15 @@ too many clients, the one that has been silent longest makes room.
 """
 
 import errno
+import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import trio
 
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.endpoint import log
+from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.vde_console import BANNER, END_OF_SESSION, PROMPT, Console, Managed
 
 CLIENTS_MAX = 16
@@ -21,26 +23,29 @@ RECEIVE_BYTES = 4096
 ACCEPT_PAUSE_S = 0.5
 
 
-async def serve(managed: Managed, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Answer on the socket that the endpoint's `mgmt` and `mgmtmode` ask for, until cancelled.
-
-    The path is removed and every client disconnected when it ends. Raises RefusedError if it cannot listen there.
-    """
-    path = managed.config.mgmt
-    assert path is not None
-    with unix_socket.bind(path, mode=managed.config.mgmtmode) as sock:
-        listener = trio.socket.from_stdlib_socket(sock)
-        sessions: list[_Session] = []  # the one silent longest first
-        async with trio.open_nursery() as nursery:
-            task_status.started()
-            while True:
-                client = await _accept(listener, path)
-                if len(sessions) >= CLIENTS_MAX:
-                    sessions[0].scope.cancel()
-                nursery.start_soon(_Session(managed, client, sessions).run)
+@contextmanager
+def listening(config: EndpointConfig) -> Iterator[socket.socket | None]:
+    """The socket that `mgmt` and `mgmtmode` ask for, if they do; its path is removed on exit. Raises RefusedError."""
+    if config.mgmt is None:
+        yield None
+    else:
+        with unix_socket.bind(config.mgmt, mode=config.mgmtmode) as sock:
+            yield sock
 
 
-async def _accept(listener: trio.socket.SocketType, path: str) -> trio.socket.SocketType:
+async def serve(managed: Managed, sock: socket.socket) -> None:
+    """Answer on the listening socket until cancelled; then every client is disconnected."""
+    listener = trio.socket.from_stdlib_socket(sock)
+    sessions: list[_Session] = []  # the one silent longest first
+    async with trio.open_nursery() as nursery:
+        while True:
+            client = await _accept(listener, managed.config.mgmt)
+            if len(sessions) >= CLIENTS_MAX:
+                sessions[0].scope.cancel()
+            nursery.start_soon(_Session(managed, client, sessions).run)
+
+
+async def _accept(listener: trio.socket.SocketType, path: str | None) -> trio.socket.SocketType:
     paused = False
     while True:
         try:

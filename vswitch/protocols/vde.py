@@ -95,7 +95,7 @@ def addresses(path: bytes) -> list[bytes]:
     if path[:1] != b"\0":
         return [path.partition(b"\0")[0]]
     short = path.rstrip(b"\0")
-    return [path, short] if short else [path]
+    return [path, short] if short else []
 
 
 def _checked(path: bytes) -> bytes:

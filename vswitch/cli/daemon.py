@@ -1,0 +1,103 @@
+"""Going on in the background, and a log that nobody has to read."""
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from vswitch.errors import RefusedError, VSwitchError
+
+STDERR = 2
+LINE_BYTES_MAX = 4096  # PIPE_BUF: so much a pipe takes at once, if it takes anything
+READY = b"ready"
+SYSLOG_ADDRESS = "/dev/log"
+SYSLOG_PRIORITY = 3 << 3 | 6  # RFC 5424 6.2.1: a daemon's, informational
+
+log = logging.getLogger("vswitch")
+
+
+class StderrLog(logging.Handler):
+    """Lines on standard error; those that it has no room for are lost. Whoever started us may never read it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        poll = select.poll()
+        poll.register(STDERR, select.POLLOUT)
+        with suppress(OSError):
+            if any(event & select.POLLOUT for _, event in poll.poll(0)):
+                line = f"vde_switch: {self.format(record)}\n"
+                os.write(STDERR, line.encode(errors="backslashreplace")[:LINE_BYTES_MAX])
+
+
+class SystemLog(logging.Handler):
+    """Lines for the system log, if there is one and it keeps up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"<{SYSLOG_PRIORITY}>vde_switch[{os.getpid()}]: {self.format(record)}"
+        with suppress(OSError):
+            data = line.encode(errors="backslashreplace")[:LINE_BYTES_MAX]
+            self._socket.sendto(data, socket.MSG_DONTWAIT, SYSLOG_ADDRESS)
+
+
+def detach(run: Callable[[Callable[[], None]], None]) -> None:
+    """Run `run(ready)` in a process of its own, without terminal, files and working directory of this one.
+
+    Returns when it has called `ready()`. Raises what it raises before that, as a RefusedError or InputError. To be
+    called before there are threads or a trio loop.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _exit_after(run, writer)
+    os.close(writer)
+    try:
+        with open(reader, "rb") as answers:
+            answer = answers.read()
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        raise
+    if answer != READY:
+        code, _, message = answer.decode(errors="backslashreplace").partition(" ")
+        error = VSwitchError(message) if message else RefusedError("the daemon has ended before it was ready")
+        error.exit_code = int(code) if message else error.exit_code
+        raise error
+
+
+def _exit_after(run: Callable[[Callable[[], None]], None], writer: int) -> None:
+    """The child's life."""
+    code = 1
+    answers = open(writer, "wb", buffering=0)  # noqa: SIM115 (closed when the answer is given)
+
+    def answer(text: bytes) -> None:
+        if not answers.closed:
+            with answers, suppress(OSError):  # the parent was killed
+                answers.write(text)
+
+    try:
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, STDERR):
+            os.dup2(null, fd)
+        os.close(null)
+        run(lambda: answer(READY))
+        code = 0
+    except VSwitchError as error:
+        code = error.exit_code
+        log.error("%s", error)
+        answer(f"{code} {error}".encode(errors="backslashreplace"))
+    except BaseException:
+        log.exception("this is a bug")
+    finally:
+        os._exit(code)

@@ -1,0 +1,307 @@
+"""`vde_switch`: this switch, with the command line, the console and the manners of vde_switch 2.3.2.
+
+It has one vde:// endpoint and no control socket. Commands come from standard input (with a prompt only if that is a
+terminal, and on that terminal, wherever the replies go), from the management socket, and at the start from an rc
+file. When standard input ends, so does the switch, unless it is a daemon.
+
+Exit codes are those of `vswitch`: 0 done; 1 the system or the moment refuses; 2 something is written wrongly.
+"""
+
+import gc
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+import trio
+
+from vswitch import heap
+from vswitch.cli import daemon, vde_options
+from vswitch.cli.output import give_up, say
+from vswitch.control.config import TABLE_SIZE_DEFAULT
+from vswitch.endpoints import vde_directory
+from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.endpoints.vde import VdeSwitch
+from vswitch.endpoints.vde_console import PROMPT, VDE_VERSION, Console
+from vswitch.endpoints.vde_mgmt import RECEIVE_BYTES, Lines
+from vswitch.errors import InputError, RefusedError, VSwitchError, printable
+from vswitch.switch import VSwitch
+from vswitch.version import __version__
+
+ROOTS_DIRECTORY = "/var/run/vde.ctl"
+USERS_DIRECTORY = "/tmp/vde.ctl"
+RC_FILES = ("~/.vde2/vde_switch.rc", "/etc/vde2/vde_switch.rc")  # the first that can be read
+URL_PARAMETERS = {"mode": "mode", "dirmode": "dirmode", "group": "group", "mgmtmode": "mgmtmode", "numports": "limit"}
+RC_BYTES_MAX = 2**16
+HEAP_KEPT_BYTES = 64 * 2**20
+STDIN, STDOUT = 0, 1
+
+log = logging.getLogger("vswitch")
+
+
+class Plan(NamedTuple):
+    """What the command line asks for. Paths are absolute."""
+
+    switch: VSwitch
+    endpoints: list[EndpointConfig]  # the first is the vde:// one
+    mgmt_group: int  # a gid, or -1
+    commands: list[tuple[str, bytes]]  # to begin with: where each is from, and its line
+    pid_file: str | None
+    daemon: bool
+    stdin: bool
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    try:
+        given = vde_options.read(arguments)
+        if "help" in given:
+            say(vde_options.usage())
+        elif "version" in given:
+            say(f"VDE {VDE_VERSION} (vswitch {__version__})")
+        else:
+            plan = _plan(given)
+            _open_standard_files()
+            if plan.daemon:
+                daemon.detach(partial(_run, plan))
+            else:
+                _run(plan, lambda: None)
+    except VSwitchError as error:
+        print(f"vde_switch: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # nobody reads --help
+        give_up()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _plan(given: vde_options.Given) -> Plan:
+    """What options mean. Raises InputError."""
+    last = {name: values[-1] for name, values in given.items()}
+    directory = last.get("sock") or (USERS_DIRECTORY if os.geteuid() else ROOTS_DIRECTORY)
+    parameters: dict[str, str] = {name: last[option] for option, name in URL_PARAMETERS.items() if option in last}
+    if "mgmt" in last:
+        parameters["mgmt"] = os.path.abspath(last["mgmt"])
+    path = os.path.abspath(directory).replace("%", "%25").replace("?", "%3F")
+    config = parse(f"vde://{path}", parameters)
+    mgmt_group = vde_directory.group_id(msgspec.structs.replace(config, group=last.get("mgmtgroup")))
+    table_size = max(_number("hashsize", last.get("hashsize", "0")), TABLE_SIZE_DEFAULT)
+    return Plan(
+        switch=VSwitch(hub="hub" in last, table_size=table_size),
+        endpoints=[config, *(_tap(name) for names in given.get("tap", []) for name in names.split(","))],
+        mgmt_group=mgmt_group,
+        commands=_rc_commands(last.get("rcfile")),
+        pid_file=os.path.abspath(last["pidfile"]) if "pidfile" in last else None,
+        daemon="daemon" in last,
+        stdin="daemon" not in last and "nostdin" not in last,
+    )
+
+
+def _rc_commands(path: str | None) -> list[tuple[str, bytes]]:
+    """The lines of the rc file, and where they are. Raises InputError."""
+    if path is None:
+        candidates = (os.path.expanduser(candidate) for candidate in RC_FILES)
+        path = next((candidate for candidate in candidates if os.access(candidate, os.R_OK)), os.devnull)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(RC_BYTES_MAX + 1)
+    except OSError as error:
+        raise InputError(f"--rcfile {path}: {error.strerror}") from None
+    if len(content) > RC_BYTES_MAX:
+        raise InputError(f"--rcfile {path}: is longer than {RC_BYTES_MAX} bytes")
+    return [(f"{path}, line {number}", line) for number, line in enumerate(content.split(b"\n"), 1)]
+
+
+def _number(name: str, text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise InputError(f"--{name}: {text!r} is not a number")
+    return int(text)
+
+
+def _tap(name: str) -> EndpointConfig:
+    if not re.fullmatch("[A-Za-z0-9_.:-]{1,15}", name):
+        raise InputError(f"--tap: {name!r} cannot be an interface's name")
+    try:
+        return parse(f"tap://{name}")
+    except InputError as error:
+        raise InputError(f"--tap: {error}") from None
+
+
+def _run(plan: Plan, ready: Callable[[], None]) -> None:
+    """The switch's life. Raises InputError and RefusedError, if anything."""
+    _prepare_process(plan)
+    stop_signals = _stop_signals(plan)
+    signalled: list[int] = []  # before and after trio looks at signals
+    for number in stop_signals:
+        signal.signal(number, lambda number, _: signalled.append(number))
+    try:
+        trio.run(_serve, plan, ready, stop_signals, signalled)
+    except BaseExceptionGroup as group:
+        raise _only(group) from None
+    finally:
+        for number in stop_signals:  # more of them change nothing now
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _stop_signals(plan: Plan) -> list[signal.Signals]:
+    """A terminal's end is the switch's, but not that of a daemon, which vde_switch lets go on, nor under nohup."""
+    if plan.daemon or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def _only(error: BaseException) -> BaseException:
+    """The one error in a group of one, which is what a task's error arrives in."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _serve(
+    plan: Plan, ready: Callable[[], None], stop_signals: list[signal.Signals], signalled: list[int]
+) -> None:
+    with trio.open_signal_receiver(*stop_signals) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
+            if signalled:
+                nursery.cancel_scope.cancel()
+            async with plan.switch as switch:
+                vde, *_ = [await switch.attach(endpoint) for endpoint in plan.endpoints]
+                _give_away(plan)
+                assert isinstance(vde.endpoint, VdeSwitch)
+                console = Console(vde.endpoint)
+                nursery.start_soon(_stop_when_told, switch, nursery.cancel_scope)
+                await _begin(console, plan.commands)
+                with _pid_file(plan.pid_file):
+                    ready()
+                    if not plan.stdin:
+                        await trio.sleep_forever()
+                    await _converse(console)
+                    log.info("end of standard input: stopping")
+                    nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for number in signals:
+        log.info("%s: stopping", signal.Signals(number).name)
+        scope.cancel()
+
+
+async def _stop_when_told(switch: VSwitch, scope: trio.CancelScope) -> None:
+    await switch.told_to_stop()
+    log.info("shutdown: stopping")
+    scope.cancel()
+
+
+def _give_away(plan: Plan) -> None:
+    """Give the management socket to its group; its permissions are set already."""
+    path = plan.endpoints[0].mgmt
+    if path is not None and plan.mgmt_group != -1:
+        try:
+            os.chown(path, -1, plan.mgmt_group, follow_symlinks=False)
+        except OSError as error:
+            raise RefusedError(f"cannot give {path} to a group: {error.strerror}") from None
+
+
+async def _begin(console: Console, commands: list[tuple[str, bytes]]) -> None:
+    """Run the commands of an rc file. Raises InputError with the place of the first that fails."""
+    for place, line in commands:
+        reply = b""  # its last portion is the one with the code
+        for portion in console.answer(line):
+            reply = portion
+            await trio.lowlevel.checkpoint()
+        if reply and not reply.startswith(b"1000 "):
+            command = printable(line.decode(errors="backslashreplace").strip())
+            raise InputError(f"{place}: {command}: {reply[5:].decode().strip()}")
+
+
+@contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    """The process's number in a file, which is removed if it still has it in the end. Raises RefusedError."""
+    if path is None:
+        yield
+        return
+    content = f"{os.getpid()}\n"
+    try:
+        with open(path, "w") as file:
+            file.write(content)
+    except OSError as error:
+        raise RefusedError(f"--pidfile {path}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError), open(path) as file:
+            if file.read(len(content) + 1) == content:
+                os.unlink(path)
+
+
+async def _converse(console: Console) -> None:
+    """Run the commands from standard input, until its end."""
+    lines = Lines()
+    terminal = os.isatty(STDIN)
+    data = b" "
+    while data:
+        data = await _read()
+        for line in lines.cut(data):
+            for portion in console.answer(line):
+                await _write(STDOUT, portion)
+            if terminal and not console.ended:
+                await _write(STDIN, PROMPT)
+
+
+async def _read() -> bytes:
+    """What comes from standard input, whatever it is; b"" at its end."""
+    with suppress(OSError):  # a file, which there is always something to read from
+        await trio.lowlevel.wait_readable(STDIN)
+    try:
+        return await trio.to_thread.run_sync(os.read, STDIN, RECEIVE_BYTES, abandon_on_cancel=True)
+    except BlockingIOError:
+        return await _read()
+    except OSError:
+        return b""  # a terminal that was closed
+
+
+async def _write(fd: int, data: bytes) -> None:
+    """Write all of it, if it can be written; nothing but the console waits for whoever reads it."""
+
+    while data:
+        try:
+            data = data[await trio.to_thread.run_sync(os.write, fd, data, abandon_on_cancel=True) :]
+        except OSError:
+            return  # nobody reads it
+    await trio.lowlevel.checkpoint()
+
+
+def _open_standard_files() -> None:
+    """Who starts us may have closed some, whose numbers nothing else must get."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= daemon.STDERR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def _prepare_process(plan: Plan) -> None:
+    handler = daemon.SystemLog() if plan.daemon else daemon.StderrLog()
+    logging.basicConfig(handlers=[handler], format="%(message)s", level=logging.INFO)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    heap.keep(HEAP_KEPT_BYTES)
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    main()
