@@ -228,6 +228,13 @@ def test_an_address_in_use_is_exit_code_1(home: Home) -> None:
         refused(home, url, code=1, said=f"cannot listen on {url}: Address already in use")
 
 
+def test_a_name_in_use_is_exit_code_1(home: Home) -> None:
+    with home.serve("tcp://127.0.0.1:0"), home.start("tcp://127.0.0.1:0") as second:
+        assert not second.wait_ready_or_end()
+        assert second.ended() == 1
+        assert second.error == "vswitch: a switch 'default' runs already; give this one another --name\n"
+
+
 def test_an_address_that_is_not_this_machines_is_exit_code_1(home: Home) -> None:
     refused(home, "tcp://192.0.2.1:1?insecure", code=1, said="Cannot assign requested address")
 

@@ -21,6 +21,7 @@ from vswitch.cli.qemu_version import QemuVersion
 from vswitch.control import config as configuration
 from vswitch.control import runtime
 from vswitch.endpoints import qemu
+from vswitch.endpoints.unix_socket import InUseError
 from vswitch.endpoints.url import EndpointConfig, check_name, check_unix_path, parse
 from vswitch.errors import InputError, RefusedError
 from vswitch.switch import Attachment, VSwitch
@@ -91,7 +92,10 @@ async def _serve(
             if signalled:
                 nursery.cancel_scope.cancel()
             async with switch:
-                await switch.serve_control(control)
+                try:
+                    await switch.serve_control(control)
+                except InUseError:
+                    raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
                 attached = [await switch.attach(endpoint) for endpoint in endpoints]
                 version = await qemu_version.get(QEMU_ANSWER_S)
                 for endpoint in attached:

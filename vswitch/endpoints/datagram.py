@@ -26,7 +26,7 @@ from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.sock_diag import SockDiag, plain_address
 from vswitch.endpoints.sparingly import Sparingly
-from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.url import EndpointConfig, check_unix_path
 from vswitch.errors import InputError, RefusedError, printable
 
 LOOK_MIN_S = 0.05  # how often to look for a remote end that is not there
@@ -141,7 +141,7 @@ class Peers(Endpoint):
     def _look_for_remote(self) -> bool:
         if self._remote not in self._port_of:
             there = self._is_there(self._remote)
-            if there and not self._remote_was_there:
+            if there and not (self._remote_was_there and self._why_not(self._remote)):
                 self._admit(self._remote)
             self._remote_was_there = there and self._remote not in self._port_of
         return self._remote in self._port_of
@@ -217,15 +217,26 @@ class UdpPeers(Peers):
         return address
 
     def _is_there(self, address: Any) -> bool:
-        return self._sock_diag is None or self._sock_diag.sender_uid(plain_address(address), self._here) is not None
+        if self._sock_diag is None:
+            return True
+        with contextlib.suppress(OSError):
+            return self._sock_diag.sender_uid(plain_address(address), self._here) is not None
+        return False
 
     def _why_not(self, address: Any) -> str:
-        if self._sock_diag is None or self._sock_diag.is_trusted_sender(plain_address(address), self._here):
-            return ""
+        try:
+            if self._sock_diag is None or self._sock_diag.is_trusted_sender(plain_address(address), self._here):
+                return ""
+        except OSError as error:
+            return f"cannot find out whose it is: {error.strerror or error}"
         return "not this user's (any_user=yes lets all in)"
 
     def _has_gone(self, address: Any) -> bool:
-        return bool(self._why_not(address))
+        if self._sock_diag is None:
+            return False
+        with contextlib.suppress(OSError):
+            return not self._sock_diag.is_trusted_sender(plain_address(address), self._here)
+        return False
 
     def _text(self, address: Any) -> str:
         return inet.text(address)
@@ -243,6 +254,11 @@ class UnixPeers(Peers):
         self._remote = config.remote
         if self._remote == config.path:
             raise InputError(f"{self.url}: both ends are the same path; the remote one is the guest's")
+        if config.remote is not None:
+            try:
+                check_unix_path(config.remote_text)
+            except InputError as error:
+                raise InputError(f"{config.remote_text}: {error}") from None
         with self.sock or unix_socket.bind(self.config.path, socket.SOCK_DGRAM) as sock:
             yield sock
 
@@ -250,10 +266,8 @@ class UnixPeers(Peers):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
             try:
                 probe.connect(address)
-            except PermissionError:
-                return True  # it talks to one peer only, which may well be us
-            except OSError:
-                return False
+            except OSError as error:
+                return error.errno == errno.EPERM  # it talks to one peer only, which may well be us
             return True
 
     def _why_not(self, address: Any) -> str:

@@ -22,6 +22,11 @@ BACKLOG = 1024
 LOCK_TRIES = 10
 LOCK_PAUSE_S = 0.005
 
+
+class InUseError(RefusedError):
+    """Somebody listens at the path."""
+
+
 AnySocket = socket.socket | trio.socket.SocketType
 
 
@@ -72,9 +77,9 @@ def _remove_stale(path: str, kind: socket.SocketKind) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
         except OSError as error:
-            raise RefusedError(f"{path} is in use ({_reason(error)}); use another path") from None
+            raise InUseError(f"{path} is in use ({_reason(error)}); use another path") from None
         else:
-            raise RefusedError(f"{path} is in use: somebody listens there; use another path")
+            raise InUseError(f"{path} is in use: somebody listens there; use another path")
 
 
 @contextlib.contextmanager

@@ -190,15 +190,15 @@ def _encode(text: str, special: str = "?") -> str:
     )
 
 
-def _read_inet(scheme: str, target: str) -> dict[str, Any]:
-    """Host and port; `scheme` is what is shown as an example, with its separator."""
+def _read_inet(scheme: str, target: str, likely: str = "127.0.0.1") -> dict[str, Any]:
+    """Host and port; `scheme`, with its separator, and a `likely` host are what is shown as an example."""
     match = re.fullmatch(r"(?:\[(?P<ip6>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>.*))?", target, re.DOTALL)
     if match is None or (match["ip6"] is None and match["port"] and ":" in match["port"]):
         raise InputError(f"not a host and a port; an IPv6 address goes in brackets, like {scheme}[::1]:1234")
     host, port = match["host"] or match["ip6"], match["port"] or ""
     number = port if re.fullmatch(r"[0-9]{1,5}", port) else ""
     if not host:
-        raise InputError(f"the host is missing; write {scheme}127.0.0.1:{number or 1234}")
+        raise InputError(f"the host is missing; write {scheme}{likely}:{number or 1234}")
     try:
         if match["ip6"]:
             ipaddress.IPv6Address(host)
@@ -221,7 +221,7 @@ def _host(host: str) -> str:
 
 
 def _read_mcast(target: str) -> dict[str, Any]:
-    values = _read_inet("mcast://", target)
+    values = _read_inet("mcast://", target, "230.0.0.1")
     try:
         is_group = ipaddress.IPv4Address(values["host"]).is_multicast
     except ValueError:

@@ -1,0 +1,249 @@
+"""The grammar of endpoint URLs, kind by kind: multicast groups, datagrams, VDE, TAP."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.endpoints.test_url import read, refused
+from vswitch.endpoints.url import (
+    IDLE_DEFAULT_S,
+    IFACE_DEFAULT,
+    LIMIT_DEFAULT,
+    SCHEMES,
+    UNIX_PATH_MAX,
+    VDE_NAME_MAX,
+    EndpointConfig,
+    parse,
+)
+
+MCAST = "mcast://230.0.0.1:1234"
+UDP = "udp://127.0.0.1:1234"
+UNIXGRAM = "unixgram:///run/lan.sock"
+VDE = "vde:///run/lan"
+
+
+@pytest.mark.parametrize(
+    ("url", "config"),
+    [
+        (MCAST, {"scheme": "mcast", "host": "230.0.0.1", "port": 1234}),
+        (f"{MCAST}?iface=lo", {"scheme": "mcast", "host": "230.0.0.1", "port": 1234, "iface": "lo"}),
+        (f"{MCAST}?iface=10.0.0.1", {"scheme": "mcast", "host": "230.0.0.1", "port": 1234, "iface": "10.0.0.1"}),
+        (f"{MCAST}?insecure", {"scheme": "mcast", "host": "230.0.0.1", "port": 1234, "insecure": True}),
+        ("mcast://224.0.0.0:1", {"scheme": "mcast", "host": "224.0.0.0", "port": 1}),
+        ("mcast://239.255.255.255:65535", {"scheme": "mcast", "host": "239.255.255.255", "port": 65535}),
+        (UDP, {"scheme": "udp", "host": "127.0.0.1", "port": 1234}),
+        ("udp://[::1]:0", {"scheme": "udp", "host": "::1", "port": 0}),
+        (f"{UDP}?remote=lan:5", {"scheme": "udp", "host": "127.0.0.1", "port": 1234, "remote": ("lan", 5)}),
+        (f"{UDP}?remote=[::1]:5", {"scheme": "udp", "host": "127.0.0.1", "port": 1234, "remote": ("::1", 5)}),
+        (f"{UDP}?limit=5", {"scheme": "udp", "host": "127.0.0.1", "port": 1234, "limit": 5}),
+        (f"{UDP}?idle=2s", {"scheme": "udp", "host": "127.0.0.1", "port": 1234, "idle": 2.0}),
+        (UNIXGRAM, {"scheme": "unixgram", "path": "/run/lan.sock"}),
+        (f"{UNIXGRAM}?remote=/a%26b", {"scheme": "unixgram", "path": "/run/lan.sock", "remote": "/a&b"}),
+        (VDE, {"scheme": "vde", "path": "/run/lan"}),
+        (f"{VDE}///", {"scheme": "vde", "path": "/run/lan"}),
+        ("vde:///", {"scheme": "vde", "path": "/"}),
+        ("vde://lan", {"scheme": "vde", "path": "lan"}),
+        (f"{VDE}?connect&port=7", {"scheme": "vde", "path": "/run/lan", "connect": True, "port": 7}),
+        (f"{VDE}?mode=0660&dirmode=2750", {"scheme": "vde", "path": "/run/lan", "mode": 0o660, "dirmode": 0o2750}),
+        (f"{VDE}?mode=0&group=kvm", {"scheme": "vde", "path": "/run/lan", "mode": 0, "group": "kvm"}),
+        (f"{VDE}?mgmt=/m&mgmtmode=666", {"scheme": "vde", "path": "/run/lan", "mgmt": "/m", "mgmtmode": 0o666}),
+        ("tap://tap0", {"scheme": "tap", "path": "tap0"}),
+        ("tap://Tap_0.1-x:y%25", {"scheme": "tap", "path": "Tap_0.1-x:y%"}),
+        ("tap://" + "x" * 15, {"scheme": "tap", "path": "x" * 15}),
+        ("fd://3?limit=2&idle=10s", {"scheme": "fd", "fd": 3, "limit": 2, "idle": 10.0}),
+    ],
+)
+def test_an_endpoint_is_what_is_written(url: str, config: dict[str, Any]) -> None:
+    assert parse(url) == EndpointConfig(**config)
+
+
+def test_what_is_not_written_has_its_default() -> None:
+    assert (parse(UDP).limit, parse(UDP).idle) == (LIMIT_DEFAULT, IDLE_DEFAULT_S) == (256, 300.0)
+    assert parse(MCAST).iface == IFACE_DEFAULT == "127.0.0.1"
+    assert (parse(VDE).mode, parse(VDE).dirmode, parse(VDE).mgmtmode) == (None, None, 0o600)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mcast://", "host is missing; write mcast://230.0.0.1:1234"),
+        ("mcast://230.0.0.1", "write mcast://230.0.0.1:1234"),
+        ("mcast://230.0.0.1:0", "write mcast://230.0.0.1:1234"),
+        ("mcast://127.0.0.1:1234", "write one like mcast://230.0.0.1:1234"),
+        ("mcast://223.255.255.255:1", "no IPv4 multicast group"),
+        ("mcast://240.0.0.0:1", "no IPv4 multicast group"),
+        ("mcast://[ff02::1]:1234", "no IPv4 multicast group"),
+        ("mcast://lan:1234", "no IPv4 multicast group"),
+        (f"{MCAST}?iface=", "cannot be an interface's name"),
+        (f"{MCAST}?iface=1.2.3", "not an IPv4 address"),
+        (f"{MCAST}?iface=256.0.0.1", "not an IPv4 address"),
+        (f"{MCAST}?iface=a/b", "cannot be an interface's name"),
+        (f"{MCAST}?iface=" + "x" * 16, "cannot be an interface's name"),
+        (f"{MCAST}?iface", "write it like 127.0.0.1"),
+        (f"{MCAST}?connect", "it takes name, queue, iface, insecure"),
+        (f"{MCAST}?remote=1.2.3.4:5", "it takes name, queue, iface, insecure"),
+        ("udp://", "write udp://127.0.0.1:1234"),
+        ("udp://127.0.0.1", "write udp://127.0.0.1:1234"),
+        ("udp://::1:5", "like udp://[::1]:1234"),
+        (f"{UDP}?remote=", "host is missing"),
+        (f"{UDP}?remote=lan", "write lan:1234"),
+        (f"{UDP}?remote=lan:0", "port 0 is nobody's"),
+        (f"{UDP}?remote=lan:65536", "65535"),
+        (f"{UDP}?remote=::1:5", "like [::1]:1234"),
+        (f"{UDP}?remote", "write it like 127.0.0.1:1234"),
+        (f"{UDP}?limit=0", "number from 1 to 65535"),
+        (f"{UDP}?limit=65536", "number from 1 to 65535"),
+        (f"{UDP}?limit=-1", "number from 1 to 65535"),
+        (f"{UDP}?limit=many", "number from 1 to 65535"),
+        (f"{UDP}?limit=", "number from 1 to 65535"),
+        (f"{UDP}?limit", "number from 1 to 65535"),
+        (f"{UDP}?limit=" + "9" * 5000, "number from 1 to 65535"),
+        (f"{UDP}?limit=²", "number from 1 to 65535"),
+        (f"{UDP}?idle=300", "write 300s"),
+        (f"{UDP}?idle=10ms", "at least 1s"),
+        (f"{UDP}?idle=-1s", "idle"),
+        (f"{UDP}?idle=nan", "idle"),
+        (f"{UDP}?idle", "write it like 300s"),
+        (f"{UDP}?connect", "it takes name, queue, remote, limit, idle, any_user, insecure"),
+        (f"{UDP}?single", "it takes name, queue, remote"),
+        ("unixgram://", "write unixgram:///run/lan.sock"),
+        ("unixgram://" + "x" * 108, "107"),
+        ("unixgram:///a%00", "NUL"),
+        ("unixgram:///a%0a", "control character"),
+        (f"{UNIXGRAM}?remote=" + "x" * 108, "107"),
+        (f"{UNIXGRAM}?remote=%1b[31m", "control character"),
+        (f"{UNIXGRAM}?remote", "write it like /run/guest.sock"),
+        (f"{UNIXGRAM}?insecure", "it takes name, queue, remote, limit, idle"),
+        ("vde://", "write vde:///run/lan.vde"),
+        ("vde://" + "x" * (UNIX_PATH_MAX - VDE_NAME_MAX + 1), f"at most {UNIX_PATH_MAX - VDE_NAME_MAX} bytes"),
+        ("vde://" + "x" * 500, "bytes"),
+        ("vde:///a%00", "NUL"),
+        ("vde:///a%1b", "control character"),
+        (f"{VDE}?mode=rw", "write them in octal, like 0660"),
+        (f"{VDE}?mode=0688", "write them in octal"),
+        (f"{VDE}?mode=0o660", "write them in octal"),
+        (f"{VDE}?mode=", "write them in octal"),
+        (f"{VDE}?mode", "write them in octal"),
+        (f"{VDE}?dirmode=77777", "write them in octal"),
+        (f"{VDE}?mgmtmode=u+rw", "write them in octal"),
+        (f"{VDE}?group", "write it like kvm"),
+        (f"{VDE}?mgmt=" + "x" * 108, "107"),
+        (f"{VDE}?mgmt", "write it like /run/lan.mgmt"),
+        (f"{VDE}?port=7", "port: is for vde:// with connect"),
+        (f"{VDE}?port=7&connect=no", "port: is for vde:// with connect"),
+        (f"{VDE}?connect&port=0", "number from 1 to 65535"),
+        (f"{VDE}?connect&mode=0660", "mode: is for a vde:// without connect"),
+        (f"{VDE}?connect&limit=5", "limit: is for a vde:// without connect"),
+        (f"{VDE}?single", "it takes name, queue, connect, port, limit, mode"),
+        ("tap://", "write tap://tap0"),
+        ("tap://" + "x" * 16, "cannot be an interface's name"),
+        ("tap://a/b", "cannot be an interface's name"),
+        ("tap://a b", "cannot be an interface's name"),
+        ("tap://..", "cannot be an interface's name"),
+        ("tap://a%00", "cannot be an interface's name"),
+        ("tap://é", "cannot be an interface's name"),
+        ("tap://tap0?connect", "it takes name, queue"),
+        ("fd://3?remote=a", "it takes name, queue, single, limit, idle, any_user"),
+    ],
+)
+def test_what_is_written_wrongly_is_answered_with_what_would_be_right(url: str, said: str) -> None:
+    message = refused(url)
+    assert message.startswith(url)
+    assert said in message.removeprefix(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mcast://",
+        "mcast://:5",
+        "mcast://230.0.0.1",
+        "mcast://lan:1",
+        "mcast://230.0.0.1:0",
+        "udp://lan",
+        "unixgram://",
+        "vde://",
+        "tap://",
+    ],
+)
+def test_the_url_that_an_error_suggests_is_one(url: str) -> None:
+    suggested = re.findall(r"\w+://\S+", refused(url).removeprefix(url))
+    assert suggested
+    for suggestion in suggested:
+        parse(suggestion.rstrip(";,"))
+
+
+@pytest.mark.parametrize(
+    ("url", "table", "meant"),
+    [
+        (UDP, {"limit": 5, "idle": "10s", "remote": "lan:5"}, f"{UDP}?limit=5&idle=10s&remote=lan:5"),
+        (UNIXGRAM, {"remote": "/a&b"}, f"{UNIXGRAM}?remote=/a%26b"),
+        (VDE, {"mode": "0660", "group": "kvm", "mgmt": "/m"}, f"{VDE}?mode=0660&group=kvm&mgmt=/m"),
+        (VDE, {"connect": True, "port": 5}, f"{VDE}?connect&port=5"),
+        (MCAST, {"iface": "lo"}, f"{MCAST}?iface=lo"),
+    ],
+)
+def test_a_table_means_the_same(url: str, table: dict[str, Any], meant: str) -> None:
+    assert parse(url, table) == parse(meant)
+
+
+@pytest.mark.parametrize(
+    ("url", "table", "said"),
+    [
+        (VDE, {"mode": 660}, "octal, like 0660"),
+        (VDE, {"mode": 0o660}, "octal, like 0660"),
+        (VDE, {"group": 36}, "like kvm"),
+        (UDP, {"limit": True}, "number from 1"),
+        (UDP, {"limit": 1.5}, "number from 1"),
+        (UDP, {"idle": 300}, "like 300s"),
+        (UDP, {"remote": ["lan", 5]}, "like 127.0.0.1:1234"),
+        (UNIXGRAM, {"remote": 5}, "like /run/guest.sock"),
+        (MCAST, {"iface": 1}, "like 127.0.0.1"),
+    ],
+)
+def test_a_value_of_another_type_is_answered_with_the_likely_form(url: str, table: dict[str, Any], said: str) -> None:
+    assert said in refused(url, table)
+
+
+@pytest.mark.parametrize(
+    ("url", "listens"),
+    [
+        (MCAST, False),
+        (UDP, True),
+        (f"{UDP}?remote=lan:5", False),
+        (UNIXGRAM, True),
+        (f"{UNIXGRAM}?remote=a", False),
+        (VDE, True),
+        (f"{VDE}?connect", False),
+        ("tap://tap0", False),
+    ],
+)
+def test_an_endpoint_with_one_peer_is_itself_the_port(url: str, listens: bool) -> None:
+    assert parse(url).listens is listens
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8) | st.sampled_from(["%41", "a%", "?&=", "\udcff"])
+TARGETS = st.sampled_from(["230.0.0.1:5", "[::1]:5", "127.0.0.1:0", "lan:1", "/a", "rel", "tap0", "3"]) | TEXTS
+
+
+def escaped(text: str) -> str:
+    return "".join(f"%{byte:02x}" for byte in text.encode(errors="surrogateescape"))
+
+
+@given(
+    st.sampled_from(list(SCHEMES)),
+    TARGETS,
+    st.dictionaries(st.sampled_from(["remote", "iface", "connect"]), TARGETS | st.just("yes"), max_size=2),
+)
+def test_the_url_an_endpoint_shows_is_printable_and_means_the_same(
+    scheme: str, target: str, parameters: dict[str, str]
+) -> None:
+    query = "&".join(f"{name}={escaped(value)}" for name, value in parameters.items())
+    config = read(f"{scheme}://{escaped(target)}?{query}")
+    if isinstance(config, EndpointConfig):
+        assert config.url.isprintable()
+        assert parse(config.url) == config
+        assert parse(config.absolute().url).absolute() == config.absolute()
