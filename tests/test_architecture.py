@@ -10,7 +10,10 @@ import vswitch
 PACKAGE = Path(vswitch.__file__ or "").parent
 ROOMS = ["cli", "testing", "switch", "control", "services", "endpoints", "edges", "protocols", "dataplane"]
 GROUND = ["heap", "units", "errors", "version"]  # in this order, and known to all but the data plane
-DATA_PLANE_MAY_IMPORT = {"collections", "errno", "librt", "mypy_extensions", "select", "socket", "time", "typing"}
+DATA_PLANE_MAY_IMPORT = {
+    *("collections", "ctypes", "errno", "librt", "mypy_extensions", "os", "select", "socket", "struct", "sys", "time"),
+    "typing",
+}
 SERVE_MUST_NOT_IMPORT = {"scapy"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))

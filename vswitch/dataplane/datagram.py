@@ -8,6 +8,7 @@ are sent in bursts, so that a long queue does not keep the processor from others
 """
 
 import errno
+import os
 import select
 import socket
 from collections.abc import Callable
@@ -19,31 +20,21 @@ from mypy_extensions import i32, i64
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.frame import FRAME_MAX, PREFIX, frame_length
 from vswitch.dataplane.link import Link, Source
-from vswitch.dataplane.port import TOO_LONG, UNREACHABLE, Port
+from vswitch.dataplane.mmsg import BURST, RECEIVERS, SENDER, last_errno
+from vswitch.dataplane.port import TOO_LONG, UNREACHABLE, Port, Run
 
-BURST: Final = 64  # datagrams that one source brings, or one link sends, before others get their turn
 COST: Final = 8192  # a datagram takes about as long as so many bytes of a stream
 STRANGERS_MAX: Final = 64  # datagrams of unknown peers that wait for the control side
 
-ERRORS_MAX: Final = 32  # in one batch: a link that has nothing else is lost, lasting or not
+ERRORS_MAX: Final = 32  # in a row: a link that has nothing else is lost, lasting or not
 
-SENT: Final = -1  # what became of a datagram, if not a drop reason
-FULL: Final = -2
-GONE: Final = -3
-
-
-class Datagrams(Protocol):
-    """A socket, or what works like one."""
-
-    def fileno(self) -> int: ...
-    def setblocking(self, blocking: bool, /) -> None: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def send(self, frame: bytes, /) -> int: ...
-    def close(self) -> None: ...
+SHRINK_AFTER: Final = 32  # bursts that smaller slots would have held
+FULL: Final = -1  # what became of frames, if they were not sent
+GONE: Final = -2
 
 
-class SendingLink(Link):
-    """A link that sends each frame of its port's queue as one datagram.
+class FrameLink(Link):
+    """A link that sends each frame by itself.
 
     One that is `lasting` outlives a peer that is not there: to UDP that is a matter of the moment. Any other is lost
     when the system refuses a frame.
@@ -57,80 +48,171 @@ class SendingLink(Link):
         port = self.port
         left: i64 = BURST
         while port.queued_frames > 0:
-            taken: i64 = 0
-            outcome: i64 = SENT
-            for run in port.waiting():
-                at = run.start
-                while at < run.end and left > 0:
-                    after = at + PREFIX + frame_length(run.chunk, at)
-                    outcome = self._send(run.chunk[at + PREFIX : after])
-                    left -= 1
-                    if outcome != SENT:
-                        break
-                    taken += after - at
-                    at = after
-                if outcome != SENT or left == 0:
-                    break
-            port.sent(taken)
-            if outcome >= 0:
-                port.drop_head(outcome)
-            elif outcome == GONE:
-                break
-            if (outcome == FULL or left == 0) and port.queued_frames > 0:
+            if left <= 0:
                 port.block()
+                break
+            outcome = self._send(left)
+            left -= max(1, outcome)
+            if outcome == FULL:
+                port.block()
+                break
+            if outcome == GONE:
                 break
         return (BURST - left) * COST
 
-    def _send(self, frame: bytes) -> i64:
-        """Send one datagram; answers SENT, FULL, GONE (with `lost` set), or why the frame was dropped."""
+    def _send(self, most: i64) -> i64:
+        """Send up to `most` frames from the head of the queue.
+
+        Answers how many, 0 if the first was dropped or is to be tried again, FULL, or GONE with `lost` set.
+        """
         raise NotImplementedError
 
-    def _refused(self, error: OSError) -> i64:
-        """What `_send` answers to an error."""
-        if error.errno == errno.EMSGSIZE:
-            return TOO_LONG
-        if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
+    def _refused(self, error: int) -> i64:
+        """What `_send` answers when the system refuses the first frame, with an errno."""
+        if error in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
             return FULL
-        if self.lasting:
-            return UNREACHABLE
-        self.lost = error.strerror or "connection lost"
-        return GONE
+        if error == errno.EMSGSIZE:
+            self.port.drop_head(TOO_LONG)
+        elif self.lasting:
+            self.port.drop_head(UNREACHABLE)
+        else:
+            self.lost = os.strerror(error)
+            return GONE
+        return 0
+
+
+class SingleLink(FrameLink):
+    """A link that sends one frame a system call."""
+
+    def _send(self, most: i64) -> i64:
+        run = self.port.waiting()[0]
+        end = run.start + PREFIX + frame_length(run.chunk, run.start)
+        try:
+            self._send_frame(run.chunk[run.start + PREFIX : end])
+        except OSError as error:
+            return self._refused(error.errno if error.errno is not None else 0)
+        self.port.sent(end - run.start)
+        return 1
+
+    def _send_frame(self, frame: bytes) -> None:
+        """Send one frame. Raises OSError."""
+        raise NotImplementedError
 
 
 @final
-class DatagramLink(SendingLink):
+class DatagramLink(FrameLink):
     """A datagram socket of one port's own. The kernel takes in what comes from its peer, and nothing else.
 
     `out` is another socket to send by.
     """
 
     def __init__(
-        self, sock: Datagrams, port: Port, bridge: Bridge, out: Datagrams | None = None, lasting: bool = False
+        self, sock: socket.socket, port: Port, bridge: Bridge, out: socket.socket | None = None, lasting: bool = False
     ) -> None:
         self._sock = sock
         self._out = out if out is not None else sock
         sock.setblocking(False)
         self._out.setblocking(False)
         super().__init__(sock.fileno(), self._out.fileno(), port, bridge, lasting)
-        self._recv: Callable[[int], bytes] = sock.recv
-        self._send_datagram: Callable[[bytes], int] = self._out.send
+        self._level: i64 = 0  # which receiver, by the size of its slots
+        self._small_bursts: i64 = 0
+        self._errors: i64 = 0  # since something came
+
+    def receive(self, now: i64) -> i64:
+        receiver = RECEIVERS[self._level]
+        most = min(BURST, max(1, self.bridge.receive_max() // receiver.slot_size))
+        count = receiver.receive(self.fd, most)
+        if count < 0:
+            return self._failed(last_errno())
+        self._errors = 0
+        batch = BytesWriter()
+        longest: i64 = 0
+        number: i64 = 0
+        while number < count:
+            length = receiver.length(number)
+            if length > longest:
+                longest = length
+            if length <= FRAME_MAX:
+                write_i32_be(batch, i32(length))
+                receiver.copy(number, length, batch)
+            else:
+                _count_too_long(self.port, length)
+            number += 1
+        self._adapt(longest)
+        if len(batch) > 0:
+            self.bridge.ingress(self.port, batch.getvalue(), 0, now)
+        return count * COST
+
+    def _failed(self, error: int) -> i64:
+        """Nothing could be received; answers how long that took."""
+        if error == errno.EAGAIN:
+            return 0
+        self._errors += 1
+        if not self.lasting or self._errors > ERRORS_MAX:  # else it is the answer to an earlier frame
+            self.lost = os.strerror(error)
+        return COST
+
+    def _adapt(self, longest: i64) -> None:
+        """Use slots that hold what comes: to read large ones that are mostly empty costs more than a frame."""
+        if longest > RECEIVERS[self._level].slot_size and self._level < len(RECEIVERS) - 1:
+            self._level += 1
+            self._small_bursts = 0
+        elif self._level > 0 and longest <= RECEIVERS[self._level - 1].slot_size:
+            self._small_bursts += 1
+            if self._small_bursts >= SHRINK_AFTER:
+                self._small_bursts = 0
+                self._level -= 1
+        else:
+            self._small_bursts = 0
+
+    def _send(self, most: i64) -> i64:
+        port = self.port
+        sent = SENDER.send(self.room_fd, port.waiting(), most)
+        if sent > 0:
+            port.sent(port.queued_bytes if sent == port.queued_frames else _size(port.waiting(), sent))
+            return sent
+        error = last_errno()
+        if error == errno.ECONNREFUSED and self.lasting:
+            return 0  # that was the answer to an earlier frame
+        return self._refused(error)
+
+    def close(self) -> None:
+        self._sock.close()
+        self._out.close()
+
+
+class Device(Protocol):
+    """What a frame is read from, or written to, by a call of its own."""
+
+    def fileno(self) -> int: ...
+    def setblocking(self, blocking: bool, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def send(self, frame: bytes, /) -> int: ...
+    def close(self) -> None: ...
+
+
+@final
+class DeviceLink(SingleLink):
+    """A device, or anything else that is no socket, of one port's own."""
+
+    def __init__(self, device: Device, port: Port, bridge: Bridge) -> None:
+        device.setblocking(False)
+        super().__init__(device.fileno(), device.fileno(), port, bridge, lasting=True)
+        self._device = device
+        self._recv: Callable[[int], bytes] = device.recv
+        self._write: Callable[[bytes], int] = device.send
 
     def receive(self, now: i64) -> i64:
         batch = BytesWriter()
         size_max = self.bridge.receive_max()
         count: i64 = 0
-        errors: i64 = 0
         while count < BURST and len(batch) < size_max:
             try:
                 frame = self._recv(FRAME_MAX + 1)
             except BlockingIOError:
                 break
             except OSError as error:
-                count += 1
-                errors += 1
-                if self.lasting and errors < ERRORS_MAX:
-                    continue  # of an earlier frame that could not be delivered
-                self.lost = error.strerror or "connection lost"
+                self.lost = error.strerror or "device lost"
                 break
             count += 1
             _append(batch, frame, self.port)
@@ -138,27 +220,11 @@ class DatagramLink(SendingLink):
             self.bridge.ingress(self.port, batch.getvalue(), 0, now)
         return count * COST
 
-    def _send(self, frame: bytes) -> i64:
-        try:
-            self._send_datagram(frame)
-        except BlockingIOError:
-            return FULL
-        except OSError as error:
-            if error.errno == errno.ECONNREFUSED and self.lasting:
-                return self._send_again(frame)  # that was the answer to an earlier frame
-            return self._refused(error)
-        return SENT
-
-    def _send_again(self, frame: bytes) -> i64:
-        try:
-            self._send_datagram(frame)
-        except OSError as error:
-            return self._refused(error)
-        return SENT
+    def _send_frame(self, frame: bytes) -> None:
+        self._write(frame)
 
     def close(self) -> None:
-        self._sock.close()
-        self._out.close()
+        self._device.close()
 
 
 @final
@@ -217,7 +283,7 @@ class SharedSocket(Source):
 
 
 @final
-class PeerLink(SendingLink):
+class PeerLink(SingleLink):
     """One peer of a shared socket.
 
     What waits in a unix peer's queue is charged to the socket that sent it: one shared by all would let a peer that
@@ -247,30 +313,20 @@ class PeerLink(SendingLink):
     def receive(self, now: i64) -> i64:
         return 0
 
-    def _send(self, frame: bytes) -> i64:
+    def _send_frame(self, frame: bytes) -> None:
         try:
-            if self._send_out is not None:
-                self._send_out(frame)
-            else:
+            if self._send_out is None:
                 self._sendto(frame, self._address)
+            else:
+                self._send_out(frame)
         except BlockingIOError:
             self._await_room()
-            return FULL
-        except OSError as error:
-            if error.errno == errno.ECONNREFUSED and self._out is not None:
-                return self._send_to_successor(frame)
-            return self._refused(error)
-        return SENT
-
-    def _send_to_successor(self, frame: bytes) -> i64:
-        """The peer has closed its socket; there may be another at its address."""
-        try:
-            if self._out is not None and self._send_out is not None:
-                self._out.connect(self._address)
-                self._send_out(frame)
-        except OSError as error:
-            return self._refused(error)
-        return SENT
+            raise
+        except ConnectionRefusedError:
+            if self._out is None or self._send_out is None:
+                raise
+            self._out.connect(self._address)  # the peer has closed its socket; there may be another at its address
+            self._send_out(frame)
 
     def _await_room(self) -> None:
         """Find out what is full, the peer's queue or the shared socket: that is what to wait for."""
@@ -298,9 +354,27 @@ def _append(batch: BytesWriter, frame: bytes, port: Port) -> None:
     """Add a frame to a chunk, or count it as too long."""
     length: i64 = len(frame)
     if length > FRAME_MAX:
-        port.rx_frames += 1
-        port.rx_bytes += length
-        port.drop(TOO_LONG, 1)
+        _count_too_long(port, length)
         return
     write_i32_be(batch, i32(length))
     batch.write(frame)
+
+
+def _count_too_long(port: Port, length: i64) -> None:
+    port.rx_frames += 1
+    port.rx_bytes += length
+    port.drop(TOO_LONG, 1)
+
+
+def _size(runs: list[Run], frames: i64) -> i64:
+    """How long the first frames of a queue are, with their prefixes."""
+    size: i64 = 0
+    for run in runs:
+        at = run.start
+        while at < run.end and frames > 0:
+            at += PREFIX + frame_length(run.chunk, at)
+            frames -= 1
+        size += at - run.start
+        if frames == 0:
+            break
+    return size

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio
 
-from vswitch.dataplane.datagram import DatagramLink
+from vswitch.dataplane.datagram import DeviceLink
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.errors import RefusedError
 
@@ -25,7 +25,7 @@ class Tap(Endpoint):
         try:
             port = self.ports.add(self.name, self.name, self.url, self.config.queue)
             try:
-                link = DatagramLink(tap, port.port, self.ports.bridge, lasting=True)
+                link = DeviceLink(tap, port.port, self.ports.bridge)
                 self.ports.plug(port, link, f"interface {self.config.path}", lambda: None)
                 started()
                 await trio.sleep_forever()
