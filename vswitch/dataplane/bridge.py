@@ -72,6 +72,7 @@ class Bridge:
         self.copies: i64 = 0
         self.gone = Port(-1, pool)  # the sum of the counters of removed ports, and what strangers sent
         self.free: list[int] = []  # indices of removed ports
+        self.pressed: Port | None = None  # a port that was pressed by what came in last
         self.hub = False  # repeat every frame to all other ports, whatever it says
 
     def add_port(self, queue_bytes_max: i64) -> Port:
@@ -233,6 +234,9 @@ class Bridge:
 
     def _queue(self, egress: Port, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         egress.enqueue(chunk, start, end, frames)
-        if not egress.dirty and not egress.blocked:
+        if egress.blocked:
+            if egress.is_pressed():
+                self.pressed = egress
+        elif not egress.dirty:
             egress.dirty = True
             self.dirty.append(egress)

@@ -114,6 +114,7 @@ class DatagramLink(FrameLink):
         sock.setblocking(False)
         self._out.setblocking(False)
         super().__init__(sock.fileno(), self._out.fileno(), port, bridge, lasting)
+        self.patient = sock.family == socket.AF_UNIX
         self._level: i64 = 0  # which receiver, by the size of its slots
         self._small_bursts: i64 = 0
         self._errors: i64 = 0  # since something came

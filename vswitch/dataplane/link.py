@@ -30,6 +30,9 @@ class Source:
         self.fd = fd
         self.bridge = bridge
         self.lost: str | None = None  # why it cannot be used any more
+        self.patient = False  # may wait a moment for a port that it presses: its peer is told by the system to wait
+        self.waits_for: Port | None = None
+        self.waits_until: i64 = 0
 
     def receive(self, now: i64) -> i64:
         """Take what is there, at most one chunk, to the bridge; answers how many bytes that was.

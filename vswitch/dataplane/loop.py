@@ -4,6 +4,10 @@ One trio task awaits the epoll descriptor and calls `turn` until nothing is read
 its budget is spent, so that other tasks get theirs within milliseconds under full load. What a batch of
 reads has queued is flushed when the batch ends, has grown to FLUSH_BYTES, or has queued COPIES_MAX; ports that the
 budget does not reach are flushed first in the next turn.
+
+A unix datagram peer that sends faster than another reads is not read for a moment, once half of the other's queue is
+full: the system has it wait, as it would without a switch between the two. That a port does not drain in time
+is found out once; from then on what does not fit is dropped, until the port has caught up.
 """
 
 import select
@@ -18,6 +22,7 @@ from vswitch.dataplane.link import Link, Source
 
 FLUSH_BYTES: Final = 512 * 1024
 EVENTS_MAX: Final = 64
+WAIT_MS: Final = 10  # how long a source may wait for a port at a time
 LAST_BATCHES: Final = 16  # that are taken in of a peer that takes no more
 
 READABLE: Final = select.EPOLLIN
@@ -41,6 +46,7 @@ class Loop:
         self._masks: list[int] = []  # what epoll watches each descriptor for
         self._by_port: list[Link | None] = []  # by port index
         self._full: dict[int, list[Link]] = {}  # links whose peer is full, by the descriptor that tells of room
+        self.waiting: list[Source] = []  # sources that wait for a port
         self._events: list[tuple[int, int]] = []
         self._next_event: i64 = 0
 
@@ -86,6 +92,9 @@ class Loop:
     def unwatch(self, source: Source) -> None:
         """Read from a source no more, before its descriptor is closed."""
         self._sources[source.fd] = None
+        if source.waits_for is not None:
+            self.waiting.remove(source)
+            source.waits_for = None
         self._watch(source.fd)
 
     def close(self) -> None:
@@ -99,6 +108,8 @@ class Loop:
         """
         deadline = time.monotonic() + budget
         pool = self.bridge.pool
+        if len(self.waiting) > 0:
+            self._go_on(now)
         if len(self.bridge.dirty) > 0:
             self._flush(deadline, now)
             if len(self.bridge.dirty) > 0:
@@ -117,8 +128,10 @@ class Loop:
                 source = self._sources[fd] if fd < len(self._sources) else None
                 if mask & WRITABLE or source is None:
                     work += self._resume(fd, now)
-                if mask & ~WRITABLE and source is not None:
+                if mask & ~WRITABLE and source is not None and source.waits_for is None:
                     work += source.receive(now)
+                    if self.bridge.pressed is not None:
+                        self._wait(source, now)
                     if source.lost is not None and isinstance(source, Link):
                         self._lose(source)
             pool.peak = max(pool.peak, pool.used)
@@ -145,6 +158,30 @@ class Loop:
             if time.monotonic() >= deadline:
                 break
         del dirty[:done]
+
+    def _wait(self, source: Source, now: i64) -> None:
+        """A port is pressed by what a source has brought: read no more of it for a moment."""
+        pressed = self.bridge.pressed
+        self.bridge.pressed = None
+        if source.patient and source.lost is None:
+            source.waits_for = pressed
+            source.waits_until = now + WAIT_MS
+            self.waiting.append(source)
+            self._watch(source.fd)
+
+    def _go_on(self, now: i64) -> None:
+        """Read from sources again whose port has drained, or has not in time."""
+        still: list[Source] = []
+        for source in self.waiting:
+            port = source.waits_for
+            if port is not None and not port.is_relieved() and not port.given_up and now < source.waits_until:
+                still.append(source)
+                continue
+            if port is not None and not port.is_relieved():
+                port.given_up = True
+            source.waits_for = None
+            self._watch(source.fd)
+        self.waiting = still
 
     def _await_room(self, link: Link) -> None:
         """The peer of a link is full: watch for room."""
@@ -193,7 +230,8 @@ class Loop:
         while len(self._masks) <= fd:
             self._masks.append(0)
         mask = 0
-        if fd < len(self._sources) and self._sources[fd] is not None:
+        source = self._sources[fd] if fd < len(self._sources) else None
+        if source is not None and source.waits_for is None:
             mask = READABLE
         waiting = self._full.get(fd)
         if waiting is not None:

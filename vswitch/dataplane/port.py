@@ -52,6 +52,8 @@ QUEUE_BYTES_DEFAULT: Final = 1 << 24
 QUEUE_BYTES_MIN: Final = 1 << 17  # a frame of the greatest length always fits an empty queue
 POOL_BYTES_DEFAULT: Final = 1 << 28
 
+RELIEF_BYTES: Final = 1 << 16
+
 SMALL: Final = 2048
 TINY: Final = 256
 SCATTER_MAX: Final = 65536
@@ -94,6 +96,7 @@ class Port:
         self.up = False
         self.dirty = False  # has something to flush in this turn
         self.blocked = False  # the link is full: nothing is flushed until it is writable
+        self.given_up = False  # waiting for the link was in vain; until a quarter of the queue is left
         self.rx_frames: i64 = 0
         self.rx_bytes: i64 = 0
         self.tx_frames: i64 = 0
@@ -186,6 +189,14 @@ class Port:
     def unblock(self) -> None:
         self.blocked = False
 
+    def is_pressed(self) -> bool:
+        """Whether so much waits for a full link that who fills the queue might wait a moment."""
+        return self.blocked and not self.given_up and 2 * self.queued_bytes > self.queue_bytes_max
+
+    def is_relieved(self) -> bool:
+        """Whether it is time to go on: enough has been sent that it is worth while."""
+        return 2 * (self.queued_bytes + min(RELIEF_BYTES, self.queue_bytes_max // 8)) < self.queue_bytes_max
+
     def clear(self) -> None:
         """The link is lost: drop what is queued."""
         self.drop(PORT_DOWN, self.queued_frames)
@@ -200,6 +211,8 @@ class Port:
         self.tx_frames += frames
         self.tx_bytes += size - PREFIX * frames
         self._charge(-frames, -size)
+        if self.given_up and 4 * self.queued_bytes < self.queue_bytes_max:
+            self.given_up = False
 
     def _charge(self, frames: i64, size: i64) -> None:
         self.queued_frames += frames

@@ -5,6 +5,7 @@ otherwise. `Ports.drive` is the one task that runs the data plane.
 """
 
 import logging
+import math
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from vswitch import heap
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import SharedSocket
 from vswitch.dataplane.link import Link
-from vswitch.dataplane.loop import Loop
+from vswitch.dataplane.loop import WAIT_MS, Loop
 from vswitch.dataplane.mac_table import MacTable
 from vswitch.dataplane.port import Port, QueuePool
 from vswitch.errors import InputError
@@ -143,7 +144,9 @@ class Ports:
     async def drive(self) -> None:
         """Forward frames until cancelled."""
         while True:
-            await trio.lowlevel.wait_readable(self._loop.epoll)
+            # A source that waits for a port goes on at some time, whatever happens.
+            with trio.move_on_after(WAIT_MS / 1000 if self._loop.waiting else math.inf):
+                await trio.lowlevel.wait_readable(self._loop.epoll)
             while self._loop.turn(now_ms(), TURN_S):
                 self._reap()
                 await trio.lowlevel.checkpoint()
