@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from tests.frames import BROADCAST, frame, mac
-from tests.peers import TIMEOUT_S, Peer, check_balance, until, up
+from tests.peers import TIMEOUT_S, Peer, check_balance, descriptors, until, up
 from vswitch import InputError, RefusedError, VSwitch, VSwitchError
 from vswitch.endpoints import stream
 from vswitch.endpoints.qemu import guest_mac
@@ -26,17 +26,6 @@ from vswitch.endpoints.url import EndpointConfig, parse
 def directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="vs-", dir="/tmp") as directory:
         yield Path(directory)
-
-
-def descriptors() -> dict[str, str]:
-    """This process's open descriptors, and what each is."""
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-        except FileNotFoundError:  # the one that lists them
-            continue
-    return found
 
 
 def names(switch: VSwitch) -> list[str]:

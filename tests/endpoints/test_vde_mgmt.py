@@ -1,7 +1,5 @@
 """The management socket of a VDE switch: sessions, and the programs that people use on it."""
 
-import errno
-import logging
 import os
 import pty
 import re
@@ -10,7 +8,6 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -273,23 +270,6 @@ async def test_what_is_at_its_path_stays(root: Path) -> None:
         async with serving(path):
             pass
     assert path.read_text() == "precious"
-
-
-async def test_a_shortage_of_descriptors_passes(caplog: pytest.LogCaptureFixture, autojump_clock: object) -> None:
-    troubles = [errno.ECONNABORTED, errno.EMFILE, errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
-
-    class Short:
-        async def accept(self) -> tuple[object, None]:
-            await trio.lowlevel.checkpoint()
-            if troubles:
-                number = troubles.pop(0)
-                raise OSError(number, os.strerror(number))
-            return self, None
-
-    short: Any = Short()
-    with caplog.at_level(logging.WARNING):
-        assert await vde_mgmt._accept(short, "/run/m") is short
-    assert [record.message for record in caplog.records] == ["/run/m: accepting pauses: Too many open files"]
 
 
 @given(st.lists(st.binary(max_size=RECEIVE_BYTES) | st.just(b"x" * RECEIVE_BYTES), max_size=10))

@@ -1,10 +1,8 @@
 """`vswitch serve`: build a switch, say how to plug in, run until told to stop."""
 
 import fcntl
-import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -15,7 +13,8 @@ from typing import TypeVar
 import click
 import trio
 
-from vswitch import heap, units
+from vswitch import units
+from vswitch.cli import process
 from vswitch.cli.output import say
 from vswitch.cli.qemu_version import QemuVersion
 from vswitch.control import config as configuration
@@ -27,7 +26,6 @@ from vswitch.errors import InputError, RefusedError
 from vswitch.switch import Attachment, VSwitch
 
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
-HEAP_KEPT_BYTES = 64 * 2**20
 GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -69,7 +67,8 @@ def serve(
     control = check_unix_path(str(runtime.make_directory() / f"{name}.ctl"))
     switch = VSwitch(name, ageing_s=ageing_s, table_size=table_size)
     qemu_version = QemuVersion()
-    _prepare_process()
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    process.prepare()
     signalled: list[int] = []  # before and after trio looks at signals
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, _: signalled.append(number))
@@ -174,16 +173,6 @@ def _is_inherited(fd: int) -> bool:
         return os.get_inheritable(fd)
     except (OSError, OverflowError):
         return False
-
-
-def _prepare_process() -> None:
-    """What only the owner of a process may do to it."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    heap.keep(HEAP_KEPT_BYTES)
-    gc.collect()
-    gc.freeze()
 
 
 def _tell_starter(ready_fd: int | None) -> None:

@@ -7,11 +7,9 @@ file. When standard input ends, so does the switch, unless it is a daemon.
 Exit codes are those of `vswitch`: 0 done; 1 the system or the moment refuses; 2 something is written wrongly.
 """
 
-import gc
 import logging
 import os
 import re
-import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,8 +20,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from vswitch import heap
-from vswitch.cli import daemon, vde_options
+from vswitch.cli import daemon, process, vde_options
 from vswitch.cli.output import give_up, say
 from vswitch.control.config import TABLE_SIZE_DEFAULT
 from vswitch.endpoints import vde_directory
@@ -40,7 +37,6 @@ USERS_DIRECTORY = "/tmp/vde.ctl"
 RC_FILES = ("~/.vde2/vde_switch.rc", "/etc/vde2/vde_switch.rc")  # the first that can be read
 URL_PARAMETERS = {"mode": "mode", "dirmode": "dirmode", "group": "group", "mgmtmode": "mgmtmode", "numports": "limit"}
 RC_BYTES_MAX = 2**16
-HEAP_KEPT_BYTES = 64 * 2**20
 STDIN, STDOUT = 0, 1
 
 log = logging.getLogger("vswitch")
@@ -296,11 +292,7 @@ def _open_standard_files() -> None:
 def _prepare_process(plan: Plan) -> None:
     handler = daemon.SystemLog() if plan.daemon else daemon.StderrLog()
     logging.basicConfig(handlers=[handler], format="%(message)s", level=logging.INFO)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    heap.keep(HEAP_KEPT_BYTES)
-    gc.collect()
-    gc.freeze()
+    process.prepare()
 
 
 if __name__ == "__main__":

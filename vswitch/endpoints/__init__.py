@@ -3,6 +3,7 @@
 url.py        the grammar: text → EndpointConfig
 ports.py      the ports of a switch: names, links coming and going, the task that drives the loop
 endpoint.py   what all endpoints have in common
+accepting.py  the next connection of a listener; connector.py: one that is kept connected
 stream.py     tcp://, unix:// — listening and connecting
 datagram.py   udp://, unixgram://
 multicast.py  mcast://

@@ -18,6 +18,7 @@ from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet, unix_socket
+from vswitch.endpoints.accepting import accept
 from vswitch.endpoints.connector import Connection, Connector
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort
@@ -25,8 +26,6 @@ from vswitch.endpoints.sock_diag import SockDiag
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import RefusedError
-
-ACCEPT_PAUSE_S = 0.5
 
 
 class Listener(Endpoint):
@@ -74,18 +73,8 @@ class Listener(Endpoint):
             yield sock
 
     async def _accept(self, listener: trio.socket.SocketType) -> None:
-        paused = False
         while True:
-            try:
-                accepted, _ = await listener.accept()
-            except OSError as error:
-                if error.errno != errno.ECONNABORTED:  # most likely out of descriptors
-                    if not paused:
-                        log.warning("%s: accepting pauses: %s", self.name, error.strerror)
-                    paused = True
-                    await trio.sleep(ACCEPT_PAUSE_S)
-                continue
-            paused = False
+            accepted = await accept(listener, self.name)
             self._admit(socket.socket(fileno=accepted.detach()))
 
     def _admit(self, sock: socket.socket) -> None:

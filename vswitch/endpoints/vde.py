@@ -16,6 +16,7 @@ import trio
 
 from vswitch.dataplane.datagram import DatagramLink
 from vswitch.endpoints import unix_socket, vde_directory, vde_mgmt
+from vswitch.endpoints.accepting import accept
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.sparingly import Sparingly
@@ -27,7 +28,6 @@ from vswitch.protocols import vde
 HANDSHAKE_S = 5.0
 HANDSHAKES_MAX = 64
 CHATTER_MAX = 65536  # bytes on the control connection that nobody asked for
-ACCEPT_PAUSE_S = 0.5
 
 
 class Refused(Exception):
@@ -70,17 +70,8 @@ class VdeSwitch(Endpoint):
                 await self._accept(trio.socket.from_stdlib_socket(listener), nursery)
 
     async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
-        paused = False
         while True:
-            try:
-                client, _ = await listener.accept()
-            except OSError as error:
-                if not paused:
-                    log.warning("%s: accepting pauses: %s", self.name, error.strerror)
-                paused = True
-                await trio.sleep(ACCEPT_PAUSE_S)
-                continue
-            paused = False
+            client = await accept(listener, self.name)
             if self._handshakes >= HANDSHAKES_MAX:
                 self._turned_away.say("%s: turned away a client: too many have not said yet what they want", self.name)
                 client.close()

@@ -5,7 +5,6 @@ none); here each further line of it is one, too. A client that does not read is 
 too many clients, the one that has been silent longest makes room.
 """
 
-import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,14 +12,13 @@ from contextlib import contextmanager, suppress
 import trio
 
 from vswitch.endpoints import unix_socket
-from vswitch.endpoints.endpoint import log
+from vswitch.endpoints.accepting import accept
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.vde_console import BANNER, END_OF_SESSION, PROMPT, Console, Managed
 
 CLIENTS_MAX = 16
 LINE_BYTES_MAX = 128
 RECEIVE_BYTES = 4096
-ACCEPT_PAUSE_S = 0.5
 
 
 @contextmanager
@@ -39,24 +37,10 @@ async def serve(managed: Managed, sock: socket.socket) -> None:
     sessions: list[_Session] = []  # the one silent longest first
     async with trio.open_nursery() as nursery:
         while True:
-            client = await _accept(listener, managed.config.mgmt)
+            client = await accept(listener, f"{managed.config.mgmt}")
             if len(sessions) >= CLIENTS_MAX:
                 sessions[0].scope.cancel()
             nursery.start_soon(_Session(managed, client, sessions).run)
-
-
-async def _accept(listener: trio.socket.SocketType, path: str | None) -> trio.socket.SocketType:
-    paused = False
-    while True:
-        try:
-            client, _ = await listener.accept()
-            return client
-        except OSError as error:
-            if error.errno != errno.ECONNABORTED:  # most likely out of descriptors
-                if not paused:
-                    log.warning("%s: accepting pauses: %s", path, error.strerror)
-                paused = True
-                await trio.sleep(ACCEPT_PAUSE_S)
 
 
 class Lines:
