@@ -187,6 +187,12 @@ class Bridge:
         self._forward(port, chunk, start, at, frames, FLOOD)
         return at
 
+    def take_pressed(self) -> Port | None:
+        """The port that was pressed since this was asked last."""
+        pressed = self.pressed
+        self.pressed = None
+        return pressed
+
     def stranger(self, size: i64) -> None:
         """Count a frame of `size` bytes that came from an address without a port."""
         self.gone.rx_frames += 1

@@ -19,6 +19,7 @@ from mypy_extensions import i64
 from vswitch.dataplane.bridge import COPIES_MAX, Bridge
 from vswitch.dataplane.datagram import SharedSocket
 from vswitch.dataplane.link import Link, Source
+from vswitch.dataplane.port import Port
 
 FLUSH_BYTES: Final = 512 * 1024
 EVENTS_MAX: Final = 64
@@ -129,9 +130,11 @@ class Loop:
                 if mask & WRITABLE or source is None:
                     work += self._resume(fd, now)
                 if mask & ~WRITABLE and source is not None and source.waits_for is None:
+                    self.bridge.take_pressed()  # what it was before does not matter
                     work += source.receive(now)
-                    if self.bridge.pressed is not None:
-                        self._wait(source, now)
+                    pressed = self.bridge.take_pressed()
+                    if pressed is not None:
+                        self._wait(source, pressed, now)
                     if source.lost is not None and isinstance(source, Link):
                         self._lose(source)
             pool.peak = max(pool.peak, pool.used)
@@ -159,10 +162,8 @@ class Loop:
                 break
         del dirty[:done]
 
-    def _wait(self, source: Source, now: i64) -> None:
+    def _wait(self, source: Source, pressed: Port, now: i64) -> None:
         """A port is pressed by what a source has brought: read no more of it for a moment."""
-        pressed = self.bridge.pressed
-        self.bridge.pressed = None
         if source.patient and source.lost is None:
             source.waits_for = pressed
             source.waits_until = now + WAIT_MS
