@@ -49,9 +49,9 @@ async def test_this_machine_joins_by_a_tap_device(home: Home) -> None:
 
 
 def test_a_device_that_cannot_be_had_is_an_error(home: Home) -> None:
-    result = home.run("serve", "tap://lo")
-    assert result.returncode == 1
-    assert result.stderr.startswith("vswitch: tap://lo: ")
+    with home.start("tap://lo") as serving:
+        assert serving.ended() == 1
+        assert serving.error.startswith("vswitch: tap://lo: ")
 
 
 def test_another_user_is_told_what_root_has_to_do() -> None:

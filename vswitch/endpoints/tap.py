@@ -75,5 +75,7 @@ def open_tap(name: str) -> TapDevice:
             hint = f"; have root run: ip tuntap add {name} mode tap user {os.geteuid()}"
         elif error.errno == errno.EBUSY:
             hint = "; another program has it open"
+        elif error.errno == errno.EINVAL:
+            hint = "; it is no TAP device, use another name"
         raise RefusedError(f"tap://{name}: {error.strerror}{hint}") from None
     return tap
