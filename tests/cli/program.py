@@ -231,6 +231,18 @@ def read_to_end(descriptor: int, timeout_s: float = START_TIMEOUT_S) -> bytes:
     raise AssertionError(f"still open after {timeout_s:g} s without a byte; before came {found!r}")
 
 
+def check_refused(home: Home, *arguments: str, code: int, said: str) -> None:
+    """`serve` ends with an exit code and one line that says why; nothing is printed, and nobody sees a traceback."""
+    with home.start(*arguments) as serving:
+        assert not serving.wait_ready_or_end()
+        assert serving.ended() == code
+        assert is_one_line(serving.error)
+        assert serving.error.startswith("vswitch: ")
+        assert said in serving.error
+        assert "Traceback" not in serving.log
+        assert serving.lines == []
+
+
 def is_one_line(text: str) -> bool:
     """What an error message has to be: one line that a terminal can show."""
     return text.endswith("\n") and text[:-1].isprintable() and text.strip() != ""

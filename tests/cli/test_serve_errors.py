@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 import trio
 
-from tests.cli.program import Home, connect, is_one_line, read_to_end
+from tests.cli.program import Home, check_refused, connect, is_one_line, read_to_end
 from tests.needs import require
 from vswitch import cli
 
@@ -140,13 +140,7 @@ def test_a_control_socket_whose_path_would_be_too_long_is_said(
 
 
 def refused(home: Home, *arguments: str, code: int, said: str) -> None:
-    with home.start(*arguments) as serving:
-        assert not serving.wait_ready_or_end()
-        assert serving.ended() == code
-        assert is_one_line(serving.error)
-        assert serving.error.startswith("vswitch: ")
-        assert said in serving.error
-        assert serving.lines == []
+    check_refused(home, *arguments, code=code, said=said)
     leftover = sorted(path.name for path in home.directory.glob("*")) if home.directory.exists() else []
     assert leftover == []
 

@@ -6,20 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import Home, is_one_line
+from tests.cli.program import Home, check_refused
 from tests.endpoints.kinds import sockaddr_un, udp_socket, vde_request
 from tests.waiting import until
 
 
 def refused(home: Home, *arguments: str, code: int, said: str) -> None:
-    with home.start(*arguments) as serving:
-        assert not serving.wait_ready_or_end()
-        assert serving.ended() == code
-        assert is_one_line(serving.error)
-        assert serving.error.startswith("vswitch: ")
-        assert said in serving.error
-        assert "Traceback" not in serving.log
-        assert serving.lines == []
+    check_refused(home, *arguments, code=code, said=said)
     assert not home.control().exists()
 
 

@@ -6,8 +6,7 @@ one: so each test greets until something comes through, and then sends frames on
 
 import random
 import socket
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +36,6 @@ GUEST = qemu.named_guest("guest")
 @pytest.fixture(autouse=True, scope="module")
 def machine_that_has_qemu() -> None:
     require_qemu()
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory whose path is short enough for unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="vs-") as path:
-        yield Path(path)
 
 
 def free_port() -> int:

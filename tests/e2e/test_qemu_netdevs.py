@@ -1,8 +1,6 @@
 """Every kind of QEMU netdev that can plug into a stream endpoint, each way round, by the lines we print."""
 
 import socket
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +23,6 @@ QEMU_VERSION = (7, 2)
 @pytest.fixture(autouse=True, scope="module")
 def machine_that_has_qemu() -> None:
     require_qemu()
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory whose path is short enough for unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="vs-") as path:
-        yield Path(path)
 
 
 def free_port(host: str) -> int:

@@ -5,7 +5,6 @@ import signal
 import socket
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -26,13 +25,6 @@ PLUG_MAX = 9234  # what vde_plug has room for: 9216 bytes of payload and an Ethe
 SIZES = [14, 60, 64, 1514, 1518, 1522, 9014, 9018, PLUG_MAX]
 CUT_AT = 1518  # by vde_switch
 TAG = 0xB005
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory whose path is short enough for unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="vs-") as path:
-        yield Path(path)
 
 
 @pytest.fixture(autouse=True, scope="module")
