@@ -12,6 +12,7 @@ from vswitch.control import api, config, model
 from vswitch.dataplane import compiled
 from vswitch.endpoints import create
 from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.policy import Policy
 from vswitch.endpoints.ports import Ports, now_ms
 from vswitch.endpoints.qemu import guest_mac
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
@@ -155,6 +156,8 @@ class VSwitch:
             uptime_s=round(trio.current_time() - self._started_s, 3),
             ports=len(self._ports),
             macs=self._ports.table.live(now_ms()),
+            mac_moves=self._ports.table.moves,
+            mac_evictions=self._ports.table.evictions,
             pid=os.getpid(),
             totals=model.totals(self._ports),
         )
@@ -166,6 +169,28 @@ class VSwitch:
     async def macs(self) -> list[model.MacInfo]:
         """The MAC table, by VLAN and address."""
         return await model.macs(self._ports, now_ms())
+
+    def vlans(self) -> list[model.VlanInfo]:
+        """The VLANs that ports have by their policies."""
+        return model.vlans(self._ports)
+
+    def set_policy(self, port: str, policy: Policy) -> None:
+        """Have a port go by another policy from now on; what was learned on it is forgotten.
+
+        Raises InputError if there is no such port, or the policy does not go with those of other ports.
+        """
+        found = next((known for known in self._ports if known.name == port), None)
+        if found is None:
+            raise InputError(f"there is no port {port!r}; there are {', '.join(p.name for p in self._ports) or 'none'}")
+        self._ports.set_policy(found, policy)
+
+    def check_mirrors(self) -> None:
+        """Raises InputError if a mirror is to watch what is neither an endpoint here nor a port of one."""
+        for endpoint in self._endpoints.values():
+            for name in endpoint.config.policy.mirror_of:
+                if name not in self._endpoints and name.rpartition(".")[0] not in self._endpoints:
+                    known = ", ".join(self._endpoints)
+                    raise InputError(f"{endpoint.url}: mirror_of: there is no endpoint {name!r}; there are {known}")
 
     def endpoints(self) -> list[model.EndpointInfo]:
         """The endpoints, in the order they came."""

@@ -44,6 +44,8 @@ STATUS_SHAPE: dict[str, Any] = {
     "uptime_s": float,
     "ports": int,
     "macs": int,
+    "mac_moves": int,
+    "mac_evictions": int,
     "pid": int,
     "totals": {"rx_frames": int, "copies": int, "tx_frames": int, "queued_frames": int, "drops": {}},
 }
@@ -109,7 +111,14 @@ def test_macs_as_json(lan: Lan) -> None:
 def test_status_as_json(lan: Lan) -> None:
     status = lan.home.ask("status")
     totals = {"rx_frames": 4, "copies": 0, "tx_frames": 3, "queued_frames": 0, "drops": {"runt": 1}}
-    told = {"name": "lab", "version": __version__, "compiled": dataplane.compiled(), "ports": 3, "macs": 2}
+    told = {
+        "name": "lab",
+        "version": __version__,
+        "compiled": dataplane.compiled(),
+        "ports": 3,
+        "macs": 2,
+        "mac_moves": 0,
+    }
     assert status == {**status, **told, "pid": lan.pid, "totals": totals}
     assert shape(status) == STATUS_SHAPE | {"totals": {**STATUS_SHAPE["totals"], "drops": {"runt": int}}}
     assert list(status) == list(STATUS_SHAPE)
@@ -154,12 +163,23 @@ def test_ports_as_a_table(lan: Lan) -> None:
     done = lan.home.run("ports")
     assert (done.returncode, done.stderr) == (0, "")
     head, *lines = rows(done.stdout)
-    assert head == ["PORT", "LINK", "PEER", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "QUEUED", "DROPPED"]
+    assert head == [
+        "PORT",
+        "LINK",
+        "PEER",
+        "VLAN",
+        "RX FRAMES",
+        "RX BYTES",
+        "TX FRAMES",
+        "TX BYTES",
+        "QUEUED",
+        "DROPPED",
+    ]
     by_name = {line[0]: line for line in lines}
     assert by_name["web.1"][1] == "up"
-    assert by_name["web.1"][3:] == ["2", "104", "2", "120", "0", "1 runt"]
-    assert by_name["web.2"][3:] == ["2", "120", "1", "100", "0", "-"]
-    assert by_name["vm"] == ["vm", "down", "-", "0", "0", "0", "0", "0", "-"]
+    assert by_name["web.1"][3:] == ["-", "2", "104", "2", "120", "0", "1 runt"]
+    assert by_name["web.2"][3:] == ["-", "2", "120", "1", "100", "0", "-"]
+    assert by_name["vm"] == ["vm", "down", "-", "-", "0", "0", "0", "0", "0", "-"]
 
 
 def test_macs_as_a_table(lan: Lan) -> None:
@@ -182,7 +202,7 @@ def test_a_pipe_gets_no_escape_codes_and_no_folding(lan: Lan, command: str) -> N
     done = lan.home.run(command, env={"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "20"})
     assert "\x1b" not in done.stdout
     assert all(line.isprintable() for line in done.stdout.splitlines())
-    assert {"status": 10, "ports": 4, "macs": 3}[command] == len(done.stdout.splitlines())
+    assert {"status": 11, "ports": 4, "macs": 3}[command] == len(done.stdout.splitlines())
 
 
 @pytest.mark.parametrize("command", ["status", "ports", "macs"])

@@ -2,8 +2,10 @@
 
 from tests.frames import framed, unframed
 from vswitch.dataplane.bridge import Bridge
+from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.mac_table import MacTable
-from vswitch.dataplane.port import DROP_REASONS, QUEUE_BYTES_DEFAULT, Port, QueuePool
+from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, Port, QueuePool
+from vswitch.endpoints.policy import Policy, build_vlans, service_tpid
 
 SEED = 0x1234_5678_9ABC_DEF
 
@@ -14,6 +16,15 @@ def bridge(ports: int, *, table_size: int = 8192, ageing_ms: int = 300_000) -> B
     for _ in range(ports):
         made.port_up(made.add_port(QUEUE_BYTES_DEFAULT))
     return made
+
+
+def set_vlans(bridge: Bridge, port: Port, policy: Policy) -> None:
+    """Give a port the VLANs of a policy, as `Ports.set_policy` does."""
+    port.vlans = build_vlans(policy)
+    port.plain = port.vlans.transparent
+    bridge.selective = bridge.selective or not port.plain
+    if policy.qinq is not None:
+        bridge.service_tpid = service_tpid(policy)
 
 
 def receive(bridge: Bridge, port: int, frames: list[bytes], now_ms: int = 0) -> None:

@@ -39,7 +39,7 @@ class Lan:
 
     def plug(self, description: str = "qemu user=ann pid=7", user: str = "ann") -> VdePeer:
         number = len(self._peers) + 1
-        port = self.ports.add_numbered("lan", self.config.url, self.config.queue)
+        port = self.ports.add_numbered("lan", self.config)
         self._peers.append(VdePeer(number, user, description, port))
         return self._peers[-1]
 
@@ -91,7 +91,7 @@ async def test_ports_are_printed_as_vde_switch_does(lan: Lan) -> None:
     lan.plug()
     counters = lan.plug("", "1000").port.port
     counters.rx_frames, counters.rx_bytes, counters.tx_frames, counters.tx_bytes = 1, 64, 10**10, 2**60
-    lan.ports.add("other", "other", "tcp://127.0.0.1:1234", 1 << 20)
+    lan.ports.add("other", "other", parse("tcp://127.0.0.1:1234"))
     second = [
         "Port 0002 untagged_vlan=0000 ACTIVE - Unnamed Allocatable",
         " Current User: 1000 Access Control: (User: NONE - Group: NONE)",
@@ -153,7 +153,7 @@ async def test_stations_are_printed_as_vde_switch_does(lan: Lan, mock_clock: Moc
 
 
 async def test_a_station_behind_another_endpoint_is_on_no_port_of_this_one(lan: Lan) -> None:
-    lan.learn(mac(1), lan.ports.add("web", "web", "tcp://127.0.0.1:1234", 1 << 20))
+    lan.learn(mac(1), lan.ports.add("web", "web", parse("tcp://127.0.0.1:1234")))
     [line] = lan.data("hash/print")
     assert line.endswith(" to port: 000  age 0 secs  (web)")
 

@@ -11,7 +11,7 @@ from vswitch.cli.completion import completion
 from vswitch.cli.output import give_up
 from vswitch.cli.plug import libvirt_xml, qemu_args
 from vswitch.cli.serve import serve
-from vswitch.cli.show import macs, ports, status
+from vswitch.cli.show import macs, ports, status, vlans
 from vswitch.errors import VSwitchError, printable
 from vswitch.version import __version__
 
@@ -22,7 +22,7 @@ def cli() -> None:
     """A virtual LAN for QEMU guests, in one process and without root."""
 
 
-for command in (serve, status, ports, macs, qemu_args, libvirt_xml, completion):
+for command in (serve, status, ports, macs, vlans, qemu_args, libvirt_xml, completion):
     cli.add_command(command)
 
 

@@ -96,6 +96,7 @@ async def _serve(
                 except InUseError:
                     raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
                 attached = [await switch.attach(endpoint) for endpoint in endpoints]
+                switch.check_mirrors()
                 version = await qemu_version.get(QEMU_ANSWER_S)
                 for endpoint in attached:
                     say(await _how_to_plug_in(switch, endpoint, version))

@@ -1,4 +1,4 @@
-"""`vswitch status|ports|macs`: what a running switch says, as a table for people or as JSON for programs."""
+"""`vswitch status|ports|macs|vlans`: what a running switch says, as a table for people or as JSON for programs."""
 
 import io
 import shutil
@@ -41,7 +41,8 @@ def status(name: str | None, as_json: bool) -> None:
         ("data plane", "compiled" if shown.compiled else "pure Python: slow; reinstall to compile it"),
         ("up for", _span(shown.uptime_s)),
         ("ports", str(shown.ports)),
-        ("stations", str(shown.macs)),
+        ("stations", f"{shown.macs:,}"),
+        ("moves", f"{shown.mac_moves:,}"),
         ("frames in", f"{totals.rx_frames:,}"),
         ("frames out", f"{totals.tx_frames:,}"),
         ("copies", f"{totals.copies:,}"),
@@ -63,6 +64,7 @@ def ports(name: str | None, as_json: bool) -> None:
             port.name,
             "up" if port.up else "down",
             port.peer or "-",
+            _vlan(port.vlan),
             f"{port.rx_frames:,}",
             f"{port.rx_bytes:,}",
             f"{port.tx_frames:,}",
@@ -72,7 +74,9 @@ def ports(name: str | None, as_json: bool) -> None:
         )
         for port in shown
     ]
-    _table(("PORT", "LINK", "PEER", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "QUEUED", "DROPPED"), rows)
+    _table(
+        ("PORT", "LINK", "PEER", "VLAN", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "QUEUED", "DROPPED"), rows
+    )
 
 
 @click.command()
@@ -82,8 +86,22 @@ def macs(name: str | None, as_json: bool) -> None:
     shown = _ask(name, "macs", as_json, list[model.MacInfo])
     if shown is None:
         return
-    rows = [(station.mac, str(station.vlan), station.port, f"{station.age_s:.0f}s") for station in shown]
+    rows = [
+        (station.mac, str(station.vlan), station.port, "static" if station.age_s is None else f"{station.age_s:.0f}s")
+        for station in shown
+    ]
     _table(("MAC", "VLAN", "PORT", "AGE"), rows)
+
+
+@click.command()
+@_asks
+def vlans(name: str | None, as_json: bool) -> None:
+    """List the VLANs that ports have of their own, and who is in them."""
+    shown = _ask(name, "vlans", as_json, list[model.VlanInfo])
+    if shown is None:
+        return
+    rows = [(str(vlan.vlan), ", ".join(vlan.untagged) or "-", ", ".join(vlan.tagged) or "-") for vlan in shown]
+    _table(("VLAN", "UNTAGGED", "TAGGED"), rows)
 
 
 def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | None:
@@ -118,6 +136,14 @@ def _table(heads: tuple[str, ...] | None, rows: list[Any]) -> None:
 
 def _drops(drops: dict[str, int]) -> str:
     return ", ".join(f"{frames:,} {reason}" for reason, frames in drops.items()) or "-"
+
+
+def _vlan(vlan: model.Vlan) -> str:
+    """A port's VLANs, as its URL has them."""
+    if vlan.mode == "trunk":
+        tagged = vlan.tagged if vlan.tagged == "all" else ",".join(map(str, vlan.tagged))
+        return f"trunk {tagged}" + (f" native {vlan.native}" if vlan.native else "")
+    return {"transparent": "-", "access": f"{vlan.access}", "qinq": f"qinq {vlan.access}"}[vlan.mode]
 
 
 def _span(seconds: float) -> str:

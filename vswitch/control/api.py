@@ -3,6 +3,7 @@
     GET  /v1/status                  model.Status
     GET  /v1/ports                   list of model.PortInfo
     GET  /v1/macs                    list of model.MacInfo
+    GET  /v1/vlans                   list of model.VlanInfo
     GET  /v1/endpoints               list of model.EndpointInfo
     POST /v1/endpoints/NAME/guests   model.GuestInfo: one more guest is going to be plugged in
 
@@ -36,6 +37,7 @@ class Switch(Protocol):
     def status(self) -> model.Status: ...
     def ports(self) -> list[model.PortInfo]: ...
     async def macs(self) -> list[model.MacInfo]: ...
+    def vlans(self) -> list[model.VlanInfo]: ...
     def endpoints(self) -> list[model.EndpointInfo]: ...
     async def next_guest(self, endpoint: str) -> str: ...
 
@@ -51,6 +53,9 @@ def application(switch: Switch) -> Starlette:
 
     async def macs(request: Request) -> Response:
         return _json(await switch.macs())
+
+    async def vlans(request: Request) -> Response:
+        return _json(switch.vlans())
 
     async def endpoints(request: Request) -> Response:
         return _json(switch.endpoints())
@@ -71,6 +76,7 @@ def application(switch: Switch) -> Starlette:
         Route(f"/v{VERSION}/status", status),
         Route(f"/v{VERSION}/ports", ports),
         Route(f"/v{VERSION}/macs", macs),
+        Route(f"/v{VERSION}/vlans", vlans),
         Route(f"/v{VERSION}/endpoints", endpoints),
         Route(f"/v{VERSION}/endpoints/{{name}}/guests", next_guest, methods=["POST"]),
     ]

@@ -9,8 +9,10 @@ from typing import Literal
 import msgspec
 import trio
 
+from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.frame import PREFIX
-from vswitch.dataplane.port import DROP_REASONS, Port
+from vswitch.dataplane.port import Port
+from vswitch.endpoints.policy import Policy
 from vswitch.endpoints.ports import Ports, SwitchPort
 
 PORTION_SLOTS = 1024
@@ -18,12 +20,15 @@ PORTION_STATIONS = 256
 
 
 class Vlan(msgspec.Struct, frozen=True):
-    """A port's VLAN policy. A transparent port carries every VLAN and changes no frame."""
+    """A port's VLAN policy. A transparent port carries every VLAN and changes no frame.
 
-    mode: Literal["transparent", "access", "trunk"] = "transparent"
+    `access` is the VLAN of an access port, and the service VLAN of a QinQ port.
+    """
+
+    mode: Literal["transparent", "access", "trunk", "qinq"] = "transparent"
     access: int | None = None
     native: int | None = None
-    tagged: list[int] | Literal["all"] = "all"
+    tagged: tuple[int, ...] | Literal["all"] = "all"
 
 
 class PortInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,11 +48,21 @@ class PortInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MacInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A station. A static one has no age."""
+
     mac: str
     vlan: int
     port: str
-    age_s: float
+    age_s: float | None
     static: bool
+
+
+class VlanInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A VLAN that a port's policy names, and which ports send its frames with a tag and without."""
+
+    vlan: int
+    untagged: list[str]
+    tagged: list[str]
 
 
 class EndpointInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +95,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     ports: int
     macs: int
+    mac_moves: int
+    mac_evictions: int
     pid: int
     totals: Totals
 
@@ -92,7 +109,7 @@ def port_info(port: SwitchPort) -> PortInfo:
         url=port.url,
         peer=port.peer,
         up=port.up,
-        vlan=Vlan(),
+        vlan=vlan(port.policy),
         rx_frames=counters.rx_frames,
         rx_bytes=counters.rx_bytes,
         tx_frames=counters.tx_frames,
@@ -101,6 +118,33 @@ def port_info(port: SwitchPort) -> PortInfo:
         queued_frames=counters.queued_frames,
         queued_bytes=counters.queued_bytes - PREFIX * counters.queued_frames,
     )
+
+
+def vlan(policy: Policy) -> Vlan:
+    """The part of a port's policy that says its VLANs."""
+    if policy.trunk is not None:
+        return Vlan("trunk", native=policy.native, tagged=policy.trunk)
+    if policy.vlan is not None:
+        return Vlan("access", access=policy.vlan, tagged=())
+    if policy.qinq is not None:
+        return Vlan("qinq", access=policy.qinq, tagged=())
+    return Vlan()
+
+
+def vlans(ports: Ports) -> list[VlanInfo]:
+    """The VLANs that ports have of their own, in order."""
+    switching = [port for port in ports if not port.policy.mirror_of]
+    named = {port.policy.pvid for port in switching if vlan(port.policy) != Vlan()}
+    for port in switching:
+        if isinstance(port.policy.trunk, tuple):
+            named.update(port.policy.trunk)
+    found = []
+    for vid in sorted(vid for vid in named if vid is not None):
+        members = [port for port in switching if port.port.vlans.carries(vid)]
+        untagged = [port.name for port in members if port.policy.pvid == vid]
+        tagged = [port.name for port in members if port.policy.pvid != vid]
+        found.append(VlanInfo(vlan=vid, untagged=untagged, tagged=tagged))
+    return found
 
 
 async def macs(ports: Ports, now_ms: int) -> list[MacInfo]:
@@ -117,7 +161,9 @@ async def macs(ports: Ports, now_ms: int) -> list[MacInfo]:
     stations = []
     for number, (vlan, mac, name, age_ms) in enumerate(heapq.merge(*portions), 1):
         text = ":".join(f"{byte:02x}" for byte in mac.to_bytes(6))
-        stations.append(MacInfo(mac=text, vlan=vlan, port=name, age_s=age_ms / 1000, static=False))
+        static = age_ms < 0
+        age_s = None if static else age_ms / 1000
+        stations.append(MacInfo(mac=text, vlan=vlan, port=name, age_s=age_s, static=static))
         if number % PORTION_STATIONS == 0:
             await trio.lowlevel.checkpoint()
     return stations

@@ -1,13 +1,16 @@
 """The bridge: classify, learn, forward or flood (IEEE 802.1D 7.7, 802.1Q 8.6).
 
-A chunk is walked once. Neighbouring frames with the same addresses and VLAN are one flow and share one
+A chunk is walked once. Neighbouring frames with the same addresses and tag are one flow and share one
 look-up; neighbours with the same verdict are one run and share one queue entry for each egress. The
 verdict on a flow is taken in one fixed order:
 
-    runt → tag → source address → reserved destination → learn → group → look up → same port
+    runt → VLAN → source address → reserved destination → learn → group → look up → same port → may it go there
 
-A verdict is the egress port's index, FLOOD, or a drop reason encoded by `_drop`. Transparent ports
-never change a frame: the VLAN only chooses the table entry.
+A verdict below zero is a drop. Any other names a port, or FLOOD. Where frames do not go to all ports alike, it also has
+the VLAN and the form of the run's frames (vlan.py), from which follows what each egress sends: the run as it is, or
+rebuilt, once for all that send it with a tag and once for all that send it without.
+
+Frames of a port with an ingress policy are judged one at a time (policy.py), by the same steps with others in between.
 """
 
 from typing import Final, final
@@ -15,6 +18,22 @@ from typing import Final, final
 from librt.strings import read_i64_be
 from mypy_extensions import i64
 
+from vswitch.dataplane.drops import (
+    BAD_SOURCE,
+    DROP_REASON_COUNT,
+    ISOLATED,
+    NO_DESTINATION,
+    PASSED,
+    PORT_DOWN,
+    RUNT,
+    SAME_PORT,
+    STICKY,
+    STRANGER,
+    TOO_LONG,
+    VLAN,
+    refuse,
+)
+from vswitch.dataplane.drops import RESERVED as RESERVED_DROP
 from vswitch.dataplane.frame import (
     AT_DST,
     AT_SRC,
@@ -24,35 +43,28 @@ from vswitch.dataplane.frame import (
     MAC_MASK,
     PREFIX,
     RESERVED,
-    VLAN_DEFAULT,
+    TPID_8021Q,
+    TPID_NONE,
+    VID_MASK,
     frame_length,
-    vlan_id,
+    wire_tag,
 )
 from vswitch.dataplane.mac_table import NO_PORT, MacTable, mac_key
-from vswitch.dataplane.port import (
-    BAD_SOURCE,
-    BAD_TAG,
-    DROP_REASON_COUNT,
-    NO_DESTINATION,
-    RUNT,
-    SAME_PORT,
-    STRANGER,
-    Port,
-    QueuePool,
-)
-from vswitch.dataplane.port import RESERVED as RESERVED_DROP
+from vswitch.dataplane.policy import IngressPolicy
+from vswitch.dataplane.port import Port, QueuePool
+from vswitch.dataplane.run import Run
+from vswitch.dataplane.vlan import form_of, retag
 
 RECEIVE_MIN: Final = 16 * 1024
 COPIES_MAX: Final = 1 << 24  # bytes that flooding one chunk may queue
 
-FLOOD: Final = -1
+FLOOD: Final = 0xFFFFF  # instead of a port's index
+VLAN_SHIFT: Final = 20
+FORM_SHIFT: Final = 32
 NO_VERDICT: Final = -1000
+NO_FLOW: Final = -1000
 
 BROKEN: Final = -1  # ingress: the stream cannot be followed any further
-
-
-def _drop(reason: i64) -> i64:
-    return -2 - reason
 
 
 @final
@@ -74,6 +86,8 @@ class Bridge:
         self.free: list[int] = []  # indices of removed ports
         self.pressed: Port | None = None  # a port that was pressed by what came in last
         self.hub = False  # repeat every frame to all other ports, whatever it says
+        self.selective = False  # some frames do not go to all ports alike: a port is not plain, or an entry is static
+        self.service_tpid: i64 = TPID_8021Q  # what else starts a tag; the same again if nothing does
 
     def add_port(self, queue_bytes_max: i64) -> Port:
         """A new port, down until `port_up`."""
@@ -99,17 +113,26 @@ class Bridge:
         self.free.append(port.index)
 
     def port_up(self, port: Port) -> None:
-        if not port.up:
-            port.up = True
-            self.active.append(port)
+        """The port has a link."""
+        port.linked = True
+        self.settle(port)
 
     def port_down(self, port: Port) -> None:
         """The port lost its link: drop its queue, forget what was learned on it, flood to it no more."""
-        if port.up:
-            port.up = False
+        port.linked = False
+        self.settle(port)
+
+    def settle(self, port: Port) -> None:
+        """Have a port take part, or not, after it changed: its link, or its policy."""
+        port.up = port.linked and port.enabled
+        floods = port.up and not port.is_mirror
+        if floods and port not in self.active:
+            self.active.append(port)
+        elif not floods and port in self.active:
             self.active.remove(port)
-        port.clear()
-        self.table.forget_port(port.index)
+        if not port.up:
+            port.clear()
+            self.table.forget_port(port.index)
 
     def receive_max(self) -> i64:
         """How much one read may bring, in bytes: less with many ports, which all get a copy of what is flooded."""
@@ -123,13 +146,17 @@ class Bridge:
         """
         if self.hub:
             return self._repeat(port, chunk, at)
+        if port.ingress_policy is not None:
+            return self._ingress_judged(port, port.ingress_policy, chunk, at, now)
+        tpid = port.vlans.tpid
+        service_tpid = self._service_tpid(port)
         end: i64 = len(chunk)
         start = at  # of the current run
         frames: i64 = 0
         verdict: i64 = NO_VERDICT
         flow_dst: i64 = 0  # the first and the last eight bytes of the current flow's addresses
         flow_src: i64 = 0
-        flow_vlan: i64 = 0  # 0: no flow yet
+        flow_tag: i64 = NO_FLOW
         while end - at >= PREFIX:
             length = frame_length(chunk, at)
             if length > FRAME_MAX:
@@ -139,20 +166,20 @@ class Bridge:
             if after > end:
                 break
             if length < HEADER:
-                decided = _drop(RUNT)
-                flow_vlan = 0
+                decided = refuse(RUNT)
+                flow_tag = NO_FLOW
             else:
                 dst = read_i64_be(chunk, at + AT_DST)
                 src = read_i64_be(chunk, at + AT_SRC)
-                vlan = vlan_id(chunk, at, length)
-                if dst == flow_dst and src == flow_src and vlan == flow_vlan:
+                tag = wire_tag(chunk, at, length, tpid, service_tpid)
+                if dst == flow_dst and src == flow_src and tag == flow_tag:
                     frames += 1
                     at = after
                     continue
                 flow_dst = dst
                 flow_src = src
-                flow_vlan = vlan
-                decided = self._classify(port, (dst >> 16) & MAC_MASK, src & MAC_MASK, vlan, now)
+                flow_tag = tag
+                decided = self._classify(port, (dst >> 16) & MAC_MASK, src & MAC_MASK, tag, now)
             if decided != verdict:
                 self._forward(port, chunk, start, at, frames, verdict)
                 verdict = decided
@@ -178,7 +205,7 @@ class Bridge:
                 break
             if length == 0:
                 self._forward(port, chunk, start, at, frames, FLOOD)
-                self._forward(port, chunk, at, after, 1, _drop(RUNT))
+                self._forward(port, chunk, at, after, 1, refuse(RUNT))
                 start = after
                 frames = 0
             else:
@@ -199,23 +226,109 @@ class Bridge:
         self.gone.rx_bytes += size
         self.gone.drop(STRANGER, 1)
 
-    def _classify(self, port: Port, dst: i64, src: i64, vlan: i64, now: i64) -> i64:
-        if vlan < VLAN_DEFAULT:
-            return _drop(BAD_TAG)
+    def _ingress_judged(self, port: Port, policy: IngressPolicy, chunk: bytes, at: i64, now: i64) -> i64:
+        """The same for a port with an ingress policy."""
+        end: i64 = len(chunk)
+        start = at
+        frames: i64 = 0
+        verdict: i64 = NO_VERDICT
+        broken = False
+        while end - at >= PREFIX:
+            length = frame_length(chunk, at)
+            broken = length > FRAME_MAX
+            after = at + PREFIX + length
+            if broken or after > end:
+                break
+            decided = self._judge(port, policy, chunk, at, length, now)
+            if decided != verdict:
+                self._forward_mirrored(port, chunk, start, at, frames, verdict)
+                verdict = decided
+                start = at
+                frames = 0
+            frames += 1
+            at = after
+        self._forward_mirrored(port, chunk, start, at, frames, verdict)
+        if broken:
+            return BROKEN
+        return at
+
+    def _judge(self, port: Port, policy: IngressPolicy, chunk: bytes, at: i64, length: i64, now: i64) -> i64:
+        """The verdict on one frame of a port with an ingress policy."""
+        if length < HEADER:
+            return refuse(RUNT)
+        why = policy.check_frame(length, now)
+        if why != PASSED:
+            return refuse(why)
+        tag = wire_tag(chunk, at, length, port.vlans.tpid, self._service_tpid(port))
+        dst = (read_i64_be(chunk, at + AT_DST) >> 16) & MAC_MASK
+        src = read_i64_be(chunk, at + AT_SRC) & MAC_MASK
+        vlan = self._admit(port, dst, src, tag, policy.forwards_reserved)
+        if vlan < 0:
+            return vlan
+        why = policy.check_source(chunk, at, length, src)
+        if why == PASSED:
+            why = policy.check_station(self.table, mac_key(vlan, src), port.index, now)
+        if why != PASSED:
+            return refuse(why)
+        verdict = self._learn_and_look_up(port, dst, src, vlan, tag, now)
+        if verdict >= 0 and verdict & FLOOD == FLOOD:
+            why = policy.check_flood(dst, length, now)
+            if why != PASSED:
+                return refuse(why)
+        return verdict
+
+    def _service_tpid(self, port: Port) -> i64:
+        """What starts a service tag in what comes in by a port."""
+        if port.vlans.customer:
+            return TPID_NONE
+        return self.service_tpid
+
+    def _classify(self, port: Port, dst: i64, src: i64, tag: i64, now: i64) -> i64:
+        vlan = self._admit(port, dst, src, tag, False)
+        if vlan < 0:
+            return vlan
+        return self._learn_and_look_up(port, dst, src, vlan, tag, now)
+
+    def _admit(self, port: Port, dst: i64, src: i64, tag: i64, forwards_reserved: bool) -> i64:
+        """The VLAN of a frame that may come in, or a drop."""
+        vlan = port.vlans.classify(tag)
+        if vlan < 0:
+            return vlan
         if src & GROUP_BIT != 0 or src == 0:
-            return _drop(BAD_SOURCE)
-        if dst > RESERVED and dst <= RESERVED + 15:
-            return _drop(RESERVED_DROP)
+            return refuse(BAD_SOURCE)
+        if dst > RESERVED and dst <= RESERVED + 15 and not forwards_reserved:
+            return refuse(RESERVED_DROP)
+        return vlan
+
+    def _learn_and_look_up(self, port: Port, dst: i64, src: i64, vlan: i64, tag: i64, now: i64) -> i64:
         table = self.table
-        table.learn(mac_key(vlan, src), port.index, now)
-        if dst & GROUP_BIT != 0:
-            return FLOOD
-        egress = table.lookup(mac_key(vlan, dst), now)
-        if egress == NO_PORT:
-            return FLOOD
-        if egress == port.index:
-            return _drop(SAME_PORT)
-        return egress
+        if not table.learn(mac_key(vlan, src), port.place, now):
+            return refuse(STICKY)
+        if dst & GROUP_BIT == 0:
+            index = table.lookup(mac_key(vlan, dst), now)
+            if index == port.index:
+                return refuse(SAME_PORT)
+            if index != NO_PORT:
+                if not self.selective:
+                    return index
+                return self._between(port, self.ports[index], vlan, form_of(tag))
+        if self.selective:
+            return FLOOD | vlan << VLAN_SHIFT | form_of(tag) << FORM_SHIFT
+        return FLOOD
+
+    def _between(self, port: Port, egress: Port, vlan: i64, form: i64) -> i64:
+        """The verdict on frames from one port for another, where ports differ."""
+        if not egress.up:
+            return refuse(PORT_DOWN)
+        if port.plain and egress.plain:
+            return egress.index
+        if not egress.vlans.carries(vlan):
+            return refuse(VLAN)
+        if port.isolated and egress.isolated:
+            return refuse(ISOLATED)
+        if egress.vlans.sends_as_is(port.vlans, vlan, form):
+            return egress.index
+        return egress.index | vlan << VLAN_SHIFT | form << FORM_SHIFT
 
     def _forward(self, port: Port, chunk: bytes, start: i64, end: i64, frames: i64, verdict: i64) -> None:
         """Count the run chunk[start:end] in at `port`, and queue it where the verdict says."""
@@ -223,23 +336,93 @@ class Bridge:
             return
         port.rx_frames += frames
         port.rx_bytes += end - start - PREFIX * frames
-        if verdict >= 0:
+        if verdict < 0:
+            port.drop(refuse(verdict), frames)
+        elif verdict < FLOOD:
             self._queue(self.ports[verdict], chunk, start, end, frames)
-        elif verdict != FLOOD:
-            port.drop(-2 - verdict, frames)
-        else:
+        elif verdict == FLOOD:
             copies: i64 = -1
             for egress in self.active:
                 if egress is not port:
                     self._queue(egress, chunk, start, end, frames)
                     copies += 1
-            if copies < 0:
-                port.drop(NO_DESTINATION, frames)
+            self._count_flood(port, copies, frames)
+        else:
+            self._forward_selected(port, Run(chunk, start, end, frames), verdict)
+
+    def _forward_selected(self, port: Port, run: Run, verdict: i64) -> None:
+        """Queue a run where its VLAN goes, and `port` may reach, with or without a tag as each egress sends it."""
+        target = verdict & FLOOD
+        vlan = (verdict >> VLAN_SHIFT) & VID_MASK
+        form = verdict >> FORM_SHIFT
+        if target != FLOOD:
+            egress = self.ports[target]
+            if egress.vlans.pvid == vlan:
+                vlan = 0
+            self._queue_rebuilt(egress, retag(run.chunk, run.start, run.end, form, vlan, port.vlans.push), run.frames)
+            return
+        tagged: Run | None = None
+        untagged: Run | None = None
+        copies: i64 = -1
+        for egress in self.active:
+            vlans = egress.vlans
+            if egress is port or not vlans.carries(vlan) or (port.isolated and egress.isolated):
+                continue
+            copies += 1
+            if vlans.sends_as_is(port.vlans, vlan, form):
+                self._queue(egress, run.chunk, run.start, run.end, run.frames)
+            elif vlans.pvid == vlan:
+                if untagged is None:
+                    untagged = retag(run.chunk, run.start, run.end, form, 0, 0)
+                self._queue_rebuilt(egress, untagged, run.frames)
             else:
-                self.copies += copies * frames
+                if tagged is None:
+                    tagged = retag(run.chunk, run.start, run.end, form, vlan, port.vlans.push)
+                self._queue_rebuilt(egress, tagged, run.frames)
+        self._count_flood(port, copies, run.frames)
+
+    def _forward_mirrored(self, port: Port, chunk: bytes, start: i64, end: i64, frames: i64, verdict: i64) -> None:
+        """The same as `_forward`, and a copy to the mirrors of what comes in by a port."""
+        self._forward(port, chunk, start, end, frames, verdict)
+        if verdict != refuse(RUNT) and port.enabled:
+            for mirror in port.mirrors_in:
+                self._copy_to(mirror, chunk, start, end, frames)
+
+    def _count_flood(self, port: Port, copies: i64, frames: i64) -> None:
+        if copies < 0:
+            port.drop(NO_DESTINATION, frames)
+        else:
+            self.copies += copies * frames
+
+    def _queue_rebuilt(self, egress: Port, run: Run, frames: i64) -> None:
+        """Queue what is left of `frames` frames; the others have grown too long."""
+        egress.drop(TOO_LONG, frames - run.frames)
+        if run.frames > 0:
+            self._queue(egress, run.chunk, run.start, run.end, run.frames)
 
     def _queue(self, egress: Port, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
+        if egress.egress_policy is not None:
+            run = egress.egress_policy.apply(chunk, start, end, frames)
+            egress.drop(TOO_LONG, frames - run.frames)
+            if run.frames == 0:
+                return
+            chunk = run.chunk
+            start = run.start
+            end = run.end
+            frames = run.frames
+            for mirror in egress.mirrors_out:
+                self._copy_to(mirror, chunk, start, end, frames)
         egress.enqueue(chunk, start, end, frames)
+        self._after_enqueue(egress)
+
+    def _copy_to(self, mirror: Port, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
+        """Queue a copy of some frames at a mirror port."""
+        if mirror.up and frames > 0:
+            self.copies += frames
+            mirror.enqueue(chunk, start, end, frames)
+            self._after_enqueue(mirror)
+
+    def _after_enqueue(self, egress: Port) -> None:
         if egress.blocked:
             if egress.is_pressed():
                 self.pressed = egress

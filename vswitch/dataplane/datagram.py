@@ -18,10 +18,12 @@ from librt.strings import BytesWriter, write_i32_be
 from mypy_extensions import i32, i64
 
 from vswitch.dataplane.bridge import Bridge
+from vswitch.dataplane.drops import TOO_LONG, UNREACHABLE
 from vswitch.dataplane.frame import FRAME_MAX, PREFIX, frame_length
 from vswitch.dataplane.link import Link, Source
 from vswitch.dataplane.mmsg import BURST, RECEIVERS, SENDER, last_errno
-from vswitch.dataplane.port import TOO_LONG, UNREACHABLE, Port, Run
+from vswitch.dataplane.port import Port
+from vswitch.dataplane.run import Run
 
 COST: Final = 8192  # a datagram takes about as long as so many bytes of a stream
 STRANGERS_MAX: Final = 64  # datagrams of unknown peers that wait for the control side

@@ -7,8 +7,8 @@ frames is sent as it came. Offsets below count from the prefix; a MAC address is
 
 from typing import Final
 
-from librt.strings import read_i16_be, read_i32_be
-from mypy_extensions import i64
+from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, write_i64_be
+from mypy_extensions import i64, u8
 
 PREFIX: Final = 4
 HEADER: Final = 14  # the shortest frame that has both addresses and an EtherType
@@ -21,11 +21,20 @@ AT_TPID: Final = 16
 AT_TCI: Final = 18
 
 TPID_8021Q: Final = -32512  # 0x8100, read as a signed 16-bit integer
+TPID_8021AD: Final = -30552  # 0x88a8: IEEE 802.1Q's service tag
+TPID_9100: Final = -28416  # 0x9100: the service tag before there was a standard
+TPID_NONE: Final = 0x10000  # of no tag
 MAC_MASK: Final = 0xFFFF_FFFF_FFFF
 GROUP_BIT: Final = 0x0100_0000_0000
+BROADCAST: Final = 0xFFFF_FFFF_FFFF
 RESERVED: Final = 0x0180_C200_0000  # IEEE 802.1Q table 8-1: 01-80-C2-00-00-00 … 0F
 VLAN_DEFAULT: Final = 1
-VLAN_RESERVED: Final = 4095
+VLAN_MAX: Final = 4094
+VID_MASK: Final = 0xFFF
+UNTAGGED: Final = 0x1000
+CUT_OFF: Final = -1
+
+TINY: Final = 256
 
 
 def frame_length(chunk: bytes, at: i64) -> i64:
@@ -33,22 +42,18 @@ def frame_length(chunk: bytes, at: i64) -> i64:
     return i64(read_i32_be(chunk, at)) & 0xFFFF_FFFF
 
 
-def vlan_id(chunk: bytes, at: i64, length: i64) -> i64:
-    """The VLAN a frame is learned and forwarded in, or -1 for a tag that is cut off or has VID 4095.
+def wire_tag(chunk: bytes, at: i64, length: i64, tpid: i64, service_tpid: i64) -> i64:
+    """The VID that a frame's outermost tag has, UNTAGGED, or CUT_OFF.
 
-    Untagged and priority-tagged (VID 0) frames belong to VLAN 1 (IEEE 802.1Q 6.9). `at` is where the
-    frame's prefix starts, `length` is the frame's, at least HEADER.
+    `at` is where the frame's prefix starts, `length` is the frame's, at least HEADER. Only what starts with one of
+    the two TPIDs (signed) is a tag.
     """
-    if read_i16_be(chunk, at + AT_TPID) != TPID_8021Q:
-        return VLAN_DEFAULT
+    found = i64(read_i16_be(chunk, at + AT_TPID))
+    if found != tpid and found != service_tpid:
+        return UNTAGGED
     if length < TAGGED_HEADER:
-        return -1
-    vid = i64(read_i16_be(chunk, at + AT_TCI)) & 0xFFF
-    if vid == 0:
-        return VLAN_DEFAULT
-    if vid == VLAN_RESERVED:
-        return -1
-    return vid
+        return CUT_OFF
+    return i64(read_i16_be(chunk, at + AT_TCI)) & VID_MASK
 
 
 def count_frames(chunk: bytes, start: i64, end: i64) -> i64:
@@ -70,3 +75,16 @@ def last_boundary(chunk: bytes, start: i64, end: i64) -> i64:
             break
         start = after
     return start
+
+
+def copy(to: BytesWriter, chunk: bytes, start: i64, end: i64) -> None:
+    """Append chunk[start:end]; what is tiny by words, which makes no object."""
+    if end - start > TINY:
+        to.write(chunk[start:end])
+        return
+    while end - start >= 8:
+        write_i64_be(to, read_i64_be(chunk, start))
+        start += 8
+    while start < end:
+        to.append(u8(chunk[start]))
+        start += 1

@@ -2,8 +2,8 @@
 
 One flat vector of native integers, open addressing with linear probing, at most half full: two
 integers a slot, so a look-up touches one cache line. A key is `vlan << 48 | mac`, never 0, which marks
-an empty slot. A value packs the time last seen and the port. Deleting shifts the rest of the cluster
-back, so there are no tombstones.
+an empty slot. A value packs the time last seen, whether the entry is pinned to its port, and the port.
+Deleting shifts the rest of the cluster back, so there are no tombstones.
 
 Complications, and why they are here:
 
@@ -15,6 +15,8 @@ Complications, and why they are here:
   that port after a hand that sweeps round the table: few steps when one port holds much, and about four
   for each port when a full table is shared evenly.
 - Ageing (IEEE 802.1Q 8.8.3) is exact on look-up; `expire` only gives the room back.
+- A pinned entry does not move: it was learned on a sticky port, or is static. A static one (IEEE 802.1Q 8.8.1) is one
+  that was last seen in a future that never comes: it does not age, and is not evicted.
 """
 
 from typing import Final, final
@@ -22,8 +24,10 @@ from typing import Final, final
 from librt.vecs import append, vec
 from mypy_extensions import i64
 
-PORT_BITS: Final = 20
-PORT_MASK: Final = 0xFFFFF
+PORT_MASK: Final = 0x7FFFF
+PINNED: Final = 0x80000
+TIME_SHIFT: Final = 20
+STATIC: Final = 1 << 42  # the time a static entry was last seen, in milliseconds
 VLAN_SHIFT: Final = 48
 KEY_MAC_MASK: Final = 0xFFFF_FFFF_FFFF
 
@@ -60,37 +64,71 @@ class MacTable:
         self._hand: i64 = 0
         self._held: vec[i64] = vec[i64]()  # entries a port holds, by port index
 
-    def learn(self, key: i64, port: i64, now: i64) -> None:
-        """`key` was heard on `port` at `now`: add, refresh or move its entry."""
+    def learn(self, key: i64, place: i64, now: i64) -> bool:
+        """`key` was heard at `now` on a port: add, refresh or move its entry.
+
+        `place` is the port, with PINNED if the entry is not to move from there. Answers whether the station may be
+        there: not if its entry is pinned to another port.
+        """
         slots = self._slots
         slot = self._probe(key)
+        heard = now << TIME_SHIFT | place
         if slots[2 * slot] == key:
             value = slots[2 * slot + 1]
-            if value & PORT_MASK != port:
-                if now - (value >> PORT_BITS) < self.ageing:
-                    self.moves += 1
-                self._held[value & PORT_MASK] -= 1
-                self._hold(port)
+            if (value ^ place) & PORT_MASK == 0:
+                if value < heard:  # a static entry stays as it is
+                    slots[2 * slot + 1] = heard
+                return True
+            if now - (value >> TIME_SHIFT) < self.ageing:
+                if value & PINNED != 0:
+                    return False
+                self.moves += 1
+            self._held[value & PORT_MASK] -= 1
         else:
             if self.count >= self.capacity:
-                self._evict()
+                if not self._evict():
+                    return True
                 slot = self._probe(key)  # the eviction may have moved the hole
             slots[2 * slot] = key
             self.count += 1
-            self._hold(port)
-        slots[2 * slot + 1] = now << PORT_BITS | port
+        self._hold(place & PORT_MASK)
+        slots[2 * slot + 1] = heard
+        return True
+
+    def pin(self, key: i64, port: i64) -> bool:
+        """Make a static entry, in place of any other; answers whether there was room for it."""
+        self.forget(key)
+        if self.count >= self.capacity and not self._evict():
+            return False
+        slot = self._probe(key)
+        self._slots[2 * slot] = key
+        self._slots[2 * slot + 1] = STATIC << TIME_SHIFT | PINNED | port
+        self.count += 1
+        return True
+
+    def forget(self, key: i64) -> None:
+        """Drop one entry, if it is there."""
+        slot = self._probe(key)
+        if self._slots[2 * slot] == key:
+            self._remove(slot)
 
     def lookup(self, key: i64, now: i64) -> i64:
         """The port `key` was last heard on, or NO_PORT."""
         slot = self._probe(key)
         value = self._slots[2 * slot + 1]
-        if self._slots[2 * slot] != key or now - (value >> PORT_BITS) >= self.ageing:
+        if self._slots[2 * slot] != key or now - (value >> TIME_SHIFT) >= self.ageing:
             return NO_PORT
         return value & PORT_MASK
 
+    def held(self, port: i64) -> i64:
+        """How many entries were learned on `port`; some of them may have aged out."""
+        if port >= len(self._held):
+            return 0
+        return self._held[port]
+
     def forget_port(self, port: i64) -> None:
-        """Drop every entry of `port`: it went away."""
-        if port < len(self._held) and self._held[port] > 0:
+        """Drop every entry that was learned on `port`: it went away."""
+        if self.held(port) > 0:
             self._sweep(port, -1)
 
     def expire(self, now: i64) -> None:
@@ -103,7 +141,7 @@ class MacTable:
         live: i64 = 0
         slot: i64 = 0
         while slot <= self._mask:
-            if self._slots[2 * slot] != 0 and now - (self._slots[2 * slot + 1] >> PORT_BITS) < self.ageing:
+            if self._slots[2 * slot] != 0 and now - (self._slots[2 * slot + 1] >> TIME_SHIFT) < self.ageing:
                 live += 1
             slot += 1
         return live
@@ -113,13 +151,16 @@ class MacTable:
         return self._mask + 1
 
     def entries(self, now: i64, start: i64 = 0, end: i64 = ALL_SLOTS) -> list[tuple[int, int, int, int]]:
-        """(vlan, mac, port, age in ms) of every live entry in the slots from `start` to before `end`, in no order."""
+        """(vlan, mac, port, age in ms) of every live entry in the slots from `start` to before `end`, in no order.
+
+        The age of a static entry is negative.
+        """
         found: list[tuple[int, int, int, int]] = []
         slot = start
         while slot < min(end, self._mask + 1):
             key = self._slots[2 * slot]
             value = self._slots[2 * slot + 1]
-            age = now - (value >> PORT_BITS)
+            age = now - (value >> TIME_SHIFT)
             if key != 0 and age < self.ageing:
                 found.append((key >> VLAN_SHIFT, key & KEY_MAC_MASK, value & PORT_MASK, age))
             slot += 1
@@ -142,26 +183,33 @@ class MacTable:
             self._held = append(self._held, 0)
         self._held[port] += 1
 
-    def _evict(self) -> None:
-        """Make room for one entry at the cost of the port that holds most."""
+    def _evict(self) -> bool:
+        """Make room for one entry at the cost of the port that holds most; not if all entries are static."""
         fullest: i64 = 0
         port: i64 = 1
         while port < len(self._held):
             if self._held[port] > self._held[fullest]:
                 fullest = port
             port += 1
-        while self._slots[2 * self._hand] == 0 or self._slots[2 * self._hand + 1] & PORT_MASK != fullest:
+        if self.held(fullest) == 0:
+            return False
+        while not self._is_learned(self._hand, fullest):
             self._hand = (self._hand + 1) & self._mask
         self._remove(self._hand)
         self.evictions += 1
+        return True
+
+    def _is_learned(self, slot: i64, port: i64) -> bool:
+        """Whether a slot has an entry that was learned on `port`."""
+        value = self._slots[2 * slot + 1]
+        return self._slots[2 * slot] != 0 and value & PORT_MASK == port and value >> TIME_SHIFT != STATIC
 
     def _sweep(self, port: i64, oldest: i64) -> None:
-        """Remove the entries of `port`, and those last seen at or before `oldest`."""
+        """Remove the entries learned on `port`, and those last seen at or before `oldest`."""
         slot: i64 = 0
         while slot <= self._mask:
-            value = self._slots[2 * slot + 1]
-            gone = value & PORT_MASK == port or value >> PORT_BITS <= oldest
-            if self._slots[2 * slot] != 0 and gone:
+            aged = self._slots[2 * slot] != 0 and self._slots[2 * slot + 1] >> TIME_SHIFT <= oldest
+            if aged or self._is_learned(slot, port):
                 self._remove(slot)  # looks at the slot again: another entry may have moved in
             else:
                 slot += 1
@@ -169,7 +217,9 @@ class MacTable:
     def _remove(self, hole: i64) -> None:
         """Empty a slot, and shift back what probed past it."""
         slots = self._slots
-        self._held[slots[2 * hole + 1] & PORT_MASK] -= 1
+        value = slots[2 * hole + 1]
+        if value >> TIME_SHIFT != STATIC:
+            self._held[value & PORT_MASK] -= 1
         self.count -= 1
         slot = hole
         while True:

@@ -15,7 +15,7 @@ from librt.strings import BytesWriter, read_i32_be, read_i32_le, write_i64_be, w
 from mypy_extensions import i64
 
 from vswitch.dataplane.frame import FRAME_MAX, PREFIX, frame_length
-from vswitch.dataplane.port import Run
+from vswitch.dataplane.run import Run
 
 BURST: Final = 64  # datagrams that one call takes
 SLOT_SIZES: Final = (128, 2048, 16384)

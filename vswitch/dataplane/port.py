@@ -1,4 +1,7 @@
-"""A port: its counters and its bounded egress queue.
+"""A port: its policy, its counters and its bounded egress queue.
+
+The policy is what the control side writes and the data plane reads. A port that has none is `plain`: between two of
+these every frame passes as it is, and nothing is looked at but its addresses.
 
 The queue holds runs. While the port's link accepts everything, a run is a reference to a slice of the
 chunk it came in with and lives until the end of the turn. Once the link is full (`blocked`), what waits
@@ -16,37 +19,15 @@ than an iovec of their own.
 
 from typing import Final, final
 
-from librt.strings import BytesWriter, read_i64_be, write_i64_be
+from librt.strings import BytesWriter
 from librt.vecs import vec
-from mypy_extensions import i64, u8
+from mypy_extensions import i64
 
-from vswitch.dataplane.frame import PREFIX, count_frames, frame_length, last_boundary
-
-DROP_REASONS: Final = (
-    "runt",  # shorter than an Ethernet header, or a length prefix of 0
-    "bad_source",  # source address with the group bit, or zero
-    "bad_tag",  # 802.1Q tag cut off, or VID 4095
-    "reserved",  # to 01-80-C2-00-00-01 … 0F, which a bridge does not forward
-    "same_port",  # the destination is behind the port the frame came from
-    "no_destination",  # to be flooded, but there is no other port
-    "queue_full",  # the egress queue has reached its bound
-    "port_down",  # was still queued when the port lost its link
-    "too_long",  # longer than the port's link can carry
-    "unreachable",  # the system would not send it
-    "stranger",  # from an address that has no port
-)
-RUNT: Final = 0
-BAD_SOURCE: Final = 1
-BAD_TAG: Final = 2
-RESERVED: Final = 3
-SAME_PORT: Final = 4
-NO_DESTINATION: Final = 5
-QUEUE_FULL: Final = 6
-PORT_DOWN: Final = 7
-TOO_LONG: Final = 8
-UNREACHABLE: Final = 9
-STRANGER: Final = 10
-DROP_REASON_COUNT: Final = 11
+from vswitch.dataplane.drops import DROP_REASON_COUNT, PORT_DOWN, QUEUE_FULL
+from vswitch.dataplane.frame import PREFIX, copy, count_frames, frame_length, last_boundary
+from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
+from vswitch.dataplane.run import Run
+from vswitch.dataplane.vlan import TRANSPARENT
 
 QUEUE_BYTES_DEFAULT: Final = 1 << 24
 QUEUE_BYTES_MIN: Final = 1 << 17  # a frame of the greatest length always fits an empty queue
@@ -55,20 +36,8 @@ POOL_BYTES_DEFAULT: Final = 1 << 28
 RELIEF_BYTES: Final = 1 << 16
 
 SMALL: Final = 2048
-TINY: Final = 256
 SCATTER_MAX: Final = 65536
 SCATTER_KEPT: Final = 4096
-
-
-@final
-class Run:
-    """`frames` whole frames, with their prefixes, at chunk[start:end]. Shared between ports: never changed."""
-
-    def __init__(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
-        self.chunk = chunk
-        self.start = start
-        self.end = end
-        self.frames = frames
 
 
 @final
@@ -93,10 +62,21 @@ class Port:
         self.index = index
         self.pool = pool
         self.queue_bytes_max = queue_bytes_max
-        self.up = False
+        self.linked = False
+        self.enabled = True  # by its policy
+        self.up = False  # linked and enabled
         self.dirty = False  # has something to flush in this turn
         self.blocked = False  # the link is full: nothing is flushed until it is writable
         self.given_up = False  # waiting for the link was in vain; until a quarter of the queue is left
+        self.plain = True  # transparent and not isolated
+        self.vlans = TRANSPARENT
+        self.isolated = False  # reaches only ports that are not
+        self.place = index  # as the MAC table has it: with PINNED if stations stay here
+        self.is_mirror = False  # sends what it is told, and takes nothing in
+        self.ingress_policy: IngressPolicy | None = None
+        self.egress_policy: EgressPolicy | None = None
+        self.mirrors_in: list[Port] = []  # what comes in, whatever becomes of it, goes to these ports too
+        self.mirrors_out: list[Port] = []  # what is to leave goes to these, too
         self.rx_frames: i64 = 0
         self.rx_bytes: i64 = 0
         self.tx_frames: i64 = 0
@@ -128,7 +108,7 @@ class Port:
             if len(self._scatter) >= SCATTER_MAX:
                 self._seal()
             self._scatter_frames += frames
-            self._copy(chunk, start, end)
+            copy(self._scatter, chunk, start, end)
             return
         if self._scatter_frames > 0:
             self._seal()
@@ -223,19 +203,6 @@ class Port:
         """How many bytes more may wait here."""
         bound = min(self.queue_bytes_max, max(QUEUE_BYTES_MIN, self.pool.size - self.pool.used))
         return bound - self.queued_bytes
-
-    def _copy(self, chunk: bytes, start: i64, end: i64) -> None:
-        """Append chunk[start:end] to the scatter buffer; what is tiny by words, which makes no object."""
-        scatter = self._scatter
-        if end - start > TINY:
-            scatter.write(chunk[start:end])
-            return
-        while end - start >= 8:
-            write_i64_be(scatter, read_i64_be(chunk, start))
-            start += 8
-        while start < end:
-            scatter.append(u8(chunk[start]))
-            start += 1
 
     def _seal(self) -> None:
         """Make a run of the scatter buffer."""

@@ -43,7 +43,7 @@ class Connector(Endpoint):
         """Connect to what the URL names. Raises OSError."""
 
     async def run(self, started: Callable[[], None]) -> None:
-        port = self.ports.add(self.name, self.name, self.url, self.config.queue)
+        port = self.ports.add(self.name, self.name, self.config)
         try:
             connection = await self._try_connect(FIRST_TRY_S, said=False)
             started()

@@ -55,7 +55,7 @@ class Peers(Endpoint):
             self._shared = self.ports.share(sock, self._meet)
             try:
                 if self._remote is not None:
-                    self._single = self.ports.add(self.name, self.name, self.url, self.config.queue)
+                    self._single = self.ports.add(self.name, self.name, self.config)
                     self._look_for_remote()
                 started()
                 await self._tend()
@@ -116,7 +116,7 @@ class Peers(Endpoint):
         return None
 
     def _plug(self, address: Any) -> SwitchPort:
-        port = self._single or self.ports.add_numbered(self.name, self.url, self.config.queue)
+        port = self._single or self.ports.add_numbered(self.name, self.config)
         try:
             self.ports.plug(port, self._link(address, port.port), self._text(address), partial(self._lost, address))
         except OSError:
@@ -305,7 +305,7 @@ class Pair(Endpoint):
     async def run(self, started: Callable[[], None]) -> None:
         assert self.sock is not None
         with self.sock as sock:
-            port = self.ports.add(self.name, self.name, self.url, self.config.queue)
+            port = self.ports.add(self.name, self.name, self.config)
             try:
                 try:
                     is_unix = sock.family == socket.AF_UNIX

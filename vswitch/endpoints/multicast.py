@@ -56,7 +56,7 @@ class Multicast(Endpoint):
                 receiving, sending = _join(stack, self.config.host, self.config.port, here)
             except OSError as error:
                 raise RefusedError(f"cannot join {self.url}: {os.strerror(error.errno or 0)}") from None
-            port = self.ports.add(self.name, self.name, self.url, self.config.queue)
+            port = self.ports.add(self.name, self.name, self.config)
             stack.callback(self.ports.remove, port)
             link = DatagramLink(receiving, port.port, self.ports.bridge, out=sending, lasting=True)
             self.ports.plug(port, link, f"group {self.config.host}:{self.config.port}", lambda: None)

@@ -16,10 +16,15 @@ import trio
 from vswitch import heap
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import SharedSocket
+from vswitch.dataplane.frame import TPID_8021Q
 from vswitch.dataplane.link import Link
 from vswitch.dataplane.loop import WAIT_MS, Loop
-from vswitch.dataplane.mac_table import MacTable
+from vswitch.dataplane.mac_table import PINNED, MacTable, mac_key
+from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
 from vswitch.dataplane.port import Port, QueuePool
+from vswitch.endpoints import policy as policies
+from vswitch.endpoints.policy import Policy
+from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError
 
 log = logging.getLogger("vswitch")
@@ -41,18 +46,25 @@ OnStrangers = Callable[[list[tuple[Any, bytes]]], None]
 class SwitchPort:
     """One port: `name` is unique in the switch, `endpoint` and `url` say where it belongs."""
 
-    def __init__(self, name: str, endpoint: str, url: str, port: Port) -> None:
+    def __init__(self, name: str, endpoint: str, config: EndpointConfig, port: Port) -> None:
         self.name = name
         self.endpoint = endpoint
-        self.url = url
+        self.url = config.url
         self.port = port
+        self.policy = config.policy
+        self.ingress_policy: IngressPolicy | None = None  # without what mirrors need
+        self.egress_policy: EgressPolicy | None = None
         self.peer: str | None = None
         self.link: Link | None = None
         self.on_lost: Callable[[], None] = lambda: None
 
+    def is_one_of(self, names: tuple[str, ...]) -> bool:
+        """Whether a list of ports and endpoints means this port."""
+        return self.name in names or self.endpoint in names
+
     @property
     def up(self) -> bool:
-        return self.link is not None
+        return self.link is not None and self.policy.up
 
 
 class Ports:
@@ -67,6 +79,10 @@ class Ports:
         self._by_name: dict[str, SwitchPort] = {}
         self._by_index: dict[int, SwitchPort] = {}
         self._shared: dict[SharedSocket, OnStrangers] = {}
+        self._selective: set[SwitchPort] = set()  # ports that some frames do not go to, or not as they are
+        self._customers: set[SwitchPort] = set()
+        self._mirrors: list[SwitchPort] = []
+        self._pinned: dict[int, SwitchPort] = {}  # whose each static entry of the table is, by key
         self.shutdown = trio.Event()  # set by a peer that may tell the whole switch to end
 
     def __iter__(self) -> Iterator[SwitchPort]:
@@ -84,28 +100,56 @@ class Ports:
         links = (port.link for port in self if port.link is not None)
         return any(fd in (link.fd, link.room_fd) for link in links) or any(fd == shared.fd for shared in self._shared)
 
-    def add(self, name: str, endpoint: str, url: str, queue_bytes_max: int) -> SwitchPort:
-        """A new port, down until something is plugged in. Raises InputError if the name is taken."""
+    def add(self, name: str, endpoint: str, config: EndpointConfig) -> SwitchPort:
+        """A new port, down until something is plugged in. Raises InputError if its name or policy cannot be had."""
         if name in self._by_name:
             raise InputError(f"there is a port {name!r} already; give this one another name=")
-        port = self.bridge.add_port(queue_bytes_max)
-        added = SwitchPort(name, endpoint, url, port)
+        port = self.bridge.add_port(config.queue)
+        added = SwitchPort(name, endpoint, config, port)
         self._by_name[name] = self._by_index[port.index] = added
+        try:
+            self.set_policy(added, config.policy)
+        except InputError:
+            self.remove(added)
+            raise
         return added
 
-    def add_numbered(self, endpoint: str, url: str, queue_bytes_max: int) -> SwitchPort:
+    def add_numbered(self, endpoint: str, config: EndpointConfig) -> SwitchPort:
         """A new port of a listener: `lab.1`, `lab.2`, … with the lowest number that is free."""
         number = 1
         while f"{endpoint}.{number}" in self._by_name:
             number += 1
-        return self.add(f"{endpoint}.{number}", endpoint, url, queue_bytes_max)
+        return self.add(f"{endpoint}.{number}", endpoint, config)
 
     def remove(self, port: SwitchPort) -> None:
         """Take a port out, with its link."""
         self._unplug(port, "removed")
+        if port.policy != Policy():
+            self.set_policy(port, Policy())
         del self._by_name[port.name]
         del self._by_index[port.port.index]
         self.bridge.remove_port(port.port)
+
+    def set_policy(self, port: SwitchPort, policy: Policy) -> None:
+        """Have a port go by another policy from now on; what was learned on it is forgotten.
+
+        Raises InputError, and leaves the port as it was, if the policy does not go with those of other ports.
+        """
+        self._check_service_tpid(port, policy)
+        self._pin(port, policy)
+        port.policy = policy
+        port.ingress_policy = policies.build_ingress(policy)
+        port.egress_policy = policies.build_egress(policy)
+        data = port.port
+        data.vlans = policies.build_vlans(policy)
+        data.isolated = policy.isolated
+        data.plain = data.vlans.transparent and not policy.isolated
+        data.place = data.index | PINNED if policy.sticky else data.index
+        data.enabled = policy.up
+        data.is_mirror = bool(policy.mirror_of)
+        self.table.forget_port(data.index)
+        self._note(port)
+        self.bridge.settle(data)
 
     def plug(self, port: SwitchPort, link: Link, peer: str, on_lost: Callable[[], None]) -> None:
         """Give a port its peer: a link made for it, whose descriptors belong to the port from now on.
@@ -199,3 +243,64 @@ class Ports:
         port.link = None
         port.peer = None
         log.info("%s down: %s", port.name, why)
+
+    def _check_service_tpid(self, port: SwitchPort, policy: Policy) -> None:
+        for other in self._customers - {port}:
+            if policy.qinq is not None and other.policy.tpid != policy.tpid:
+                raise InputError(f"tpid: all qinq ports have the same; {other.name} has 0x{other.policy.tpid:04x}")
+
+    def _note(self, port: SwitchPort) -> None:
+        """Keep what the data plane goes by that follows from the policies of all ports together."""
+        for ports, is_one in (
+            (self._selective, not port.port.plain),
+            (self._customers, port.policy.qinq is not None),
+        ):
+            ports.discard(port)
+            if is_one:
+                ports.add(port)
+        self.bridge.selective = bool(self._selective)
+        self.bridge.service_tpid = TPID_8021Q
+        for customer in self._customers:  # they all have the same
+            self.bridge.service_tpid = policies.service_tpid(customer.policy)
+        was_mirror = port in self._mirrors
+        if was_mirror:
+            self._mirrors.remove(port)
+        if port.policy.mirror_of:
+            self._mirrors.append(port)
+        for wired in self if was_mirror or port.policy.mirror_of else [port]:
+            self._wire(wired)
+
+    def _pin(self, port: SwitchPort, policy: Policy) -> None:
+        """Make the static entries of a policy, in place of those that the port has. Raises InputError."""
+        keys = {mac_key(station.vlan or policy.pvid or 0, station.mac): station for station in policy.static}
+        for key, station in keys.items():
+            if self._pinned.get(key, port) is not port:
+                raise InputError(f"static: {_text(station.mac)} is behind {self._pinned[key].name} already")
+        self._unpin(port)
+        for key, station in keys.items():
+            if not self.table.pin(key, port.port.index):
+                self._unpin(port)
+                if policy is not port.policy:
+                    self._pin(port, port.policy)
+                raise InputError(f"static: no room for {_text(station.mac)}; make the MAC table larger (--table-size)")
+            self._pinned[key] = port
+
+    def _unpin(self, port: SwitchPort) -> None:
+        for key in [key for key, holder in self._pinned.items() if holder is port]:
+            self.table.forget(key)
+            del self._pinned[key]
+
+    def _wire(self, port: SwitchPort) -> None:
+        """Have the mirrors that watch a port get their copies; what it needs for that is a policy of its own."""
+        watching = [mirror for mirror in self._mirrors if port.is_one_of(mirror.policy.mirror_of)]
+        if port.policy.mirror_of:  # what it sends are copies already
+            watching = []
+        data = port.port
+        data.mirrors_in = [mirror.port for mirror in watching if mirror.policy.mirror != "out"]
+        data.mirrors_out = [mirror.port for mirror in watching if mirror.policy.mirror != "in"]
+        data.ingress_policy = port.ingress_policy or (IngressPolicy() if data.mirrors_in else None)
+        data.egress_policy = port.egress_policy or (EgressPolicy() if data.mirrors_out else None)
+
+
+def _text(mac: int) -> str:
+    return mac.to_bytes(6).hex(":")

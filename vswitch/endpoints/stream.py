@@ -44,7 +44,7 @@ class Listener(Endpoint):
     async def run(self, started: Callable[[], None]) -> None:
         async with self._listening() as sock:
             if self.config.single:
-                self._single = self.ports.add(self.name, self.name, self.url, self.config.queue)
+                self._single = self.ports.add(self.name, self.name, self.config)
             try:
                 started()
                 await self._accept(trio.socket.from_stdlib_socket(sock))
@@ -94,7 +94,7 @@ class Listener(Endpoint):
             if port is not None and port.up:
                 self._turned_away.say("%s: turned away %s: %s has the port", self.name, peer, port.peer)
                 return
-            port = port or self.ports.add_numbered(self.name, self.url, self.config.queue)
+            port = port or self.ports.add_numbered(self.name, self.config)
             try:
                 self.ports.plug(port, StreamLink(sock, port.port, self.ports.bridge), peer, partial(self._lost, port))
             except OSError as error:
@@ -138,7 +138,7 @@ class Connected(Endpoint):
     async def run(self, started: Callable[[], None]) -> None:
         assert self.sock is not None
         with self.sock:
-            port = self.ports.add(self.name, self.name, self.url, self.config.queue)
+            port = self.ports.add(self.name, self.name, self.config)
             try:
                 try:
                     tune(self.sock)

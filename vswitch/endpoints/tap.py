@@ -23,7 +23,7 @@ class Tap(Endpoint):
     async def run(self, started: Callable[[], None]) -> None:
         tap = open_tap(self.config.path)
         try:
-            port = self.ports.add(self.name, self.name, self.url, self.config.queue)
+            port = self.ports.add(self.name, self.name, self.config)
             try:
                 link = DeviceLink(tap, port.port, self.ports.bridge)
                 self.ports.plug(port, link, f"interface {self.config.path}", lambda: None)

@@ -3,8 +3,9 @@
     SCHEME://TARGET?NAME=VALUE&NAME=VALUE&FLAG
 
 A flag may stand bare; booleans are yes/no, on/off, true/false. `%` with two hexadecimal digits after it is
-decoded, any other `%` is itself, and so is `+`. A parameter means the same wherever it is allowed: PARAMETERS
-says how each is read, SCHEMES which of them a kind of endpoint takes.
+decoded, any other `%` is itself, and so is `+`; lists are by comma or repetition. A parameter means the same wherever
+it is allowed: PARAMETERS says how each is read, SCHEMES which of them a kind of endpoint takes. All kinds take those of
+a port's policy (policy.py).
 """
 
 import ipaddress
@@ -18,6 +19,9 @@ import msgspec
 
 from vswitch import units
 from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, QUEUE_BYTES_MIN
+from vswitch.endpoints import policy as policies
+from vswitch.endpoints import values
+from vswitch.endpoints.policy import Policy
 from vswitch.errors import InputError
 
 UNIX_PATH_MAX = 107  # sun_path has 108 bytes, one of them for the final NUL
@@ -30,7 +34,6 @@ VDE_NAME_MAX = len("/65535.99999999")  # what a switch puts into its directory
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
 
 
 class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +59,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
     mgmt: str | None = None
     mgmtmode: int = 0o600
+    policy: Policy = Policy()
 
     @property
     def url(self) -> str:
@@ -138,25 +142,33 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     if scheme not in SCHEMES:
         raise InputError(f"unknown kind of endpoint {scheme!r}; there are {', '.join(SCHEMES)}")
     target, _, query = rest.partition("?")
-    read_target, allowed = SCHEMES[scheme]
-    values = read_target(_decode(target))
+    read_target, own = SCHEMES[scheme]
+    fields = read_target(_decode(target))
     given: dict[str, Any] = {}
     for item in filter(None, query.split("&")):
         name, equals, value = item.partition("=")
         _give(given, _decode(name), _decode(value) if equals else True)
+    from_url = set(given)
     for name, value in more.items():
-        _give(given, name, value)
+        if name in from_url:
+            raise InputError(f"parameter {name!r} is given twice")
+        given[name] = value
+    policy = {name: given.pop(name) for name in list(given) if name in policies.PARAMETERS}
     for name, value in given.items():
-        if name not in allowed:
-            raise InputError(f"unknown parameter {name!r} for {scheme}://; it takes {', '.join(allowed)}")
+        if name not in own:
+            takes = ", ".join((*own, *policies.PARAMETERS))
+            raise InputError(f"unknown parameter {name!r} for {scheme}://; it takes {takes}")
         read = _REMOTES[scheme] if name == "remote" else PARAMETERS[name]
         try:
-            values[name] = read(value)
+            fields[name] = read(value)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
     if scheme == "vde":
-        _check_vde(given, bool(values.get("connect")))
-    return EndpointConfig(scheme=scheme, **values)
+        _check_vde(given, bool(fields.get("connect")))
+    config = EndpointConfig(scheme=scheme, **fields, policy=policies.read(policy))
+    if config.listens and config.policy.static:
+        raise InputError("static: an address is behind one port, and here each peer gets its own; add single=yes")
+    return config
 
 
 def _check_vde(given: Mapping[str, Any], connect: bool) -> None:
@@ -169,9 +181,12 @@ def _check_vde(given: Mapping[str, Any], connect: bool) -> None:
 
 
 def _give(given: dict[str, Any], name: str, value: Any) -> None:
-    if name in given:
+    if name not in given:
+        given[name] = value
+    elif name in policies.LISTS:
+        given[name] = [given[name], value] if isinstance(given[name], str) else [*given[name], value]
+    else:
         raise InputError(f"parameter {name!r} is given twice")
-    given[name] = value
 
 
 def _decode(text: str) -> str:
@@ -221,16 +236,16 @@ def _host(host: str) -> str:
 
 
 def _read_mcast(target: str) -> dict[str, Any]:
-    values = _read_inet("mcast://", target, "230.0.0.1")
+    fields = _read_inet("mcast://", target, "230.0.0.1")
     try:
-        is_group = ipaddress.IPv4Address(values["host"]).is_multicast
+        is_group = ipaddress.IPv4Address(fields["host"]).is_multicast
     except ValueError:
         is_group = False
     if not is_group:
-        raise InputError(f"{values['host']} is no IPv4 multicast group; write one like mcast://230.0.0.1:1234")
-    if values["port"] == 0:
-        raise InputError(f"a group needs a port that all agree on; write mcast://{values['host']}:1234")
-    return values
+        raise InputError(f"{fields['host']} is no IPv4 multicast group; write one like mcast://230.0.0.1:1234")
+    if fields["port"] == 0:
+        raise InputError(f"a group needs a port that all agree on; write mcast://{fields['host']}:1234")
+    return fields
 
 
 def _read_unix(scheme: str, target: str) -> dict[str, Any]:
@@ -264,22 +279,8 @@ def _read_fd(target: str) -> dict[str, Any]:
     return {"fd": int(target)}
 
 
-def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value in _TRUE or value in _FALSE:
-        return value in _TRUE
-    raise InputError(f"{value!r} is neither yes nor no")
-
-
-def _text(value: Any, likely: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"needs a text; write it like {likely}")
-    return value
-
-
 def _queue(value: Any) -> int:
-    size = units.size(_text(value, "4MiB"))
+    size = units.size(values.text(value, "4MiB"))
     if size < QUEUE_BYTES_MIN:
         raise InputError(f"{value} is too small; a queue has at least {QUEUE_BYTES_MIN // 1024}KiB")
     if size > 2**30:
@@ -288,32 +289,29 @@ def _queue(value: Any) -> int:
 
 
 def _remote_inet(value: Any) -> tuple[str, int]:
-    values = _read_inet("", _text(value, "127.0.0.1:1234"))
-    if values["port"] == 0:
+    end = _read_inet("", values.text(value, "127.0.0.1:1234"))
+    if end["port"] == 0:
         raise InputError("port 0 is nobody's; write the one the peer has")
-    return values["host"], values["port"]
+    return end["host"], end["port"]
 
 
 def _remote_path(value: Any) -> str:
-    return check_unix_path(_text(value, "/run/guest.sock"))
+    return check_unix_path(values.text(value, "/run/guest.sock"))
 
 
 def _limit(value: Any) -> int:
-    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= LIMIT_MAX:
-        raise InputError(f"{value!r} is not a number from 1 to {LIMIT_MAX}")
-    return number
+    return values.number(value, 1, LIMIT_MAX)
 
 
 def _idle(value: Any) -> float:
-    seconds = units.duration(_text(value, "300s"))
+    seconds = units.duration(values.text(value, "300s"))
     if seconds < 1:
         raise InputError(f"{value} is too short; peers must be given at least 1s")
     return seconds
 
 
 def _iface(value: Any) -> str:
-    text = _text(value, "127.0.0.1")
+    text = values.text(value, "127.0.0.1")
     if re.fullmatch(r"[0-9.]+", text):
         try:
             return str(ipaddress.IPv4Address(text))
@@ -330,20 +328,20 @@ def _mode(value: Any) -> int:
 
 
 PARAMETERS: dict[str, Callable[[Any], Any]] = {
-    "name": lambda value: check_name(_text(value, "lab")),
+    "name": lambda value: check_name(values.text(value, "lab")),
     "queue": _queue,
-    "connect": _flag,
-    "single": _flag,
-    "any_user": _flag,
-    "insecure": _flag,
+    "connect": values.flag,
+    "single": values.flag,
+    "any_user": values.flag,
+    "insecure": values.flag,
     "limit": _limit,
     "idle": _idle,
     "iface": _iface,
     "port": _limit,
     "mode": _mode,
     "dirmode": _mode,
-    "group": lambda value: _text(value, "kvm"),
-    "mgmt": lambda value: check_unix_path(_text(value, "/run/lan.mgmt")),
+    "group": lambda value: values.text(value, "kvm"),
+    "mgmt": lambda value: check_unix_path(values.text(value, "/run/lan.mgmt")),
     "mgmtmode": _mode,
 }
 _REMOTES: dict[str, Callable[[Any], Any]] = {"udp": _remote_inet, "unixgram": _remote_path}

@@ -127,7 +127,7 @@ class VdeSwitch(Endpoint):
             sock, path = self._open_socket(stack, number, uid)
             address = _connect(sock, request.path, uid)
             try:
-                port = self.ports.add(f"{self.name}.{number}", self.name, self.url, self.config.queue)
+                port = self.ports.add(f"{self.name}.{number}", self.name, self.config)
             except InputError as error:  # another endpoint has that name
                 raise Refused(str(error)) from None
             stack.callback(self.ports.remove, port)

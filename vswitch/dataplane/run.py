@@ -1,0 +1,16 @@
+"""The unit of work: neighbouring frames that share a fate."""
+
+from typing import final
+
+from mypy_extensions import i64
+
+
+@final
+class Run:
+    """`frames` whole frames, with their prefixes, at chunk[start:end]. Shared between ports: never changed."""
+
+    def __init__(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
+        self.chunk = chunk
+        self.start = start
+        self.end = end
+        self.frames = frames

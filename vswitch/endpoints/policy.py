@@ -1,0 +1,289 @@
+"""The policy of a port: a plain value, made of URL parameters, that can be set on a port at any time.
+
+To add one: a field of Policy, a line in PARAMETERS, and what the data plane goes by in `build` or `build_vlans`.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from librt.vecs import vec
+from mypy_extensions import i64
+
+from vswitch import units
+from vswitch.dataplane import drops
+from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, VLAN_MAX
+from vswitch.dataplane.policy import EgressPolicy, IngressPolicy, Limiter
+from vswitch.dataplane.vlan import ALL_VLANS, NO_VLANS, TRANSPARENT, PortVlans, vlan_set
+from vswitch.endpoints import values
+from vswitch.errors import InputError
+from vswitch.protocols.guard import Guard
+
+TPID_DEFAULT = 0x88A8  # IEEE 802.1Q's service tag
+TPID_MIN = 0x0600  # below it is a length
+TPIDS_TAKEN = (0x0800, 0x0806, 0x86DD)
+FRAME_MAX_MIN = 60
+BURST_DEFAULT_S = 0.1
+BURST_MAX_S = 60.0
+MACS_MAX = 2**20
+ALLOWED_MAX = 1024
+
+_MAC = re.compile(r"[0-9a-f]{2}([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){4}", re.IGNORECASE)
+
+
+class StaticMac(NamedTuple):
+    """A station that is always behind the port, in a VLAN, or in the port's VLAN for untagged frames (None)."""
+
+    mac: int
+    vlan: int | None
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a port does beyond learning and forwarding. MAC addresses are 48-bit integers, times are in seconds.
+
+    `vlan` makes it an access port, `trunk` a trunk, `qinq` a customer port of that service VLAN; none of them:
+    transparent.
+    """
+
+    up: bool = True
+    vlan: int | None = None
+    trunk: tuple[int, ...] | Literal["all"] | None = None
+    native: int | None = None
+    qinq: int | None = None
+    tpid: int = TPID_DEFAULT
+    reserved: Literal["drop", "forward"] = "drop"
+    isolated: bool = False
+    max_frame: int = FRAME_MAX
+    pad: bool = False
+    rate: units.Rate | None = None
+    storm_broadcast: units.Rate | None = None
+    storm_multicast: units.Rate | None = None
+    storm_unknown: units.Rate | None = None
+    burst: float = BURST_DEFAULT_S
+    mirror_of: tuple[str, ...] = ()
+    mirror: Literal["in", "out", "both"] = "both"
+    static: tuple[StaticMac, ...] = ()
+    sticky: bool = False
+    locked: bool = False
+    max_macs: int | None = None
+    allow_mac: tuple[int, ...] = ()
+    allow_ip: tuple[IPv4Address | IPv6Address, ...] = ()
+    dhcp_server: bool = True
+    router: bool = True
+
+    @property
+    def pvid(self) -> int | None:
+        """The VLAN of untagged frames; None if there is none."""
+        if self.trunk is not None:
+            return self.native
+        return self.vlan or self.qinq or TRANSPARENT.pvid
+
+
+def read(given: dict[str, Any]) -> Policy:
+    """The policy that some parameters make, by their names. Raises InputError."""
+    fields: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            fields[name] = PARAMETERS[name](value)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+    policy = Policy(**fields)
+    _check(policy, set(given))
+    return policy
+
+
+def _check(policy: Policy, given: set[str]) -> None:
+    """Whether the parameters go together. Raises InputError."""
+    modes = [name for name in ("vlan", "trunk", "qinq") if name in given]
+    if len(modes) > 1:
+        raise InputError(f"{modes[0]} and {modes[1]} do not go together; a port is one or the other")
+    for name, with_ in _NEEDS.items():
+        if name in given and not given & set(with_):
+            raise InputError(f"{name} goes with {' or '.join(with_)}; add one, or leave it out")
+    if policy.mirror_of and (others := given - {"mirror_of", "mirror", "up"}):
+        raise InputError(f"{min(others)} and mirror_of do not go together; a mirror port only sends copies")
+    if policy.pvid is None and any(station.vlan is None for station in policy.static):
+        raise InputError("static: a trunk without native has no VLAN of its own; write one, like 52:54:00:12:34:56@10")
+    vlans = build_vlans(policy)
+    for station in policy.static:
+        if station.vlan is not None and not vlans.carries(station.vlan):
+            raise InputError(f"static: the port does not carry VLAN {station.vlan}")
+
+
+_NEEDS = {
+    "native": ("trunk",),
+    "tpid": ("qinq",),
+    "mirror": ("mirror_of",),
+    "burst": ("rate", "storm_broadcast", "storm_multicast", "storm_unknown"),
+}
+
+
+def build_vlans(policy: Policy) -> PortVlans:
+    """The VLANs of a port, as the data plane reads them."""
+    if policy.trunk is not None:
+        own = [] if policy.native is None else [policy.native]
+        tagged = ALL_VLANS if policy.trunk == "all" else vlan_set([*policy.trunk, *own])
+        return PortVlans(policy.native or 0, tagged)
+    if policy.vlan is not None:
+        return PortVlans(policy.vlan, NO_VLANS)
+    if policy.qinq is not None:
+        return PortVlans(policy.qinq, NO_VLANS, customer=True, push=service_tpid(policy))
+    return TRANSPARENT
+
+
+def service_tpid(policy: Policy) -> int:
+    """The TPID of the service tags, as 16 signed bits."""
+    return policy.tpid - (policy.tpid >> 15 << 16)
+
+
+def build_ingress(policy: Policy) -> IngressPolicy | None:
+    """What is asked of the frames that come in; None if nothing is."""
+    limits = (policy.rate, policy.storm_broadcast, policy.storm_multicast, policy.storm_unknown, policy.max_macs)
+    sources = (policy.allow_mac, policy.allow_ip, not policy.dhcp_server, not policy.router, policy.locked)
+    others = (not policy.up, policy.mirror_of, policy.max_frame != FRAME_MAX, policy.reserved == "forward")
+    if not any((*limits, *sources, *others)):
+        return None
+    built = IngressPolicy()
+    if not policy.up:
+        built.closed = drops.PORT_DOWN
+    elif policy.mirror_of:
+        built.closed = drops.MIRROR
+    built.frame_max = policy.max_frame
+    built.limit = _limiter(policy.rate, policy.burst)
+    built.broadcast = _limiter(policy.storm_broadcast, policy.burst)
+    built.multicast = _limiter(policy.storm_multicast, policy.burst)
+    built.unknown = _limiter(policy.storm_unknown, policy.burst)
+    built.forwards_reserved = policy.reserved == "forward"
+    built.macs = vec[i64](list(policy.allow_mac))
+    built.locked = policy.locked
+    built.macs_max = policy.max_macs or 0
+    if policy.allow_ip or not (policy.dhcp_server and policy.router):
+        addresses = frozenset(policy.allow_ip) or None
+        built.guard = Guard(dhcp_server=policy.dhcp_server, router=policy.router, addresses=addresses).judge
+    return built
+
+
+def build_egress(policy: Policy) -> EgressPolicy | None:
+    """What is done to the frames that leave; None if nothing is."""
+    if not policy.pad and policy.max_frame == FRAME_MAX:
+        return None
+    built = EgressPolicy()
+    built.frame_max = policy.max_frame
+    built.pads = policy.pad
+    return built
+
+
+def _limiter(rate: units.Rate | None, burst_s: float) -> Limiter | None:
+    if rate is None:
+        return None
+    return Limiter(rate.frames_per_s, rate.bits_per_s, round(burst_s * 1000))
+
+
+def _vid(value: Any) -> int:
+    try:
+        return values.number(value, 1, VLAN_MAX)
+    except InputError as error:
+        raise InputError(f"{error}, which VLANs have") from None
+
+
+def _trunk(value: Any) -> tuple[int, ...] | str:
+    if value == "all":
+        return "all"
+    return tuple(sorted({_vid(item) for item in values.items(value, "10,20 or all")}))
+
+
+def _tpid(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{4}", value):
+        value = int(value, 16)
+    if not isinstance(value, int) or isinstance(value, bool) or not TPID_MIN <= value <= 0xFFFF or value in TPIDS_TAKEN:
+        raise InputError(f"{value!r} is not a tag's EtherType; write one like 0x88a8 or 0x9100")
+    return value
+
+
+def _max_frame(value: Any) -> int:
+    """Bytes, with their unit or without."""
+    if isinstance(value, str) and not value.isdecimal():
+        value = units.size(value)
+    return values.number(value, FRAME_MAX_MIN, FRAME_MAX)
+
+
+def _rate(value: Any) -> units.Rate:
+    return units.rate([values.text(item, "1000fps or 10Mbit/s") for item in values.items(value, "1000fps,10Mbit/s")])
+
+
+def _burst(value: Any) -> float:
+    seconds = units.duration(values.text(value, "100ms"))
+    if not 0.001 <= seconds <= BURST_MAX_S:
+        raise InputError(f"{value} is out of range; a burst is what comes in 1ms to {BURST_MAX_S:g}s")
+    return seconds
+
+
+def _mac(value: Any) -> int:
+    if not isinstance(value, str) or not _MAC.fullmatch(value):
+        raise InputError(f"{value!r} is not a MAC address; write it like 52:54:00:12:34:56")
+    mac = int(re.sub("[:-]", "", value), 16)
+    if mac == 0 or mac & GROUP_BIT:
+        raise InputError(f"{value} is not one station's address; write one like 52:54:00:12:34:56")
+    return mac
+
+
+def _static(value: Any) -> tuple[StaticMac, ...]:
+    found = []
+    for item in values.items(value, "52:54:00:12:34:56"):
+        mac, at, vlan = str(item).partition("@")
+        found.append(StaticMac(_mac(mac), _vid(vlan) if at else None))
+    return tuple(found)
+
+
+def _address(value: Any) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(value if isinstance(value, str) else "")
+    except ValueError:
+        raise InputError(f"{value!r} is not an IP address; write it like 10.0.0.5") from None
+
+
+def _list_of(read_item: Callable[[Any], Any], likely: str, value: Any) -> tuple[Any, ...]:
+    found = tuple(dict.fromkeys(read_item(item) for item in values.items(value, likely)))
+    if len(found) > ALLOWED_MAX:
+        raise InputError(f"there are {len(found)}; at most {ALLOWED_MAX} can be given")
+    return found
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values.text(item, "web,lab.1") for item in values.items(value, "web,lab.1")))
+
+
+PARAMETERS: dict[str, Callable[[Any], Any]] = {
+    "up": values.flag,
+    "vlan": _vid,
+    "trunk": _trunk,
+    "native": _vid,
+    "qinq": _vid,
+    "tpid": _tpid,
+    "reserved": lambda value: values.one_of(value, "drop", "forward"),
+    "isolated": values.flag,
+    "max_frame": _max_frame,
+    "pad": values.flag,
+    "rate": _rate,
+    "storm_broadcast": _rate,
+    "storm_multicast": _rate,
+    "storm_unknown": _rate,
+    "burst": _burst,
+    "mirror_of": _names,
+    "mirror": lambda value: values.one_of(value, "in", "out", "both"),
+    "static": _static,
+    "sticky": values.flag,
+    "locked": values.flag,
+    "max_macs": lambda value: values.number(value, 1, MACS_MAX),
+    "allow_mac": partial(_list_of, _mac, "52:54:00:12:34:56"),
+    "allow_ip": partial(_list_of, _address, "10.0.0.5"),
+    "dhcp_server": values.flag,
+    "router": values.flag,
+}
+LISTS = {  # may be repeated
+    *("trunk", "rate", "storm_broadcast", "storm_multicast", "storm_unknown"),
+    *("mirror_of", "static", "allow_mac", "allow_ip"),
+}
