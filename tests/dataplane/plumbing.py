@@ -3,9 +3,9 @@
 from tests.frames import framed, unframed
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.drops import DROP_REASONS
-from vswitch.dataplane.mac_table import MacTable
+from vswitch.dataplane.mac_table import PINNED, MacTable
 from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, Port, QueuePool
-from vswitch.endpoints.policy import Policy, build_vlans, service_tpid
+from vswitch.endpoints.policy import Policy, build_egress, build_ingress, build_vlans, service_tpid
 
 SEED = 0x1234_5678_9ABC_DEF
 
@@ -18,13 +18,27 @@ def bridge(ports: int, *, table_size: int = 8192, ageing_ms: int = 300_000) -> B
     return made
 
 
-def set_vlans(bridge: Bridge, port: Port, policy: Policy) -> None:
-    """Give a port the VLANs of a policy, as `Ports.set_policy` does."""
+def policed(*ports: Policy, table_size: int = 8192, ageing_ms: int = 300_000) -> Bridge:
+    """A bridge with a port that is up for each policy."""
+    made = bridge(len(ports), table_size=table_size, ageing_ms=ageing_ms)
+    for port, policy in zip(made.ports, ports, strict=True):
+        set_policy(made, port, policy)
+    return made
+
+
+def set_policy(bridge: Bridge, port: Port, policy: Policy) -> None:
+    """Have a port go by a policy, as `Ports.set_policy` does; without mirrors and static addresses."""
     port.vlans = build_vlans(policy)
-    port.plain = port.vlans.transparent
+    port.isolated = policy.isolated
+    port.plain = port.vlans.transparent and not policy.isolated
+    port.place = port.index | PINNED if policy.sticky else port.index
+    port.enabled = policy.up
+    port.ingress_policy = build_ingress(policy)
+    port.egress_policy = build_egress(policy)
     bridge.selective = bridge.selective or not port.plain
     if policy.qinq is not None:
         bridge.service_tpid = service_tpid(policy)
+    bridge.settle(port)
 
 
 def receive(bridge: Bridge, port: int, frames: list[bytes], now_ms: int = 0) -> None:

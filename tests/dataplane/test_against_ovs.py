@@ -26,10 +26,9 @@ from contextlib import ExitStack
 import msgspec
 import pytest
 
-from tests.dataplane.plumbing import bridge, check_balance, drops, receive, set_vlans, take
+from tests.dataplane.plumbing import bridge, check_balance, drops, policed, receive, set_policy, take
 from tests.frames import BROADCAST, frame, mac
 from tests.ovs import OpenVSwitch, open_vswitch
-from vswitch.dataplane.policy import IngressPolicy
 from vswitch.endpoints.policy import Policy
 
 FRAMES = int(os.environ.get("OVS_FRAMES", "100000"))  # in all; more of them find more
@@ -72,9 +71,7 @@ class Pair:
         self.policies = [policy for policy, _ in kinds]
         self.settings = [settings for _, settings in kinds]
         self.ovs = ovs
-        self.ours = bridge(len(kinds), ageing_ms=AGEING_S * 1000)
-        for number, policy in enumerate(self.policies):
-            self._set(number, policy)
+        self.ours = policed(*self.policies, ageing_ms=AGEING_S * 1000)
         self.now_ms = 0
         self.frames = 0
 
@@ -84,7 +81,7 @@ class Pair:
         if settings != self.settings[number]:
             self.policies[number], self.settings[number] = policy, settings
             self.ovs.set_port(name(number), settings)
-            self._set(number, policy)
+            set_policy(self.ours, self.ours.ports[number], policy)
             self.ours.table.forget_port(number)
 
     def pass_time(self, seconds: int) -> None:
@@ -141,14 +138,6 @@ class Pair:
         if has_tag(data) and has_tag(sent) and len(sent) == len(data) and not is_customer:
             return sent[:14] + bytes([sent[14] & ~DEI | data[14] & DEI]) + sent[15:]
         return sent
-
-    def _set(self, number: int, policy: Policy) -> None:
-        port = self.ours.ports[number]
-        set_vlans(self.ours, port, policy)
-        port.ingress_policy = None
-        if policy.reserved == "forward":
-            port.ingress_policy = IngressPolicy()
-            port.ingress_policy.forwards_reserved = True
 
 
 def name(port: int) -> str:

@@ -9,13 +9,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.dataplane.plumbing import SEED
 from tests.frames import mac
-from vswitch.dataplane.mac_table import NO_PORT, MacTable, mac_key
+from vswitch.dataplane.mac_table import NO_PORT, PINNED, MacTable, mac_key
 
 AGEING_MS = 1000
 CAPACITY = 24  # the smallest table has 64 slots for it: clusters and wrap-around are common
 
 ports = st.integers(0, 5)
 stations = st.builds(mac_key, st.sampled_from([1, 2, 4094]), st.integers(1, 20).map(mac))
+
+
+FOREVER = 1 << 60
 
 
 class AgainstDictionary(RuleBasedStateMachine):
@@ -27,14 +30,32 @@ class AgainstDictionary(RuleBasedStateMachine):
         self.model: dict[int, tuple[int, int]] = {}
         self.now = 0
         self.moves = 0
+        self.static: set[int] = set()
+        self.sticky: set[int] = set()
+
+    @rule(key=stations, port=ports, sticky=st.booleans())
+    def learn(self, key: int, port: int, sticky: bool) -> None:
+        old = self.alive().get(key)
+        moves = old is not None and old != port
+        stays = key in self.static or (moves and key in self.sticky)
+        assert self.table.learn(key, port | PINNED if sticky else port, self.now) == (not moves or not stays)
+        if stays:
+            return
+        self.moves += moves
+        self.model[key] = (port, self.now)
+        (self.sticky.add if sticky else self.sticky.discard)(key)
 
     @rule(key=stations, port=ports)
-    def learn(self, key: int, port: int) -> None:
-        old = self.alive().get(key)
-        if old is not None and old != port:
-            self.moves += 1
-        self.table.learn(key, port, self.now)
-        self.model[key] = (port, self.now)
+    def pin(self, key: int, port: int) -> None:
+        assert self.table.pin(key, port)
+        self.model[key] = (port, FOREVER)
+        self.static.add(key)
+
+    @rule(key=stations)
+    def forget(self, key: int) -> None:
+        self.table.forget(key)
+        self.model.pop(key, None)
+        self.static.discard(key)
 
     @rule(key=stations)
     def lookup(self, key: int) -> None:
@@ -47,7 +68,7 @@ class AgainstDictionary(RuleBasedStateMachine):
     @rule(port=ports)
     def forget_port(self, port: int) -> None:
         self.table.forget_port(port)
-        self.model = {key: entry for key, entry in self.model.items() if entry[0] != port}
+        self.model = {key: entry for key, entry in self.model.items() if entry[0] != port or key in self.static}
 
     @rule()
     def expire(self) -> None:
@@ -58,7 +79,11 @@ class AgainstDictionary(RuleBasedStateMachine):
     @invariant()
     def entries_agree(self) -> None:
         found = {mac_key(vlan, mac): (port, age) for vlan, mac, port, age in self.table.entries(self.now)}
-        assert found == {key: (port, self.now - self.model[key][1]) for key, port in self.alive().items()}
+        ages = {key: (port, self.now - self.model[key][1]) for key, port in self.alive().items()}
+        assert found == {key: (port, age) if age >= 0 else (port, found[key][1]) for key, (port, age) in ages.items()}
+        assert {key for key in found if found[key][1] < 0} == self.static
+        held = [self.table.held(port) for port in range(6)]
+        assert sum(held) + len(self.static) == self.table.count
         assert self.table.live(self.now) == len(found)
         assert self.table.moves == self.moves
 
@@ -115,3 +140,24 @@ def test_the_hash_spreads_consecutive_addresses(seed: int) -> None:
     table = MacTable(4096, AGEING_MS, seed)
     homes = {table.home(mac_key(1, mac(number))) for number in range(4096)}
     assert len(homes) > 3000  # of 8,192 slots; random keys would take 3,223
+
+
+def test_static_entries_are_not_evicted_and_leave_no_room_if_there_is_none() -> None:
+    table = MacTable(16, AGEING_MS, SEED)
+    static = [mac_key(1, mac(number)) for number in range(15)]
+    assert all(table.pin(key, 1) for key in static)
+    for number in range(100):
+        assert table.learn(mac_key(1, mac(1000 + number)), 2, 0)
+    assert table.held(2) == 1
+    assert table.pin(mac_key(1, mac(15)), 1)
+    assert not table.pin(mac_key(1, mac(16)), 1)
+    assert table.learn(mac_key(1, mac(17)), 2, 0)
+    assert table.lookup(mac_key(1, mac(17)), 0) == NO_PORT
+    table.expire(10 * AGEING_MS)
+    assert [table.lookup(key, 10 * AGEING_MS) for key in static] == [1] * 15
+
+
+def test_a_table_entry_takes_64_bytes_at_most() -> None:
+    """Sixteen bytes a slot, and at most four slots for an entry."""
+    for capacity in (1 << 16, (1 << 16) + 1, 100_000):
+        assert 16 * MacTable(capacity, AGEING_MS, SEED).slots() <= 64 * capacity

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.dataplane.plumbing import bridge, check_balance, drops, receive, set_vlans, take
+from tests.dataplane.plumbing import check_balance, drops, policed, receive, set_policy, take
 from tests.frames import BROADCAST, frame, mac
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.frame import FRAME_MAX
@@ -130,7 +130,7 @@ cut_off = st.builds(lambda data, size: data[:size], frames, st.integers(1, 20))
 )
 def test_agrees_with_a_model_of_a_vlan_switch(ports: list[Policy], bursts: list[tuple[int, list[bytes]]]) -> None:
     model = ModelSwitch(ports)
-    switch = vlan_bridge(*ports)
+    switch = policed(*ports)
     for number, burst in bursts:
         port = number % len(ports)
         expected: list[list[bytes]] = [[] for _ in ports]
@@ -151,14 +151,6 @@ def test_agrees_with_a_model_of_a_vlan_switch(ports: list[Policy], bursts: list[
     assert {(vlan, mac): port for vlan, mac, port, _ in switch.table.entries(0)} == model.table
 
 
-def vlan_bridge(*ports: Policy) -> Bridge:
-    """A bridge with a port for each policy."""
-    made = bridge(len(ports))
-    for port, policy in zip(made.ports, ports, strict=True):
-        set_vlans(made, port, policy)
-    return made
-
-
 def only_run(switch: Bridge, port: int) -> bytes:
     """The chunk that all that is queued at a port lies in."""
     (run,) = switch.ports[port].waiting()
@@ -166,7 +158,7 @@ def only_run(switch: Bridge, port: int) -> bytes:
 
 
 def test_access_ports_of_one_vlan_pass_the_received_chunk_itself_on() -> None:
-    switch = vlan_bridge(*[Policy(vlan=10)] * 3)
+    switch = policed(*[Policy(vlan=10)] * 3)
     burst = [frame(BROADCAST, mac(1), 3000)] * 4
     receive(switch, 0, burst)
     assert only_run(switch, 1) is only_run(switch, 2)
@@ -175,7 +167,7 @@ def test_access_ports_of_one_vlan_pass_the_received_chunk_itself_on() -> None:
 
 
 def test_a_trunk_passes_tagged_frames_on_to_a_trunk_as_one_slice() -> None:
-    switch = vlan_bridge(Policy(trunk=(10, 20)), Policy(trunk="all"), Policy(trunk=(20,)))
+    switch = policed(Policy(trunk=(10, 20)), Policy(trunk="all"), Policy(trunk=(20,)))
     burst = [frame(BROADCAST, mac(1), 3000, tag=20)] * 4
     receive(switch, 0, burst)
     assert only_run(switch, 1) is only_run(switch, 2)
@@ -185,7 +177,7 @@ def test_a_trunk_passes_tagged_frames_on_to_a_trunk_as_one_slice() -> None:
 def test_a_run_is_rebuilt_once_for_each_kind_of_egress() -> None:
     """Not once for each port: three that send it tagged share one rebuilt run, and so do two that send it bare."""
     kinds = [Policy(trunk=(10,)), Policy(trunk="all"), Policy(), Policy(vlan=10), Policy(trunk=(20,), native=10)]
-    switch = vlan_bridge(Policy(trunk="all"), *kinds)
+    switch = policed(Policy(trunk="all"), *kinds)
     burst = [frame(BROADCAST, mac(1), 3000, tag=0x2000 | 10)] * 3
     receive(switch, 0, burst)
     as_it_is, bare = only_run(switch, 1), only_run(switch, 4)
@@ -205,7 +197,7 @@ def test_a_run_is_rebuilt_once_for_each_kind_of_egress() -> None:
 
 @pytest.mark.parametrize("priority", [0x0000, 0x2000, 0xF000])
 def test_priority_and_dei_survive_where_a_tag_does(priority: int) -> None:
-    switch = vlan_bridge(Policy(vlan=10), Policy(trunk=(10,)), Policy(vlan=10), Policy())
+    switch = policed(Policy(vlan=10), Policy(trunk=(10,)), Policy(vlan=10), Policy())
     bare = frame(BROADCAST, mac(1))
     receive(switch, 0, [tagged(bare, priority)])
     assert take(switch.ports[1]) == [tagged(bare, priority | 10)]
@@ -214,7 +206,7 @@ def test_priority_and_dei_survive_where_a_tag_does(priority: int) -> None:
 
 
 def test_ports_without_vlan_policy_change_no_frame_whatever_the_others_have() -> None:
-    switch = vlan_bridge(Policy(), Policy(), Policy(vlan=10), Policy(trunk="all", native=1))
+    switch = policed(Policy(), Policy(), Policy(vlan=10), Policy(trunk="all", native=1))
     bare = frame(BROADCAST, mac(1))
     burst = [bare, tagged(bare, 0), tagged(bare, 0x6000), tagged(bare, 1), tagged(bare, 10), tagged(bare, 5, SERVICE)]
     receive(switch, 0, burst)
@@ -224,7 +216,7 @@ def test_ports_without_vlan_policy_change_no_frame_whatever_the_others_have() ->
 
 
 def test_one_address_lives_in_two_vlans_at_two_ports() -> None:
-    switch = vlan_bridge(Policy(vlan=10), Policy(vlan=20), Policy(trunk="all"))
+    switch = policed(Policy(vlan=10), Policy(vlan=20), Policy(trunk="all"))
     receive(switch, 0, [frame(BROADCAST, mac(1))])
     receive(switch, 1, [frame(BROADCAST, mac(1))])
     for port in switch.ports:
@@ -236,7 +228,7 @@ def test_one_address_lives_in_two_vlans_at_two_ports() -> None:
 
 
 def test_a_service_tag_goes_over_what_tags_a_customer_sends() -> None:
-    switch = vlan_bridge(Policy(qinq=100), Policy(trunk=(100,)), Policy(qinq=100), Policy(qinq=200))
+    switch = policed(Policy(qinq=100), Policy(trunk=(100,)), Policy(qinq=100), Policy(qinq=200))
     bare = frame(BROADCAST, mac(1))
     burst = [bare, tagged(bare, 5), tagged(bare, 4095), tagged(bare, 7, SERVICE), tagged(tagged(bare, 5), 6)]
     receive(switch, 0, burst)
@@ -249,7 +241,7 @@ def test_a_service_tag_goes_over_what_tags_a_customer_sends() -> None:
 
 def test_a_service_tags_type_can_be_set() -> None:
     old = b"\x91\x00"
-    switch = vlan_bridge(Policy(qinq=100, tpid=0x9100), Policy(trunk=(100,)))
+    switch = policed(Policy(qinq=100, tpid=0x9100), Policy(trunk=(100,)))
     bare = frame(BROADCAST, mac(1))
     receive(switch, 0, [tagged(bare, 5)])
     assert take(switch.ports[1]) == [tagged(tagged(bare, 5), 100, old)]
@@ -259,7 +251,7 @@ def test_a_service_tags_type_can_be_set() -> None:
 
 
 def test_without_a_customer_port_a_service_tag_is_payload() -> None:
-    switch = vlan_bridge(Policy(vlan=10), Policy(trunk=(10,)), Policy(trunk=(10,)))
+    switch = policed(Policy(vlan=10), Policy(trunk=(10,)), Policy(trunk=(10,)))
     odd = tagged(frame(BROADCAST, mac(1)), 10, SERVICE)
     receive(switch, 0, [odd])
     assert take(switch.ports[1]) == [tagged(odd, 10)]
@@ -269,7 +261,7 @@ def test_without_a_customer_port_a_service_tag_is_payload() -> None:
 
 def test_a_double_tag_does_not_hop() -> None:
     """The inner tag of what an access port sends is payload, wherever it goes."""
-    switch = vlan_bridge(Policy(vlan=1), Policy(trunk=(20,), native=1), Policy(vlan=20), Policy(vlan=1))
+    switch = policed(Policy(vlan=1), Policy(trunk=(20,), native=1), Policy(vlan=20), Policy(vlan=1))
     hopping = tagged(tagged(frame(BROADCAST, mac(1)), 20), 1)
     receive(switch, 0, [hopping, untagged(hopping)])
     assert drops(switch.ports[0]) == {"vlan": 2}
@@ -279,7 +271,7 @@ def test_a_double_tag_does_not_hop() -> None:
 
 
 def test_a_tag_is_not_pushed_onto_a_frame_of_the_greatest_length() -> None:
-    switch = vlan_bridge(Policy(vlan=10), Policy(trunk="all"), Policy(vlan=10))
+    switch = policed(Policy(vlan=10), Policy(trunk="all"), Policy(vlan=10))
     longest, fits = frame(BROADCAST, mac(1), FRAME_MAX), frame(BROADCAST, mac(1), FRAME_MAX - 4)
     receive(switch, 0, [longest, fits])
     assert take(switch.ports[1]) == [tagged(fits, 10)]
@@ -289,9 +281,9 @@ def test_a_tag_is_not_pushed_onto_a_frame_of_the_greatest_length() -> None:
 
 
 def test_a_station_that_is_known_where_its_vlan_does_not_go_is_not_reached() -> None:
-    switch = vlan_bridge(Policy(vlan=10), Policy(vlan=10))
+    switch = policed(Policy(vlan=10), Policy(vlan=10))
     receive(switch, 1, [frame(BROADCAST, mac(2))])
-    set_vlans(switch, switch.ports[1], Policy(vlan=20))
+    set_policy(switch, switch.ports[1], Policy(vlan=20))
     take(switch.ports[0])
     receive(switch, 0, [frame(mac(2), mac(1))])
     assert drops(switch.ports[0]) == {"vlan": 1}

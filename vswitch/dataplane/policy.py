@@ -202,14 +202,19 @@ def may_be_control(chunk: bytes, at: i64, length: i64) -> bool:
     if length < HEADER + 40:
         return True
     if ethertype == ETHERTYPE_IPV4:
+        has_options = chunk[header] != 0x45
+        is_fragment = i64(read_i16_be(chunk, header + 6)) & 0x3FFF != 0
+        if has_options or is_fragment or i64(read_i16_be(chunk, header + 2)) & 0xFFFF < 28:
+            return True
         protocol: i64 = chunk[header + 9]
-        if protocol != UDP:
-            return protocol == ICMP
-        plain = chunk[header] == 0x45 and i64(read_i16_be(chunk, header + 6)) & 0x3FFF == 0  # no options, no fragment
-        return not plain or _is_dhcp(chunk, header + 20, 67, 68)
+        if protocol == UDP:
+            return _is_dhcp(chunk, header + 20, 67, 68)
+        return protocol == ICMP
     if ethertype == ETHERTYPE_IPV6:
+        if i64(read_i16_be(chunk, header + 4)) & 0xFFFF < 8 or length < HEADER + 48:
+            return True
         following: i64 = chunk[header + 6]
-        if following == UDP and length >= HEADER + 48:
+        if following == UDP:
             return _is_dhcp(chunk, header + 40, 546, 547)
         return following != TCP
     return (
