@@ -259,6 +259,23 @@ def test_a_mirror_gets_what_comes_in_and_what_leaves_and_never_an_empty_frame(wa
     assert got == frames[which]
 
 
+def test_nobody_waits_for_a_mirror_that_is_full() -> None:
+    switch = policed(OPEN, OPEN, OPEN)
+    watched, mirror = switch.ports[0], switch.ports[2]
+    mirror.is_mirror = True
+    switch.settle(mirror)
+    watched.ingress_policy = IngressPolicy()
+    watched.mirrors_in = [mirror]
+    mirror.queue_bytes_max = 1 << 17
+    mirror.block()
+    receive(switch, 0, [frame(BROADCAST, mac(1), 1500)] * 100)
+    assert drops(mirror) == {"queue_full": 100 - mirror.queued_frames}
+    assert mirror.is_pressed()
+    assert switch.take_pressed() is None
+    assert switch.dirty == [switch.ports[1]]
+    check_balance(switch)
+
+
 IP4, IP6, ARP = b"\x08\x00", b"\x86\xdd", b"\x08\x06"
 starts = st.sampled_from(
     [b"", IP4, IP6, ARP, b"\x81\x00\x00\x05", b"\x88\xa8\x00\x05", b"\x91\x00\x00\x05", b"\x00\x20"]

@@ -32,7 +32,7 @@ HOT: dict[str, set[str]] = {
     "bridge___Bridge____forward_selected": set(),
     "bridge___Bridge____queue": set(),
     "bridge___Bridge____queue_rebuilt": set(),
-    "bridge___Bridge____after_enqueue": set(),
+    "bridge___Bridge____to_be_flushed": set(),
     "bridge___Bridge____ingress_judged": set(),
     "bridge___Bridge____judge": set(),
     "mac_table___MacTable___learn": set(),

@@ -413,19 +413,20 @@ class Bridge:
             for mirror in egress.mirrors_out:
                 self._copy_to(mirror, chunk, start, end, frames)
         egress.enqueue(chunk, start, end, frames)
-        self._after_enqueue(egress)
+        if not egress.blocked:
+            self._to_be_flushed(egress)
+        elif egress.is_pressed():
+            self.pressed = egress
 
     def _copy_to(self, mirror: Port, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         """Queue a copy of some frames at a mirror port."""
         if mirror.up and frames > 0:
             self.copies += frames
             mirror.enqueue(chunk, start, end, frames)
-            self._after_enqueue(mirror)
+            if not mirror.blocked:  # nobody waits for a mirror
+                self._to_be_flushed(mirror)
 
-    def _after_enqueue(self, egress: Port) -> None:
-        if egress.blocked:
-            if egress.is_pressed():
-                self.pressed = egress
-        elif not egress.dirty:
+    def _to_be_flushed(self, egress: Port) -> None:
+        if not egress.dirty:
             egress.dirty = True
             self.dirty.append(egress)

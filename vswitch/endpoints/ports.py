@@ -252,7 +252,7 @@ class Ports:
     def _note(self, port: SwitchPort) -> None:
         """Keep what the data plane goes by that follows from the policies of all ports together."""
         for ports, is_one in (
-            (self._selective, not port.port.plain),
+            (self._selective, not port.port.plain or bool(port.policy.static)),
             (self._customers, port.policy.qinq is not None),
         ):
             ports.discard(port)
