@@ -84,15 +84,62 @@ def test_an_error_lists_the_units_there_are() -> None:
         units.size("1TB")
 
 
+@pytest.mark.parametrize(
+    ("texts", "frames", "bits"),
+    [
+        (["1000fps"], 1000, 0),
+        (["1kfps"], 1000, 0),
+        (["1.5Mfps"], 1_500_000, 0),
+        (["1bit/s"], 0, 1),
+        (["64kbit/s"], 0, 64_000),
+        (["10Mbit/s"], 0, 10_000_000),
+        (["1000Gbit/s"], 0, 10**12),
+        (["0.5kbit/s", " 5 fps "], 5, 500),
+    ],
+)
+def test_a_rate_is_of_frames_of_bits_or_one_of_each(texts: list[str], frames: int, bits: int) -> None:
+    assert units.rate(texts) == units.Rate(frames_per_s=frames, bits_per_s=bits)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("10", "write 10Mbit/s (units: fps, kfps, Mfps, bit/s, kbit/s, Mbit/s, Gbit/s)"),
+        ("10mbit/s", "write 10Mbit/s"),
+        ("10Mbit", "write 10Mbit/s"),
+        ("10MiB", "write 10Mbit/s"),
+        ("", "write one like 10Mbit/s"),
+        ("fps", "write one like 10Mbit/s"),
+        ("-1fps", "write one like 10Mbit/s"),
+        ("0fps", "out of range; 1bit/s or 1fps to 1000Gbit/s"),
+        ("0.4bit/s", "out of range"),
+        ("1001Gbit/s", "out of range"),
+        ("9" * 400 + "fps", "out of range"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_is_no_rate_is_answered_with_the_likely_form(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        units.rate([text])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("texts", "kind"), [(["1fps", "1kfps"], "frames"), (["1bit/s", "1fps", "1bit/s"], "bits")])
+def test_a_rate_has_one_number_of_each_kind(texts: list[str], kind: str) -> None:
+    with pytest.raises(InputError, match=f"two rates of {kind}; write one, or one of frames and one of bits"):
+        units.rate(texts)
+
+
 NEARLY = st.from_regex(r"\s?\d{1,3}(\.\d{1,3})?\s?[A-Za-z/%]{0,3}", fullmatch=True)
 
 
 @given(st.text(alphabet=st.characters()) | NEARLY)
 @example("9" * 400 + "MiB")
 @example("9" * 5000 + "s")
+@example("9" * 400 + "bit/s")
 @example("1\x1bs")
 def test_any_text_is_a_quantity_or_an_error_of_one_printable_line(text: str) -> None:
-    for read in (units.duration, units.size):
+    for read in (units.duration, units.size, lambda text: max(units.rate([text]))):
         found: float | InputError
         try:
             found = read(text)

@@ -134,6 +134,7 @@ class VSwitch:
         if wanted.scheme == "fd" and self._has_descriptor(wanted.fd):
             raise InputError(f"{wanted.url}: is in use already")
         name = self._free_name(wanted)
+        self._check_policy(wanted)
         endpoint = create(wanted, name, self._ports, sock)
         self._endpoints[name] = endpoint
         attachment: Attachment = await self._nursery.start(self._run_endpoint, endpoint)
@@ -175,7 +176,7 @@ class VSwitch:
         return model.vlans(self._ports)
 
     def set_policy(self, port: str, policy: Policy) -> None:
-        """Have a port go by another policy from now on; what was learned on it is forgotten.
+        """Have a port go by another policy from now on. What was learned on it stays if its VLANs, and sticky, do.
 
         Raises InputError if there is no such port, or the policy does not go with those of other ports.
         """
@@ -184,10 +185,21 @@ class VSwitch:
             raise InputError(f"there is no port {port!r}; there are {', '.join(p.name for p in self._ports) or 'none'}")
         self._ports.set_policy(found, policy)
 
+    def _check_policy(self, wanted: EndpointConfig) -> None:
+        """Whether an endpoint's policy goes with this switch. Raises InputError."""
+        if self._hub and wanted.policy != Policy():
+            raise InputError(f"{wanted.url}: this switch is a hub, which goes by no VLANs or policies; leave them out")
+        for name, other in self._endpoints.items():
+            theirs = other.config.policy
+            if wanted.policy.qinq and theirs.qinq and wanted.policy.tpid != theirs.tpid:
+                raise InputError(f"{wanted.url}: tpid: all qinq ports have the same; {name} has 0x{theirs.tpid:04x}")
+
     def check_mirrors(self) -> None:
         """Raises InputError if a mirror is to watch what is neither an endpoint here nor a port of one."""
         for endpoint in self._endpoints.values():
             for name in endpoint.config.policy.mirror_of:
+                if name == endpoint.name:
+                    raise InputError(f"{endpoint.url}: mirror_of: names the mirror itself; name the ports to watch")
                 if name not in self._endpoints and name.rpartition(".")[0] not in self._endpoints:
                     known = ", ".join(self._endpoints)
                     raise InputError(f"{endpoint.url}: mirror_of: there is no endpoint {name!r}; there are {known}")

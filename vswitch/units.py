@@ -41,13 +41,13 @@ def rate(texts: list[str]) -> Rate:
     """A rate of frames (`1000fps`), of bits (`10Mbit/s`), or one of each. Raises InputError."""
     rates = {"frames": 0, "bits": 0}
     for text in texts:
-        per_s = round(_quantity(text, {**FRAMES_PER_S, **BITS_PER_S}, "a rate", "Mbit/s"))
+        per_s = _quantity(text, {**FRAMES_PER_S, **BITS_PER_S}, "a rate", "Mbit/s")
         kind = "frames" if text.strip().endswith("fps") else "bits"
         if not 1 <= per_s <= RATE_MAX:
             raise InputError(f"{text!r} is out of range; 1bit/s or 1fps to 1000Gbit/s")
         if rates[kind]:
             raise InputError(f"has two rates of {kind}; write one, or one of frames and one of bits")
-        rates[kind] = per_s
+        rates[kind] = round(per_s)
     return Rate(rates["frames"], rates["bits"])
 
 

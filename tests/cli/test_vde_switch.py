@@ -486,7 +486,7 @@ def test_two_cannot_have_the_same_directory(home: Home, background: list[str]) -
         (["-s", "lan", "-p", "/nonexistent/pid"], 1, "--pidfile /nonexistent/pid: No such file"),
         (["-s", "lan", "-f", "missing"], 2, "missing: No such file"),
         (["-s", "lan", "-f", "/dev/zero"], 2, "is longer than"),
-        (["-s", "lan", "-f", "rc"], 2, "rc, line 3: vlan/create 5: Operation not supported: "),
+        (["-s", "lan", "-f", "rc"], 2, "rc, line 3: vlan/create 1: Operation not supported: "),
         (["-s", "x" * 200], 2, "use a shorter one"),
         (["-s", "lan", "-m", "9"], 2, "mode: '9' are no permissions"),
         (["-s", "lan", "--dirmode", "rwx"], 2, "dirmode"),
@@ -512,7 +512,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_left(
     home: Home, arguments: list[str], code: int, says: str, background: list[str]
 ) -> None:
     (home.root / "file").write_text("precious")
-    (home.root / "rc").write_text("port/sethub 1\n# comment\nvlan/create 5\nnonsense\n")
+    (home.root / "rc").write_text("port/sethub 1\n# comment\nvlan/create 1\nnonsense\n")
     found, printed, log = run(home, *background, *arguments)
     assert (found, printed) == (code, b"")
     assert is_one_line(last_line(log))

@@ -1,12 +1,15 @@
-"""Debian's vde2 on the other end: vde_plug, vde_plug2tap, and a vde_switch that we plug into."""
+"""Debian's vde2 on the other end: vde_plug, vde_plug2tap, a vde_switch that we plug into, and one that ours is like."""
 
 import os
+import re
 import signal
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from tests.hosts import Host, Pipes
 from tests.namespaces import ip_inside, is_elsewhere, needed_for_tap
 from tests.peers import TIMEOUT_S, Peer, check_balance, until, up
 from tests.vde2 import MAGIC, RealSwitch, program, real_switch
+from tests.waiting import until as wait_until
 from vswitch import VSwitch
 from vswitch.errors import RefusedError
 
@@ -302,3 +306,107 @@ async def test_a_vde_switch_takes_over_our_directory_when_we_were_killed(directo
 def plugged(real: RealSwitch) -> list[bytes]:
     """Who is plugged into a vde_switch."""
     return [line for line in real.ask(b"port/print")[0].splitlines() if b"vdeplug:" in line]
+
+
+# VLANs, side by side
+
+RC_FILE = """
+# 1 and 2: one VLAN each; 3: both, tagged
+vlan/create 10
+vlan/create 20
+port/create 1
+port/create 2
+port/create 3
+port/allocatable 1 1
+port/allocatable 2 1
+port/allocatable 3 1
+port/setvlan 1 10
+port/setvlan 2 20
+vlan/addport 10 3
+vlan/addport 20 3
+"""
+CHANGES = [  # each to be followed by frames from everywhere
+    ["vlan/print", "vlan/allprint", "port/allprint", "vlan/create 10", "vlan/remove 10", "vlan/create 30"],
+    ["port/setvlan 3 30", "vlan/print", "vlan/delport 30 3", "vlan/print 30"],
+    ["vlan/delport 10 3", "vlan/addport 30 1", "vlan/addport 20 1", "vlan/allprint 20", "port/print"],
+    ["port/setvlan 2 4095", "vlan/addport 10 2", "port/print 2", "port/setvlan 3 20", "vlan/allprint"],
+    ["port/setvlan 1 0", "vlan/delport 10 2", "vlan/remove 10", "vlan/remove 30", "port/setvlan 2 11", "vlan/print"],
+]
+PCP = 0xA000
+
+
+def test_vlans_are_those_of_a_vde_switch_with_the_same_commands(directory: Path) -> None:
+    (directory / "rc").write_text(RC_FILE)
+    for name in ("theirs", "ours"):
+        (directory / name).mkdir()
+    arguments = ("-f", str(directory / "rc"))
+    with (
+        real_switch(directory / "theirs", *arguments) as theirs,
+        our_switch(directory / "ours", *arguments) as ours,
+        ExitStack() as stack,
+    ):
+        switches = [
+            (switch, [stack.enter_context(switch.plugged(b"test")) for _ in range(4)]) for switch in (theirs, ours)
+        ]
+        for commands in CHANGES:
+            for line in commands:
+                said_there, said_here = [without_details(switch.ask(line.encode())[0]) for switch, _ in switches]
+                assert said_here == said_there, line
+            come_there, come_here = [frames_everywhere(switch, plugs) for switch, plugs in switches]
+            assert come_here == come_there, commands
+            assert any(any(frames) for frames in come_there.values())
+
+
+@contextmanager
+def our_switch(root: Path, *arguments: str) -> Iterator[RealSwitch]:
+    """Our own `vde_switch`, as `real_switch` runs the real one."""
+    switch = RealSwitch(root)
+    paths = ["-s", str(switch.directory), "-M", str(switch.management), "-p", str(root / "pid")]
+    with running(sys.executable, "-m", "vswitch.cli.vde_switch", *paths, *arguments):
+        wait_until((root / "pid").exists, "our vde_switch is ready")
+        yield switch
+
+
+def without_details(reply: bytes) -> str:
+    """A reply without what explains its code, and without the descriptors in it."""
+    code = re.sub(r"(?m)^(1\d{3} [^:\n]*):.*$", r"\1", reply.decode())
+    return re.sub(r"endpoint ID \d+", "endpoint ID …", code)
+
+
+def frames_everywhere(switch: RealSwitch, plugs: list[socket.socket]) -> dict[str, list[list[bytes]]]:
+    """What comes out at each plug of frames that go in at each: broadcasts first, by which stations are known."""
+    untagged, count = untagged_vlans(switch), frames_in(switch)
+    found = {}
+    for destination in [BROADCAST, *map(mac, range(len(plugs)))]:
+        for source, plug in enumerate(plugs):
+            for tag in (None, 10, 20 | PCP, 30, 40):
+                if tag is not None and tag & 0xFFF == untagged[source]:
+                    continue  # which only a trunk of ours takes
+                sent = frame(destination, mac(source), 100, tag=tag, payload=b"%d" % source)
+                plug.send(sent)
+                count += 1
+                wait_until(partial(has_taken_in, switch, count), "the frame is taken in")
+                found[f"{destination:x} from {source} tagged {tag}"] = [waiting_at(plug) for plug in plugs]
+    return found
+
+
+def frames_in(switch: RealSwitch) -> int:
+    return sum(map(int, re.findall(rb" IN:  pkts +(\d+)", switch.ask(b"port/print")[0])))
+
+
+def has_taken_in(switch: RealSwitch, count: int) -> bool:
+    return frames_in(switch) == count
+
+
+def untagged_vlans(switch: RealSwitch) -> list[int]:
+    return list(map(int, re.findall(rb"untagged_vlan=(\d+)", switch.ask(b"port/print")[0])))
+
+
+def waiting_at(plug: socket.socket) -> list[bytes]:
+    """The frames that wait to be received."""
+    found = []
+    plug.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            found.append(plug.recv(4096, socket.MSG_DONTWAIT))
+    return found

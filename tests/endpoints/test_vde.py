@@ -19,7 +19,8 @@ from tests.frames import BROADCAST, frame, mac
 from tests.needs import require
 from tests.peers import TIMEOUT_S, DatagramPeer, check_balance, descriptors, until, up
 from vswitch import VSwitch
-from vswitch.endpoints.vde import CHATTER_MAX, HANDSHAKE_S, HANDSHAKES_MAX
+from vswitch.endpoints.vde import CHATTER_MAX, HANDSHAKE_S, HANDSHAKES_MAX, VdeSwitch
+from vswitch.endpoints.vde_console import Console
 
 
 class Lan:
@@ -259,13 +260,39 @@ async def test_there_are_as_many_ports_as_the_limit_says(directory: Path, caplog
         one, two = await lan.plug(), await lan.plug()
         await lan.own_socket(bytes(directory / "third"))
         assert await hung_up(await lan.call(vde_request(bytes(directory / "third"))))
-        assert "all 2 ports are taken (limit=)" in caplog.text
+        assert "all 2 ports are taken or reserved (limit=)" in caplog.text
         assert await hung_up(await lan.call(vde_request(bytes(directory / "third"), kind=3 << 8)))
         two.close()
         await until(lambda: up(switch) == {"lab.1"})
         two = await lan.plug()
         await one.send(frame(BROADCAST, mac(1)))
         assert await two.receive(1) == [frame(BROADCAST, mac(1))]
+
+
+async def test_a_client_gets_the_vlans_of_its_port_and_none_that_is_for_others(directory: Path) -> None:
+    async with VSwitch() as switch, AsyncExitStack() as stack:
+        lan = Lan(directory, switch, stack)
+        lab = await switch.attach(f"vde://{lan.path}?limit=4", name="lab")
+        assert isinstance(lab.endpoint, VdeSwitch)
+        console = Console(lab.endpoint)
+        for line in (b"vlan/create 10", b"port/create 1", b"port/create 2", b"port/setvlan 1 10", b"port/setvlan 2 10"):
+            assert b"".join(console.answer(line)) == b"1000 Success\n"
+        other, one = await lan.plug(), await lan.plug(kind=1 << 8)
+        assert up(switch) == {"lab.3", "lab.1"}
+        for _ in range(2):
+            async with await lan.plug(kind=2 << 8) as two:
+                await one.send(frame(BROADCAST, mac(1)))
+                assert await two.receive(1) == [frame(BROADCAST, mac(1))]
+                await two.send(frame(mac(1), mac(2)))
+                assert await one.receive(1) == [frame(mac(1), mac(2))]
+            await until(lambda: up(switch) == {"lab.3", "lab.1"})
+        last = await lan.plug()
+        assert up(switch) == {"lab.3", "lab.1", "lab.4"}
+        assert await hung_up(await lan.call(vde_request(b"/x")))
+        await last.send(frame(BROADCAST, mac(4)))
+        assert await other.receive(1) == [frame(BROADCAST, mac(4))]
+        assert {port.name: port.vlan.access for port in switch.ports()} == {"lab.3": 1, "lab.1": 10, "lab.4": 1}
+        check_balance(switch)
 
 
 async def test_a_client_does_not_get_a_name_that_another_endpoint_has(

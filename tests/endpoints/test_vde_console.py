@@ -1,15 +1,19 @@
 """The management commands of a VDE switch: what a user, or a program that reads the replies, gets to see."""
 
+import os
+import pwd
 import re
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from tests.frames import BROADCAST, frame, mac
@@ -17,9 +21,11 @@ from tests.vde2 import real_switch
 from tests.waiting import until
 from vswitch.dataplane.mac_table import mac_key
 from vswitch.endpoints import vde_console
+from vswitch.endpoints.policy import Policy, StaticMac
 from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.url import parse
 from vswitch.endpoints.vde_console import BANNER, COMMANDS, Console, VdePeer
+from vswitch.endpoints.vde_vlans import VdePort, VdeVlans
 
 DATA = r"0000 DATA END WITH '\.'\n(?:(?!\.\n).*\n)*\.\n"
 WELL_FORMED = re.compile(rf"(?:{DATA})?1\d\d\d [^\n]+\n")
@@ -31,6 +37,7 @@ class Lan:
     def __init__(self, table_size: int = 8192, /, **parameters: str) -> None:
         self.config = parse("vde:///run/lan", parameters)
         self.ports = Ports(table_size=table_size, ageing_s=300)
+        self.vlans = VdeVlans()
         self.started_s = trio.current_time()
         self._peers: list[VdePeer] = []
 
@@ -38,8 +45,10 @@ class Lan:
         return self._peers
 
     def plug(self, description: str = "qemu user=ann pid=7", user: str = "ann") -> VdePeer:
-        number = len(self._peers) + 1
-        port = self.ports.add_numbered("lan", self.config)
+        number = self.vlans.lowest_free({peer.number for peer in self._peers})
+        policy = self.vlans.policy(number, self.config.policy, self.config.policy)
+        port = self.ports.add_numbered("lan", replace(self.config, policy=policy))
+        self.vlans = self.vlans.with_port(number, self.vlans.ports.get(number, VdePort()))
         self._peers.append(VdePeer(number, user, description, port))
         return self._peers[-1]
 
@@ -56,6 +65,13 @@ class Lan:
         assert reply.startswith("0000 DATA END WITH '.'\n")
         assert reply.endswith("\n.\n1000 Success\n")
         return reply.splitlines()[1:-2]
+
+    def unplug(self, peer: VdePeer) -> None:
+        self._peers.remove(peer)
+        self.ports.remove(peer.port)
+
+    def policies(self) -> list[Policy]:
+        return [peer.port.policy for peer in self._peers]
 
     def close(self) -> None:
         for port in list(self.ports):
@@ -116,6 +132,9 @@ async def test_ports_are_printed_as_vde_switch_does(lan: Lan) -> None:
         ("port/print \u0661", "1022 Invalid argument: a number from 0 to 99999 is needed"),
         ("port/print " + "9" * 4000, "1022 Invalid argument: a number from 0 to 99999 is needed"),
         ("vlan/print 7", "1006 No such device or address"),
+        ("vlan/print 4095", "1022 Invalid argument: a number from 0 to 4094 is needed"),
+        ("vlan/allprint 7", "1006 No such device or address"),
+        ("port/allprint 3", "1006 No such device or address"),
         ("hash/find", "1022 Invalid argument: write an address like 52:54:00:12:34:56"),
         ("hash/find 52:54:00:12:34", "1022 Invalid argument: write an address like 52:54:00:12:34:56"),
         ("hash/find 52:54.00:12:34:56", "1022 Invalid argument: write an address like 52:54:00:12:34:56"),
@@ -195,8 +214,7 @@ async def test_a_peer_that_leaves_while_ports_and_stations_are_printed_does_not_
         reply = Console(lan).answer(line)
         found = next(reply)
         for peer in lan._peers[5:]:
-            lan.ports.remove(peer.port)
-        del lan._peers[5:]
+            lan.unplug(peer)
         assert WELL_FORMED.fullmatch((found + b"".join(reply)).decode())
 
 
@@ -220,6 +238,154 @@ async def test_the_ageing_time_can_be_set(lan: Lan, mock_clock: MockClock) -> No
     assert "GC expire 20 secs" in lan.data("hash/showinfo")
     mock_clock.jump(20)
     assert lan.data("hash/print") == []
+
+
+# Ports and VLANs
+
+
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        ("vlan/create 10", "1017 File exists"),
+        ("vlan/create 1", "1095 Operation not supported: VLAN 1 is that of untagged frames, which is 0 here"),
+        ("vlan/create 0", "1022 Invalid argument: a number from 1 to 4094 is needed"),
+        ("vlan/create 4095", "1022 Invalid argument: a number from 1 to 4094 is needed"),
+        ("vlan/remove 11", "1006 No such device or address"),
+        ("vlan/remove 10", "1098 Address already in use"),
+        ("vlan/remove 20", "1098 Address already in use"),
+        ("vlan/remove 0", "1022 Invalid argument: a number from 1 to 4094 is needed"),
+        ("vlan/addport 30 1", "1006 No such device or address"),
+        ("vlan/addport 10 3", "1006 No such device or address"),
+        ("vlan/addport 10", "1022 Invalid argument: a number from 0 to 256 is needed"),
+        ("vlan/addport 0 1", "1095 Operation not supported: VLAN 0 has no tag"),
+        ("vlan/delport 10 1", "1098 Address already in use"),
+        ("vlan/delport 30 1", "1006 No such device or address"),
+        ("vlan/delport 10 3", "1006 No such device or address"),
+        ("port/setvlan 1 30", "1006 No such device or address"),
+        ("port/setvlan 1 1", "1006 No such device or address"),
+        ("port/setvlan 3 10", "1006 No such device or address"),
+        ("port/setvlan 1 4096", "1022 Invalid argument: a number from 0 to 4095 is needed"),
+        ("port/create 1", "1017 File exists"),
+        ("port/create 0", "1022 Invalid argument: a number from 1 to 256 is needed"),
+        ("port/create 257", "1022 Invalid argument: a number from 1 to 256 is needed"),
+        ("port/remove 1", "1098 Address already in use"),
+        ("port/remove 3", "1006 No such device or address"),
+        ("port/allocatable 3 1", "1006 No such device or address"),
+        ("port/allocatable 1", "1022 Invalid argument: a number from 0 to 1 is needed"),
+    ],
+)
+async def test_what_cannot_be_changed_is_refused_and_stays(lan: Lan, line: str, reply: str) -> None:
+    lan.plug()
+    lan.plug()
+    for before in ("vlan/create 10", "vlan/create 20", "port/setvlan 1 10", "vlan/addport 20 2"):
+        assert lan.ask(before) == "1000 Success\n"
+    vlans, policies = lan.vlans, lan.policies()
+    assert lan.ask(line) == f"{reply}\n"
+    assert (lan.vlans, lan.policies()) == (vlans, policies)
+
+
+async def test_ports_have_the_vlans_that_they_are_given(lan: Lan) -> None:
+    lan.plug()
+    lan.plug()
+    for line, first, second in (
+        ("port/setvlan 1 0", Policy(), Policy()),
+        ("vlan/create 10", Policy(vlan=1), Policy(vlan=1)),
+        ("port/setvlan 1 10", Policy(vlan=10), Policy(vlan=1)),
+        ("vlan/create 4094", Policy(vlan=10), Policy(vlan=1)),
+        ("vlan/addport 4094 1", Policy(trunk=(4094,), native=10), Policy(vlan=1)),
+        ("vlan/addport 10 1", Policy(trunk=(4094,), native=10), Policy(vlan=1)),
+        ("vlan/addport 10 2", Policy(trunk=(4094,), native=10), Policy(trunk=(10,), native=1)),
+        ("vlan/addport 4094 2", Policy(trunk=(4094,), native=10), Policy(trunk=(10, 4094), native=1)),
+        ("port/setvlan 1 4095", Policy(trunk=(4094,)), Policy(trunk=(10, 4094), native=1)),
+        ("vlan/delport 4094 1", Policy(trunk=()), Policy(trunk=(10, 4094), native=1)),
+        ("port/setvlan 2 10", Policy(trunk=()), Policy(trunk=(4094,), native=10)),
+        ("vlan/delport 4094 2", Policy(trunk=()), Policy(vlan=10)),
+        ("port/setvlan 2 0", Policy(trunk=()), Policy(vlan=1)),
+        ("vlan/addport 0 2", Policy(trunk=()), Policy(vlan=1)),
+        ("vlan/remove 10", Policy(trunk=()), Policy(vlan=1)),
+        ("vlan/remove 4094", Policy(trunk=()), Policy()),
+        ("port/setvlan 1 0", Policy(), Policy()),
+    ):
+        assert lan.ask(line) == "1000 Success\n", line
+        assert lan.policies() == [first, second], line
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Policy(trunk=(30, 40), native=50, isolated=True),
+        Policy(trunk="all", isolated=True),
+        Policy(vlan=30, isolated=True),
+        Policy(qinq=30, isolated=True),
+    ],
+)
+async def test_what_else_the_url_and_others_have_set_stays(lan: Lan, given: Policy) -> None:
+    lan.config = replace(lan.config, policy=given)
+    peer = lan.plug()
+    assert lan.policies() == [given]
+    lan.ports.set_policy(peer.port, replace(given, up=False))
+    assert lan.ask("vlan/create 10") == "1000 Success\n"
+    assert lan.policies() == [Policy(vlan=1, isolated=True, up=False)]
+    assert lan.ask("vlan/remove 10") == "1000 Success\n"
+    assert lan.policies() == [replace(given, up=False)]
+
+
+async def test_vlans_that_do_not_go_with_other_endpoints_are_refused_and_nothing_is_changed() -> None:
+    lan = Lan(vlan="20")
+    given = lan.config.policy
+    lan.plug()
+    lan.ports.set_policy(lan.plug().port, replace(given, static=(StaticMac(mac(1), None),)))
+    lan.ports.add("web", "web", parse("tcp://127.0.0.1:1234?single=yes&vlan=1&static=52:54:00:00:00:01"))
+    reply = "1016 Device or resource busy: static: 52:54:00:00:00:01 is behind web already\n"
+    assert lan.ask("vlan/create 10") == reply
+    assert lan.policies() == [given, replace(given, static=(StaticMac(mac(1), None),))]
+    assert [line for line in lan.data("vlan/print") if line.startswith("VLAN")] == ["VLAN 0000"]
+    lan.close()
+
+
+async def test_stations_of_a_port_that_changes_its_vlan_are_forgotten(lan: Lan) -> None:
+    one, two = lan.plug(), lan.plug()
+    assert lan.ask("vlan/create 10") == "1000 Success\n"
+    lan.learn(mac(1), one.port)
+    lan.learn(mac(2), two.port)
+    assert lan.ask("port/setvlan 1 10") == "1000 Success\n"
+    [line] = lan.data("hash/print")
+    assert "Addr: 52:54:00:00:00:02 VLAN 0000 to port: 002" in line
+
+
+async def test_a_port_that_is_made_is_for_those_who_ask_for_it(lan: Lan) -> None:
+    assert lan.ask("port/create 1") == "1000 Success\n"
+    assert lan.plug().number == 2
+    assert lan.data("port/createauto") == ["Port 0003"]
+    assert "Port 0003 untagged_vlan=0000 INACTIVE - NOT Unnamed Allocatable" in lan.data("port/allprint 3")
+    assert lan.plug().number == 4
+    assert lan.ask("port/allocatable 3 1") == "1000 Success\n"
+    peer = lan.plug()
+    assert peer.number == 3
+    lan.unplug(peer)
+    assert lan.data("port/createauto") == ["Port 0003"]
+    assert lan.ask("port/remove 3") == "1000 Success\n"
+    assert lan.ask("port/print 3").endswith("1006 No such device or address\n")
+    assert lan.plug().number == 3
+
+
+async def test_a_port_keeps_its_vlans_when_its_client_goes(lan: Lan) -> None:
+    peer = lan.plug()
+    for line in ("vlan/create 10", "port/setvlan 1 10"):
+        assert lan.ask(line) == "1000 Success\n"
+    lan.unplug(peer)
+    assert lan.data("vlan/print") == ["VLAN 0000", "VLAN 0010"]
+    assert lan.data("vlan/allprint 10") == ["VLAN 0010", " -- Port 0001 tagged=0 active=0 status=Learning"]
+    assert lan.ask("vlan/remove 10") == "1098 Address already in use\n"
+    assert lan.ask("port/remove 1") == "1000 Success\n"
+    assert lan.ask("vlan/remove 10") == "1000 Success\n"
+
+
+async def test_there_are_no_more_ports_than_the_limit_says() -> None:
+    lan = Lan(limit="1")
+    assert lan.data("port/createauto") == ["Port 0001"]
+    assert lan.ask("port/createauto").endswith("\n.\n1028 No space left on device\n")
+    lan.close()
 
 
 async def test_who_and_where_it_is(mock_clock: MockClock) -> None:
@@ -251,7 +417,8 @@ async def test_help_lists_every_command_that_does_something(lan: Lan) -> None:
 
 
 async def test_help_is_for_what_starts_as_asked(lan: Lan) -> None:
-    assert [line.split()[0] for line in lan.data("help port/s")[2:]] == ["port/showinfo", "port/sethub"]
+    found = [line.split()[0] for line in lan.data("help port/s")[2:]]
+    assert found == ["port/showinfo", "port/sethub", "port/setvlan"]
     assert len(lan.data("help hash")) == 2 + 5
     assert len(lan.data("help nothing")) == 2
 
@@ -351,6 +518,52 @@ async def test_codes_and_forms_are_those_of_the_real_vde_switch() -> None:
         for line in SAME_CODE:
             assert framing(lan.ask(line).encode()) == framing(real.ask(line.encode())[0]), line
     lan.close()
+
+
+SAME_CHANGES = [
+    "vlan/create 10", "vlan/create 10", "vlan/create 0", "vlan/create 4095", "vlan/create -1", "vlan/create x",
+    "vlan/create", "vlan/remove 11", "vlan/remove 4095", "vlan/remove 5000", "vlan/print", "vlan/allprint",
+    "vlan/addport 10 1", "vlan/delport 10 1", "port/setvlan 1 10", "port/create 1", "port/create 1", "port/create -1",
+    "port/create 999", "vlan/print", "vlan/allprint", "port/print", "port/print 1", "port/allprint",
+    "port/allprint 1", "port/allprint 9", "vlan/addport 10 1", "vlan/addport 10 1", "vlan/allprint",
+    "port/setvlan 1 10", "vlan/allprint", "vlan/addport 10 1", "vlan/delport 10 1", "vlan/remove 10", "(plug in)",
+    "port/print", "port/print 2", "vlan/print", "vlan/allprint", "port/setvlan 2 11", "port/setvlan 2 4096",
+    "port/setvlan 5 10", "port/setvlan 0 10", "port/setvlan 999 10", "port/setvlan 2", "port/setvlan x",
+    "port/setvlan", "port/setvlan 2 x", "port/setvlan 2 -1", "port/setvlan 2 10 4", "vlan/allprint",
+    "port/setvlan 2 4095", "port/print", "vlan/allprint", "port/setvlan 2 0", "vlan/create 20", "vlan/addport 10 2",
+    "vlan/addport 20 2", "vlan/addport 30 2", "vlan/addport 20 5", "vlan/addport 20 999", "vlan/addport 20",
+    "vlan/addport", "vlan/addport x 1", "vlan/addport 20 x", "vlan/addport 4095 2", "vlan/addport -1 2",
+    "vlan/allprint", "vlan/print", "vlan/print 20", "vlan/allprint 20", "vlan/print 4095", "vlan/print 11",
+    "vlan/allprint 11", "vlan/delport 20 2", "vlan/delport 20 2", "vlan/delport 0 2", "vlan/delport 30 2",
+    "vlan/delport 20 5", "vlan/delport 20 999", "vlan/delport 20", "vlan/delport", "vlan/addport 0 2",
+    "vlan/addport 20 1", "port/setvlan 1 20", "port/setvlan 1 0", "vlan/allprint", "vlan/remove 20", "vlan/create 20",
+    "port/remove 2", "port/remove 1", "port/remove 1", "port/remove 999", "vlan/allprint", "port/createauto",
+    "port/createauto", "port/allocatable 1 1", "port/allocatable 1", "port/allocatable 9 1", "port/allocatable 999 1",
+    "port/allprint", "(plug in)", "port/allprint", "port/create 4", "(plug in)", "port/allprint", "vlan/allprint",
+    "vlan/remove 10", "vlan/delport 10 2", "vlan/remove 10", "vlan/print",
+]  # fmt: skip
+
+
+async def test_vlans_and_ports_are_changed_as_by_the_real_vde_switch() -> None:
+    lan, user = Lan(), pwd.getpwuid(os.geteuid()).pw_name
+    with (
+        tempfile.TemporaryDirectory(prefix="vs-", dir="/tmp") as directory,
+        real_switch(Path(directory)) as real,
+        ExitStack() as clients,
+    ):
+        for line in SAME_CHANGES:
+            if line == "(plug in)":
+                lan.plug("client", user)
+                clients.enter_context(real.plugged(b"client"))
+            else:
+                assert comparable(lan.ask(line).encode()) == comparable(real.ask(line.encode())[0]), line
+    lan.close()
+
+
+def comparable(reply: bytes) -> str:
+    """A reply without what explains its code, and without the descriptors in it."""
+    code = re.sub(r"(?m)^(1\d{3} [^:\n]*):.*$", r"\1", reply.decode())
+    return re.sub(r"endpoint ID \d+", "endpoint ID …", code)
 
 
 async def test_its_greeting_is_that_of_a_vde_switch() -> None:

@@ -353,7 +353,7 @@ async def test_vdeterm_with_its_completion(served: Served) -> None:
         terminal.type(b"\n")
         await terminal.until(b"Numports=256")
         await terminal.until(b"Success\r\r\n" + prompt)
-        terminal.type(b"port/remove 1\n")
+        terminal.type(b"port/epclose 1\n")
         await terminal.until(b"Operation not supported: ")
         await terminal.until(prompt)
         terminal.type(b"logout\n")

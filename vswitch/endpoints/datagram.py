@@ -112,6 +112,8 @@ class Peers(Endpoint):
                 return self._plug(address)
             except OSError as error:
                 why_not = os.strerror(error.errno or 0)
+            except InputError as error:
+                why_not = str(error)
         self._turned_away.say("%s: turned away %s: %s", self.name, self._text(address), why_not)
         return None
 

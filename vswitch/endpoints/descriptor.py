@@ -8,7 +8,7 @@ from vswitch.endpoints.datagram import Pair, UdpPeers, UnixPeers
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.stream import Connected, Listener
-from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.url import EndpointConfig, check_static
 from vswitch.errors import InputError
 
 FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
@@ -19,7 +19,7 @@ def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket 
 
     Raises InputError if it cannot be used; then it is left as it is.
     """
-    sock = _own(sock) if sock is not None else _inherited(config.fd)
+    sock = _own(sock, config) if sock is not None else _inherited(config)
     kind: type[Endpoint]
     if sock.type == socket.SOCK_STREAM:
         kind = Listener if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else Connected
@@ -30,8 +30,9 @@ def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket 
     return kind(config, name, ports, sock)
 
 
-def _inherited(fd: int) -> socket.socket:
-    """The socket that descriptor `fd` is."""
+def _inherited(config: EndpointConfig) -> socket.socket:
+    """The socket that the endpoint's descriptor is."""
+    fd = config.fd
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise InputError(f"fd://{fd}: not a socket; pass a stream or datagram socket")
@@ -39,12 +40,12 @@ def _inherited(fd: int) -> socket.socket:
     except OSError as error:
         raise InputError(f"fd://{fd}: {error.strerror}; pass the descriptor on to vswitch, as with 3<&5") from None
     try:
-        return _own(sock)
+        return _own(sock, config)
     finally:
         sock.detach()  # which nothing is left of if it is ours now
 
 
-def _own(sock: socket.socket) -> socket.socket:
+def _own(sock: socket.socket, config: EndpointConfig) -> socket.socket:
     """Take over a socket that peers can use. Raises InputError, and leaves it, if it is none."""
     fd = sock.fileno()
     if sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM) or sock.family not in FAMILIES:
@@ -54,6 +55,8 @@ def _own(sock: socket.socket) -> socket.socket:
             raise InputError(f"fd://{fd}: neither connected nor bound to an address")
         if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise InputError(f"fd://{fd}: neither connected nor listening")
+        if not config.single:
+            check_static(config)
     os.set_inheritable(fd, False)
     return socket.socket(fileno=sock.detach())
 

@@ -23,8 +23,8 @@ from vswitch.errors import InputError
 from vswitch.protocols.guard import Guard
 
 TPID_DEFAULT = 0x88A8  # IEEE 802.1Q's service tag
-TPID_MIN = 0x0600  # below it is a length
-TPIDS_TAKEN = (0x0800, 0x0806, 0x86DD)
+TPID_MIN = 0x8000  # the tags' types are above, and what was meant in hexadecimal but is not, below
+ETHERTYPE_IPV6 = 0x86DD
 FRAME_MAX_MIN = 60
 BURST_DEFAULT_S = 0.1
 BURST_MAX_S = 60.0
@@ -45,7 +45,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What a port does beyond learning and forwarding. MAC addresses are 48-bit integers, times are in seconds.
 
     `vlan` makes it an access port, `trunk` a trunk, `qinq` a customer port of that service VLAN; none of them:
-    transparent.
+    transparent. Raises InputError for what does not go together.
     """
 
     up: bool = True
@@ -74,6 +74,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     dhcp_server: bool = True
     router: bool = True
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     @property
     def pvid(self) -> int | None:
         """The VLAN of untagged frames; None if there is none."""
@@ -90,13 +93,13 @@ def read(given: dict[str, Any]) -> Policy:
             fields[name] = PARAMETERS[name](value)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-    policy = Policy(**fields)
-    _check(policy, set(given))
-    return policy
+    return Policy(**fields)
 
 
-def _check(policy: Policy, given: set[str]) -> None:
-    """Whether the parameters go together. Raises InputError."""
+def _check(policy: Policy) -> None:
+    """Whether what a policy asks for goes together. Raises InputError."""
+    defaults = zip(policy.__struct_fields__, policy.__struct_defaults__, strict=True)
+    given = {name for name, default in defaults if getattr(policy, name) != default}
     modes = [name for name in ("vlan", "trunk", "qinq") if name in given]
     if len(modes) > 1:
         raise InputError(f"{modes[0]} and {modes[1]} do not go together; a port is one or the other")
@@ -105,6 +108,10 @@ def _check(policy: Policy, given: set[str]) -> None:
             raise InputError(f"{name} goes with {' or '.join(with_)}; add one, or leave it out")
     if policy.mirror_of and (others := given - {"mirror_of", "mirror", "up"}):
         raise InputError(f"{min(others)} and mirror_of do not go together; a mirror port only sends copies")
+    trunk = policy.trunk if isinstance(policy.trunk, tuple) else ()
+    for vlan in (policy.vlan, *trunk, policy.native, policy.qinq, *(station.vlan for station in policy.static)):
+        if vlan is not None:
+            _vid(vlan)
     if policy.pvid is None and any(station.vlan is None for station in policy.static):
         raise InputError("static: a trunk without native has no VLAN of its own; write one, like 52:54:00:12:34:56@10")
     vlans = build_vlans(policy)
@@ -190,24 +197,31 @@ def _vid(value: Any) -> int:
 
 
 def _trunk(value: Any) -> tuple[int, ...] | str:
-    if value == "all":
+    items = values.items(value, "10,20 or all")
+    if items == ["all"]:
         return "all"
-    return tuple(sorted({_vid(item) for item in values.items(value, "10,20 or all")}))
+    if "all" in items:
+        raise InputError("all has every VLAN in it; write it alone, or the others without it")
+    return tuple(sorted({_vid(item) for item in items}))
 
 
 def _tpid(value: Any) -> int:
-    if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{4}", value):
-        value = int(value, 16)
-    if not isinstance(value, int) or isinstance(value, bool) or not TPID_MIN <= value <= 0xFFFF or value in TPIDS_TAKEN:
-        raise InputError(f"{value!r} is not a tag's EtherType; write one like 0x88a8 or 0x9100")
-    return value
+    tpid = int(value, 16) if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{4}", value) else value
+    if not isinstance(tpid, int) or not TPID_MIN <= tpid <= 0xFFFF or tpid == ETHERTYPE_IPV6:
+        raise InputError(f"{values.shown(value)} is not a tag's EtherType; write one like 0x88a8 or 0x9100")
+    return tpid
 
 
 def _max_frame(value: Any) -> int:
     """Bytes, with their unit or without."""
-    if isinstance(value, str) and not value.isdecimal():
-        value = units.size(value)
-    return values.number(value, FRAME_MAX_MIN, FRAME_MAX)
+    try:
+        size = units.size(value) if isinstance(value, str) and not value.isdecimal() else value
+        return values.number(size, FRAME_MAX_MIN, FRAME_MAX)
+    except InputError:
+        shown = values.shown(value)
+        raise InputError(
+            f"{shown} is not a length of {FRAME_MAX_MIN} to {FRAME_MAX} bytes; write one like 1518 or 9000B"
+        ) from None
 
 
 def _rate(value: Any) -> units.Rate:
@@ -223,7 +237,7 @@ def _burst(value: Any) -> float:
 
 def _mac(value: Any) -> int:
     if not isinstance(value, str) or not _MAC.fullmatch(value):
-        raise InputError(f"{value!r} is not a MAC address; write it like 52:54:00:12:34:56")
+        raise InputError(f"{values.shown(value)} is not a MAC address; write it like 52:54:00:12:34:56")
     mac = int(re.sub("[:-]", "", value), 16)
     if mac == 0 or mac & GROUP_BIT:
         raise InputError(f"{value} is not one station's address; write one like 52:54:00:12:34:56")
@@ -231,22 +245,25 @@ def _mac(value: Any) -> int:
 
 
 def _static(value: Any) -> tuple[StaticMac, ...]:
-    found = []
+    found: list[StaticMac] = []
     for item in values.items(value, "52:54:00:12:34:56"):
-        mac, at, vlan = str(item).partition("@")
+        mac, at, vlan = values.text(item, "52:54:00:12:34:56").partition("@")
         found.append(StaticMac(_mac(mac), _vid(vlan) if at else None))
-    return tuple(found)
+    return _not_too_many(tuple(found))
 
 
 def _address(value: Any) -> IPv4Address | IPv6Address:
     try:
-        return ip_address(value if isinstance(value, str) else "")
+        return ip_address(value if isinstance(value, str) and "%" not in value else "")
     except ValueError:
-        raise InputError(f"{value!r} is not an IP address; write it like 10.0.0.5") from None
+        raise InputError(f"{values.shown(value)} is not an IP address; write it like 10.0.0.5") from None
 
 
 def _list_of(read_item: Callable[[Any], Any], likely: str, value: Any) -> tuple[Any, ...]:
-    found = tuple(dict.fromkeys(read_item(item) for item in values.items(value, likely)))
+    return _not_too_many(tuple(dict.fromkeys(read_item(item) for item in values.items(value, likely))))
+
+
+def _not_too_many(found: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(found) > ALLOWED_MAX:
         raise InputError(f"there are {len(found)}; at most {ALLOWED_MAX} can be given")
     return found

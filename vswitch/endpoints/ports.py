@@ -109,9 +109,10 @@ class Ports:
         self._by_name[name] = self._by_index[port.index] = added
         try:
             self.set_policy(added, config.policy)
-        except InputError:
+        except InputError as error:
+            added.policy = Policy()
             self.remove(added)
-            raise
+            raise InputError(f"{config.url}: {error}") from None
         return added
 
     def add_numbered(self, endpoint: str, config: EndpointConfig) -> SwitchPort:
@@ -131,23 +132,24 @@ class Ports:
         self.bridge.remove_port(port.port)
 
     def set_policy(self, port: SwitchPort, policy: Policy) -> None:
-        """Have a port go by another policy from now on; what was learned on it is forgotten.
+        """Have a port go by another policy from now on. What was learned on it stays if its VLANs, and sticky, do.
 
         Raises InputError, and leaves the port as it was, if the policy does not go with those of other ports.
         """
         self._check_service_tpid(port, policy)
         self._pin(port, policy)
-        port.policy = policy
         port.ingress_policy = policies.build_ingress(policy)
         port.egress_policy = policies.build_egress(policy)
         data = port.port
+        if _learning(policy) != _learning(port.policy):
+            self.table.forget_port(data.index)
+        port.policy = policy
         data.vlans = policies.build_vlans(policy)
         data.isolated = policy.isolated
         data.plain = data.vlans.transparent and not policy.isolated
         data.place = data.index | PINNED if policy.sticky else data.index
         data.enabled = policy.up
         data.is_mirror = bool(policy.mirror_of)
-        self.table.forget_port(data.index)
         self._note(port)
         self.bridge.settle(data)
 
@@ -300,6 +302,11 @@ class Ports:
         data.mirrors_out = [mirror.port for mirror in watching if mirror.policy.mirror != "in"]
         data.ingress_policy = port.ingress_policy or (IngressPolicy() if data.mirrors_in else None)
         data.egress_policy = port.egress_policy or (EgressPolicy() if data.mirrors_out else None)
+
+
+def _learning(policy: Policy) -> tuple[object, ...]:
+    """What learned entries depend on."""
+    return policy.vlan, policy.trunk, policy.native, policy.qinq, policy.sticky, policy.mirror_of
 
 
 def _text(mac: int) -> str:

@@ -25,7 +25,7 @@ from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.endpoints.sock_diag import SockDiag
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.errors import RefusedError
+from vswitch.errors import InputError, RefusedError
 
 
 class Listener(Endpoint):
@@ -91,10 +91,14 @@ class Listener(Endpoint):
                 self._turned_away.say("%s: turned away %s: not this user's (any_user=yes lets all in)", self.name, peer)
                 return
             port = self._single
-            if port is not None and port.up:
+            if port is not None and port.link is not None:
                 self._turned_away.say("%s: turned away %s: %s has the port", self.name, peer, port.peer)
                 return
-            port = port or self.ports.add_numbered(self.name, self.config)
+            try:
+                port = port or self.ports.add_numbered(self.name, self.config)
+            except InputError as error:
+                self._turned_away.say("%s: turned away %s: %s", self.name, peer, error)
+                return
             try:
                 self.ports.plug(port, StreamLink(sock, port.port, self.ports.bridge), peer, partial(self._lost, port))
             except OSError as error:

@@ -166,9 +166,15 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     if scheme == "vde":
         _check_vde(given, bool(fields.get("connect")))
     config = EndpointConfig(scheme=scheme, **fields, policy=policies.read(policy))
-    if config.listens and config.policy.static:
-        raise InputError("static: an address is behind one port, and here each peer gets its own; add single=yes")
+    if config.listens:
+        check_static(config)
     return config
+
+
+def check_static(config: EndpointConfig) -> None:
+    """A listener's ports cannot all have the same station. Raises InputError."""
+    if config.policy.static:
+        raise InputError("static: an address is behind one port, and here each peer gets its own; add single=yes")
 
 
 def _check_vde(given: Mapping[str, Any], connect: bool) -> None:
@@ -184,7 +190,7 @@ def _give(given: dict[str, Any], name: str, value: Any) -> None:
     if name not in given:
         given[name] = value
     elif name in policies.LISTS:
-        given[name] = [given[name], value] if isinstance(given[name], str) else [*given[name], value]
+        given[name] = [*given[name], value] if isinstance(given[name], list) else [given[name], value]
     else:
         raise InputError(f"parameter {name!r} is given twice")
 

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from itertools import count
 
+import msgspec
 import trio
 
 from vswitch.dataplane.datagram import DatagramLink
@@ -22,6 +23,7 @@ from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.vde_console import VdePeer
+from vswitch.endpoints.vde_vlans import VdePort, VdeVlans
 from vswitch.errors import InputError, printable
 from vswitch.protocols import vde
 
@@ -45,6 +47,7 @@ class VdeSwitch(Endpoint):
         self._peers: dict[int, VdePeer] = {}  # by port number
         self._socket_numbers = count()
         self._handshakes = 0
+        self.vlans = VdeVlans()
         self.started_s = 0.0
 
     def peers(self) -> Sequence[VdePeer]:
@@ -115,9 +118,9 @@ class VdeSwitch(Endpoint):
             if wanted > self.config.limit:
                 raise Refused(f"it wants port {wanted}, and there are {self.config.limit} (limit=)")
             return wanted
-        number = next(number for number in count(1) if number not in self._peers)
+        number = self.vlans.lowest_free(self._peers)
         if number > self.config.limit:
-            raise Refused(f"all {self.config.limit} ports are taken (limit=)")
+            raise Refused(f"all {self.config.limit} ports are taken or reserved (limit=)")
         return number
 
     async def _keep(self, ctl: trio.socket.SocketType, request: vde.Request, number: int) -> None:
@@ -126,11 +129,15 @@ class VdeSwitch(Endpoint):
         with contextlib.ExitStack() as stack:
             sock, path = self._open_socket(stack, number, uid)
             address = _connect(sock, request.path, uid)
+            policy = self.vlans.policy(number, self.config.policy, self.config.policy)
+            config = msgspec.structs.replace(self.config, policy=policy)
             try:
-                port = self.ports.add(f"{self.name}.{number}", self.name, self.config)
-            except InputError as error:  # another endpoint has that name
+                port = self.ports.add(f"{self.name}.{number}", self.name, config)
+            except InputError as error:  # another endpoint has that name, or does not go with the policy
                 raise Refused(str(error)) from None
             stack.callback(self.ports.remove, port)
+            if number not in self.vlans.ports:
+                self.vlans = self.vlans.with_port(number, VdePort())
             self._peers[number] = VdePeer(number, _user(uid), request.description, port)
             stack.callback(self._peers.pop, number)
             ended = trio.CancelScope()

@@ -9,8 +9,9 @@ Names, framing and codes are those of vde_switch 2.3.2 (its consmgmt.c, port.c, 
 - `logout` and `shutdown` have no reply: whoever runs the console ends the session.
 
 What vde_switch can do and this switch cannot is refused with 1095 and a reason. Where the two differ: numbers
-are numbers (vde_switch takes `x` as 0); text that clients have sent is escaped; and a station behind a port that is
-not of this endpoint is on port 000, the port's name behind it.
+are decimal numbers (vde_switch takes `x` as 0, and some with 0x); text that clients have sent is escaped; a station
+behind a port that is not of this endpoint is on port 000, the port's name behind it; and a port's counters begin anew
+with each client. For VLANs see vde_vlans.py; they are those of this endpoint's ports.
 
 A reply is made in portions: a large MAC table must not hold up forwarding, so between two of them the caller
 lets other tasks run. To add a command: a method of Console, and a line in COMMANDS.
@@ -19,18 +20,20 @@ lets other tasks run. To add a command: a method of Console, and a line in COMMA
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
 import trio
 
+from vswitch.dataplane.frame import VLAN_DEFAULT, VLAN_MAX
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints import vde_directory
 from vswitch.endpoints.ports import EXPIRE_PERIOD_MAX_S, Ports, SwitchPort, now_ms
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.errors import printable
+from vswitch.endpoints.vde_vlans import NO_VLAN, VdePort, VdeVlans
+from vswitch.errors import InputError, printable
 from vswitch.version import __version__
 
 VDE_VERSION = "2.3.2"  # whose commands these are
@@ -40,7 +43,6 @@ END_OF_SESSION = b"9999 END OF SESSION"
 
 AGEING_MAX_S = 1_000_000  # IEEE 802.1Q 8.8.3
 PORTION_SLOTS = 512
-VLAN_DEFAULT = 1  # the table's VLAN of untagged frames, which is 0 here
 
 Lines = Iterator[list[str]]  # portions of what a command prints
 
@@ -63,6 +65,7 @@ class Managed(Protocol):
 
     config: EndpointConfig
     ports: Ports
+    vlans: VdeVlans
     started_s: float
 
     def peers(self) -> Sequence[VdePeer]:
@@ -175,36 +178,156 @@ class Console:
         self._ports.bridge.hub = hub
 
     def port_create(self, arguments: str) -> None:
-        """Nothing to do: a client gets the port that it asks for."""
-        _number(arguments, 1, self._managed.config.limit)
+        number = _number(arguments, 1, self._managed.config.limit)
+        if number in self._managed.vlans.ports:
+            raise Refusal(errno.EEXIST)
+        self._managed.vlans = self._managed.vlans.with_port(number, VdePort(reserved=True))
+
+    def port_createauto(self, _: str) -> Lines:
+        vlans = self._managed.vlans
+        number = vlans.lowest_free(self._active())
+        if number > self._managed.config.limit:
+            raise Refusal(errno.ENOSPC)
+        port = vlans.ports.get(number, VdePort())
+        self._managed.vlans = vlans.with_port(number, port._replace(reserved=True))
+        yield [f"Port {number:04d}"]
+
+    def port_remove(self, arguments: str) -> None:
+        number = _number(arguments, 0, self._managed.config.limit)
+        self._port(number)
+        if number in self._active():
+            raise Refusal(errno.EADDRINUSE)
+        self._managed.vlans = self._managed.vlans.without_port(number)
+
+    def port_allocatable(self, arguments: str) -> None:
+        number, for_all = _two_numbers(arguments, self._managed.config.limit, 1)
+        port = self._port(number)._replace(reserved=not for_all)
+        self._managed.vlans = self._managed.vlans.with_port(number, port)
+
+    def port_setvlan(self, arguments: str) -> None:
+        number, vlan = _two_numbers(arguments, self._managed.config.limit, NO_VLAN)
+        if vlan != NO_VLAN:
+            self._check_created(vlan)
+        self._change(self._managed.vlans.with_port(number, self._port(number).with_untagged(vlan)))
 
     def port_print(self, arguments: str) -> Lines:
-        for peer in self._peers(arguments):
-            port = peer.port.port
-            yield [
-                f"Port {peer.number:04d} untagged_vlan=0000 ACTIVE - Unnamed Allocatable",
-                f" Current User: {printable(peer.user)} Access Control: (User: NONE - Group: NONE)",
-                f" IN:  pkts {port.rx_frames:10d}          bytes {port.rx_bytes:20d}",
-                f" OUT: pkts {port.tx_frames:10d}          bytes {port.tx_bytes:20d}",
-                f"  -- endpoint ID {port.index:04d} module {'unix prog':<12}: {printable(peer.description)}",
-            ]
+        return self._print_ports(arguments, self._active())
+
+    def port_allprint(self, arguments: str) -> Lines:
+        return self._print_ports(arguments, self._managed.vlans.ports)
+
+    def vlan_create(self, arguments: str) -> None:
+        vlan, vlans = _number(arguments, 1, VLAN_MAX), self._managed.vlans
+        if vlan == VLAN_DEFAULT:
+            raise Refusal(errno.EOPNOTSUPP, "VLAN 1 is that of untagged frames, which is 0 here")
+        if vlan in vlans.created:
+            raise Refusal(errno.EEXIST)
+        self._change(vlans._replace(created=vlans.created | {vlan}))
+
+    def vlan_remove(self, arguments: str) -> None:
+        vlan, vlans = _number(arguments, 1, VLAN_MAX), self._managed.vlans
+        self._check_created(vlan)
+        if any(vlan in port.vlans for port in vlans.ports.values()):
+            raise Refusal(errno.EADDRINUSE)
+        self._change(vlans._replace(created=vlans.created - {vlan}))
+
+    def vlan_addport(self, arguments: str) -> None:
+        vlan, number, port = self._vlan_and_port(arguments)
+        if vlan == 0 and port.untagged != 0:
+            raise Refusal(errno.EOPNOTSUPP, "VLAN 0 has no tag")
+        self._change(self._managed.vlans.with_port(number, port._replace(vlans=port.vlans | {vlan})))
+
+    def vlan_delport(self, arguments: str) -> None:
+        vlan, number, port = self._vlan_and_port(arguments)
+        if vlan == port.untagged:
+            raise Refusal(errno.EADDRINUSE)
+        self._change(self._managed.vlans.with_port(number, port._replace(vlans=port.vlans - {vlan})))
 
     def vlan_print(self, arguments: str) -> Lines:
-        if arguments and _number(arguments, 0, 4094) != 0:
-            raise Refusal(errno.ENXIO)
-        yield ["VLAN 0000"]
-        for peer in self._peers(""):
-            yield [f" -- Port {peer.number:04d} tagged=0 active=1 status=Forwarding"]
+        return self._print_vlans(arguments, self._active())
 
-    def _peers(self, wanted: str) -> Sequence[VdePeer]:
-        """Who is plugged in, or only the one on the port that is wanted. Raises Refusal."""
-        peers = self._managed.peers()
-        if not wanted:
-            return peers
-        number = _number(wanted, 0, 99999)
-        if not (found := [peer for peer in peers if peer.number == number]):
+    def vlan_allprint(self, arguments: str) -> Lines:
+        return self._print_vlans(arguments, self._managed.vlans.ports)
+
+    def _active(self) -> dict[int, VdePeer]:
+        """Who is plugged in, by port number."""
+        return {peer.number: peer for peer in self._managed.peers()}
+
+    def _print_ports(self, wanted: str, numbers: Collection[int]) -> Lines:
+        """Some ports, or only the one of them that is wanted."""
+        active, ports = self._active(), self._managed.vlans.ports
+        if wanted:
+            number = _number(wanted, 0, 99999)
+            if number not in numbers:
+                raise Refusal(errno.ENXIO)
+            numbers = [number]
+        for number in sorted(numbers):
+            peer, state, user, counters = active.get(number), "INACTIVE", "NONE", (0, 0, 0, 0)
+            if peer is not None:
+                port = peer.port.port
+                state, user = "ACTIVE", printable(peer.user)
+                counters = (port.rx_frames, port.rx_bytes, port.tx_frames, port.tx_bytes)
+            allocatable = "NOT Unnamed Allocatable" if ports[number].reserved else "Unnamed Allocatable"
+            lines = [
+                f"Port {number:04d} untagged_vlan={ports[number].untagged:04d} {state} - {allocatable}",
+                f" Current User: {user} Access Control: (User: NONE - Group: NONE)",
+                " IN:  pkts {:10d}          bytes {:20d}".format(*counters[:2]),
+                " OUT: pkts {:10d}          bytes {:20d}".format(*counters[2:]),
+            ]
+            if peer is not None:
+                name = printable(peer.description)
+                lines.append(f"  -- endpoint ID {peer.port.port.index:04d} module {'unix prog':<12}: {name}")
+            yield lines
+
+    def _print_vlans(self, wanted: str, numbers: Collection[int]) -> Lines:
+        """All VLANs, or only the one that is wanted, each with those of some ports that are in it."""
+        active, vlans = self._active(), self._managed.vlans
+        shown = sorted(vlans.created)
+        if wanted:
+            shown = [_number(wanted, 0, VLAN_MAX)]
+            self._check_created(shown[0])
+        for vlan in shown:
+            lines = [f"VLAN {vlan:04d}"]
+            for number in sorted(numbers):
+                state = "active=1 status=Forwarding" if number in active else "active=0 status=Learning"
+                if vlan in vlans.ports[number].vlans:
+                    tagged = int(vlan != vlans.ports[number].untagged)
+                    lines.append(f" -- Port {number:04d} tagged={tagged} {state}")
+            yield lines
+
+    def _port(self, number: int) -> VdePort:
+        """Raises Refusal."""
+        port = self._managed.vlans.ports.get(number)
+        if port is None:
             raise Refusal(errno.ENXIO)
-        return found
+        return port
+
+    def _check_created(self, vlan: int) -> None:
+        """Raises Refusal."""
+        if vlan not in self._managed.vlans.created:
+            raise Refusal(errno.ENXIO)
+
+    def _vlan_and_port(self, arguments: str) -> tuple[int, int, VdePort]:
+        """A VLAN, and a port with its number. Raises Refusal."""
+        vlan, number = _two_numbers(arguments, VLAN_MAX, self._managed.config.limit)
+        self._check_created(vlan)
+        return vlan, number, self._port(number)
+
+    def _change(self, vlans: VdeVlans) -> None:
+        """Have the ports go by other VLANs, all of them or none. Raises Refusal."""
+        before = self._managed.vlans
+        try:
+            self._apply(vlans)
+        except InputError as error:  # they do not go with the policies of other endpoints' ports
+            self._apply(before)
+            raise Refusal(errno.EBUSY, str(error)) from None
+
+    def _apply(self, vlans: VdeVlans) -> None:
+        self._managed.vlans = vlans
+        for peer in self._managed.peers():
+            policy = vlans.policy(peer.number, peer.port.policy, self._managed.config.policy)
+            if policy != peer.port.policy:
+                self._ports.set_policy(peer.port, policy)
 
     def _stations(self, start: int, end: int, wanted: int | None = None) -> list[str]:
         """The stations in some of the table's slots, or only the one with the key that is wanted."""
@@ -231,6 +354,12 @@ def _number(arguments: str, least: int, most: int) -> int:
     return int(word)
 
 
+def _two_numbers(arguments: str, first_most: int, second_most: int) -> tuple[int, int]:
+    """The first two words as numbers. Raises Refusal."""
+    words = [*arguments.split(maxsplit=1), "", ""]
+    return _number(words[0], 0, first_most), _number(words[1], 0, second_most)
+
+
 def _refuse(number: int, why: str, _console: Console, _arguments: str) -> None:
     raise Refusal(number, why)
 
@@ -254,8 +383,6 @@ def _unable(why: str) -> Command:
 
 _HELP = "{:<18} {:<15} {}"
 _UNKNOWN = Command(partial(_refuse, errno.ENOSYS, ""))
-_NO_VLANS = "every port carries all VLANs"
-_PEERS_MAKE_PORTS = "a port is there while a peer is plugged in"
 _NO_ACCESS_CONTROL = "the control socket's permissions say who may plug in"
 _NO_SPANNING_TREE = "this switch has no spanning tree"
 _NO_DEBUG = "the log has what happens"
@@ -276,12 +403,20 @@ COMMANDS = {
     "port": _menu("PORTS"),
     "port/showinfo": Command(Console.port_showinfo, True, "", "number of ports, hub or switch"),
     "port/sethub": Command(Console.port_sethub, False, "0/1", "1: repeat every frame to all ports, 0: switch"),
-    "port/create": Command(Console.port_create, False, "N", "have port N, which is there anyway"),
+    "port/setvlan": Command(Console.port_setvlan, False, "N VLAN", "the VLAN of its untagged frames; 4095: none"),
+    "port/createauto": Command(Console.port_createauto, True, "", "port/create with a number that is free"),
+    "port/create": Command(Console.port_create, False, "N", "have port N, for clients that ask for it"),
+    "port/remove": Command(Console.port_remove, False, "N", "forget what is set for port N"),
+    "port/allocatable": Command(Console.port_allocatable, False, "N 0/1", "1: for all clients, 0: that ask for it"),
     "port/print": Command(Console.port_print, True, "[N]", "ports that are in use, counters and clients"),
-    "port/allprint": Command(Console.port_print, True, "[N]", "the same: only ports in use are there"),
+    "port/allprint": Command(Console.port_allprint, True, "[N]", "all ports that there are"),
     "vlan": _menu("VLANS"),
-    "vlan/print": Command(Console.vlan_print, True, "[N]", "VLANs and their ports"),
-    "vlan/allprint": Command(Console.vlan_print, True, "[N]", "the same"),
+    "vlan/create": Command(Console.vlan_create, False, "N", "have VLAN N, which is tagged N"),
+    "vlan/remove": Command(Console.vlan_remove, False, "N", "remove VLAN N, when no port is in it"),
+    "vlan/addport": Command(Console.vlan_addport, False, "N PORT", "have a port carry VLAN N tagged"),
+    "vlan/delport": Command(Console.vlan_delport, False, "N PORT", "have it carry VLAN N no more"),
+    "vlan/print": Command(Console.vlan_print, True, "[N]", "VLANs and their ports that are in use"),
+    "vlan/allprint": Command(Console.vlan_allprint, True, "[N]", "VLANs and all their ports"),
     "load": _unable("start the switch with --rcfile"),
     "debug/list": _unable(_NO_DEBUG),
     "debug/add": _unable(_NO_DEBUG),
@@ -298,16 +433,8 @@ COMMANDS = {
     "fstp/bonus": _unable(_NO_SPANNING_TREE),
     "fstp/print": _unable(_NO_SPANNING_TREE),
     "port/setnumports": _unable("the number of ports is set when the switch starts"),
-    "port/setvlan": _unable(_NO_VLANS),
-    "port/createauto": _unable(_PEERS_MAKE_PORTS),
-    "port/remove": _unable(_PEERS_MAKE_PORTS),
-    "port/allocatable": _unable(_NO_ACCESS_CONTROL),
     "port/setuser": _unable(_NO_ACCESS_CONTROL),
     "port/setgroup": _unable(_NO_ACCESS_CONTROL),
     "port/epclose": _unable("unplug it at its own end"),
     "port/resetcounter": _unable("counters run as long as the port is there"),
-    "vlan/create": _unable(_NO_VLANS),
-    "vlan/remove": _unable(_NO_VLANS),
-    "vlan/addport": _unable(_NO_VLANS),
-    "vlan/delport": _unable(_NO_VLANS),
 }
