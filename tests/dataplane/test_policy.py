@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.dataplane.plumbing import bridge, check_balance, drops, policed, receive, set_policy, take
 from tests.frames import BROADCAST, frame, framed, mac
 from vswitch.dataplane.drops import PASSED
-from vswitch.dataplane.frame import FRAME_MAX
+from vswitch.dataplane.frame import FRAME_MAX, TPIDS
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy, Limiter, may_be_control
 from vswitch.endpoints.policy import Policy, StaticMac
 from vswitch.protocols.guard import Guard
@@ -277,9 +277,8 @@ def test_nobody_waits_for_a_mirror_that_is_full() -> None:
 
 
 IP4, IP6, ARP = b"\x08\x00", b"\x86\xdd", b"\x08\x06"
-starts = st.sampled_from(
-    [b"", IP4, IP6, ARP, b"\x81\x00\x00\x05", b"\x88\xa8\x00\x05", b"\x91\x00\x00\x05", b"\x00\x20"]
-)
+TAGS = [tpid.to_bytes(2) + b"\x00\x05" for tpid in TPIDS]
+starts = st.sampled_from([b"", IP4, IP6, ARP, *TAGS, b"\x00\x20"])
 ip4 = st.builds(
     lambda ihl, fragment, protocol, ports, rest: (
         bytes([0x40 | ihl, 0]) + b"\x00\x40\0\0" + fragment + bytes([64, protocol]) + b"\0" * 10 + ports + rest

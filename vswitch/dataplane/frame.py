@@ -22,7 +22,10 @@ AT_TCI: Final = 18
 
 TPID_8021Q: Final = -32512  # 0x8100, read as a signed 16-bit integer
 TPID_8021AD: Final = -30552  # 0x88a8: IEEE 802.1Q's service tag
-TPID_9100: Final = -28416  # 0x9100: the service tag before there was a standard
+TPID_9100: Final = -28416  # 0x9100, 0x9200, 0x9300: service tags from before there was a standard
+TPID_9200: Final = -28160
+TPID_9300: Final = -27904
+TPIDS: Final = (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300)  # all that may ever come off here
 TPID_NONE: Final = 0x10000  # of no tag
 MAC_MASK: Final = 0xFFFF_FFFF_FFFF
 GROUP_BIT: Final = 0x0100_0000_0000

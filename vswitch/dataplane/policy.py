@@ -33,6 +33,8 @@ from vswitch.dataplane.frame import (
     TPID_8021AD,
     TPID_8021Q,
     TPID_9100,
+    TPID_9200,
+    TPID_9300,
     copy,
     frame_length,
 )
@@ -219,7 +221,7 @@ def may_be_control(chunk: bytes, at: i64, length: i64) -> bool:
         return following != TCP
     return (
         ethertype == ETHERTYPE_ARP
-        or ethertype in (TPID_8021Q, TPID_8021AD, TPID_9100)
+        or ethertype in (TPID_8021Q, TPID_8021AD, TPID_9100, TPID_9200, TPID_9300)
         or 0 <= ethertype < ETHERTYPE_MIN
     )
 

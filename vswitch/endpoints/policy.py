@@ -15,7 +15,7 @@ from mypy_extensions import i64
 
 from vswitch import units
 from vswitch.dataplane import drops
-from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, VLAN_MAX
+from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, TPIDS, VLAN_MAX
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy, Limiter
 from vswitch.dataplane.vlan import ALL_VLANS, NO_VLANS, TRANSPARENT, PortVlans, vlan_set
 from vswitch.endpoints import values
@@ -23,8 +23,6 @@ from vswitch.errors import InputError
 from vswitch.protocols.guard import Guard
 
 TPID_DEFAULT = 0x88A8  # IEEE 802.1Q's service tag
-TPID_MIN = 0x8000  # the tags' types are above, and what was meant in hexadecimal but is not, below
-ETHERTYPE_IPV6 = 0x86DD
 FRAME_MAX_MIN = 60
 BURST_DEFAULT_S = 0.1
 BURST_MAX_S = 60.0
@@ -112,6 +110,7 @@ def _check(policy: Policy) -> None:
     for vlan in (policy.vlan, *trunk, policy.native, policy.qinq, *(station.vlan for station in policy.static)):
         if vlan is not None:
             _vid(vlan)
+    _tpid(policy.tpid)
     if policy.pvid is None and any(station.vlan is None for station in policy.static):
         raise InputError("static: a trunk without native has no VLAN of its own; write one, like 52:54:00:12:34:56@10")
     vlans = build_vlans(policy)
@@ -206,10 +205,12 @@ def _trunk(value: Any) -> tuple[int, ...] | str:
 
 
 def _tpid(value: Any) -> int:
+    """One that guards look behind, too."""
     tpid = int(value, 16) if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{4}", value) else value
-    if not isinstance(tpid, int) or not TPID_MIN <= tpid <= 0xFFFF or tpid == ETHERTYPE_IPV6:
-        raise InputError(f"{values.shown(value)} is not a tag's EtherType; write one like 0x88a8 or 0x9100")
-    return tpid
+    if tpid not in TPIDS:
+        known = ", ".join(f"0x{known:04x}" for known in TPIDS)
+        raise InputError(f"{values.shown(value)} is not a tag's EtherType; there are {known}")
+    return int(tpid)
 
 
 def _max_frame(value: Any) -> int:

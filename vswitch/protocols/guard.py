@@ -39,8 +39,9 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
 from vswitch.dataplane.drops import DHCP_SERVER, PASSED, ROUTER, SPOOFED_IP
+from vswitch.dataplane.frame import TPIDS
 
-_TPIDS = (b"\x81\x00", b"\x88\xa8", b"\x91\x00")  # IEEE 802.1Q's C-tag and S-tag, and what was used before the S-tag
+_TPIDS = {tpid.to_bytes(2) for tpid in TPIDS}
 _SNAP = b"\xaa\xaa\x03\x00\x00\x00"
 _LENGTH_END = b"\x06\x00"  # below, it is a length and no EtherType
 _IPV4, _ARP, _IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
