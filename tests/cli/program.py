@@ -25,7 +25,7 @@ import vswitch
 from vswitch.control import client
 
 START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 2.0  # as promised
+STOP_TIMEOUT_S = 10.0  # it takes a tenth of a second; on a machine that is busy, more
 COMMAND_TIMEOUT_S = 20.0
 
 PROGRAM = (sys.executable, "-m", "vswitch")
