@@ -76,7 +76,7 @@ class MacTable:
         if slots[2 * slot] == key:
             value = slots[2 * slot + 1]
             if (value ^ place) & PORT_MASK == 0:
-                if value < heard:  # a static entry stays as it is
+                if value >> TIME_SHIFT <= now:  # a static entry stays as it is
                     slots[2 * slot + 1] = heard
                 return True
             if now - (value >> TIME_SHIFT) < self.ageing:
