@@ -387,6 +387,15 @@ def test_shutdown_ends_it(home: Home, where: str) -> None:
 # Signals
 
 
+@pytest.fixture
+def terminals_end_counts() -> Iterator[None]:
+    """Children inherit that SIGHUP is ignored, as it is where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminals_end_counts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_its_files_are_gone(home: Home, number: signal.Signals) -> None:
     with started(home, "-M", "mgmt", "-p", "pid") as switch:
