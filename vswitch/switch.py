@@ -3,20 +3,24 @@
 import logging
 import os
 import socket
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
 import trio
 
-from vswitch.control import api, config, model
+from vswitch.control import api, captures, config, model
+from vswitch.control.captures import CaptureRequest, FileRequest, LiveCapture
+from vswitch.control.recording import Recording, RecordLimits
 from vswitch.dataplane import compiled
+from vswitch.edges.capture_file import CaptureStopped
 from vswitch.endpoints import create
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.policy import Policy
 from vswitch.endpoints.ports import Ports, now_ms
 from vswitch.endpoints.qemu import guest_mac
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
-from vswitch.errors import InputError
+from vswitch.errors import InputError, RefusedError
 from vswitch.version import __version__
 
 log = logging.getLogger("vswitch")
@@ -68,7 +72,8 @@ class VSwitch:
             print(lab.url)
 
     `ageing_s` is how long a silent station stays in the MAC table (seconds), `table_size` how many it holds. A
-    `hub` learns nothing: it repeats every frame, whatever it says, to all other ports.
+    `hub` learns nothing: it repeats every frame, whatever it says, to all other ports. With `record` it keeps in memory
+    what passed last.
     All tasks and descriptors belong to the block and are gone when it ends. Raises InputError for a name or
     value that cannot be right.
     """
@@ -80,11 +85,14 @@ class VSwitch:
         ageing_s: float = config.AGEING_DEFAULT_S,
         table_size: int = config.TABLE_SIZE_DEFAULT,
         hub: bool = False,
+        record: RecordLimits | None = None,
     ) -> None:
         self.name = check_name(name)
         self._ageing_s = config.check_ageing(ageing_s)
         self._table_size = config.check_table_size(table_size)
         self._hub = hub
+        self._record = record
+        self._recording: Recording | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._guests: dict[str, int] = {}  # by endpoint, how many were told an address
         self._handed_out: set[str] = set()
@@ -96,6 +104,8 @@ class VSwitch:
             log.warning("the data plane runs uncompiled, at a small part of its speed; reinstall to compile it")
         self._started_s = trio.current_time()
         self._ports = Ports(table_size=self._table_size, ageing_s=self._ageing_s, hub=self._hub)
+        if self._record is not None:
+            self._recording = Recording(self._ports, self._record)
         self._nursery_manager = trio.open_nursery()
         self._nursery = await self._nursery_manager.__aenter__()
         self._nursery.start_soon(self._ports.drive)
@@ -203,6 +213,40 @@ class VSwitch:
                 if name not in self._endpoints and name.rpartition(".")[0] not in self._endpoints:
                     known = ", ".join(self._endpoints)
                     raise InputError(f"{endpoint.url}: mirror_of: there is no endpoint {name!r}; there are {known}")
+
+    async def capture(self, request: CaptureRequest) -> LiveCapture:
+        """A capture, to be begun with `async with`.
+
+        Raises InputError for a wrong filter, port or value, RefusedError if there is no libpcap for a filter.
+        """
+        known = {*self._endpoints, *(port.name for port in self._ports)}
+        for name in request.ports:
+            if name not in known:
+                there_are = ", ".join(sorted(known)) or "none"
+                raise InputError(f"there is no port or endpoint {name!r}; there are {there_are}")
+        return await captures.prepare(self._ports, request)
+
+    def recorded(self, request: CaptureRequest) -> AsyncGenerator[bytes, None]:
+        """What the flight recorder has, as pcapng. Raises RefusedError if there is none."""
+        if self._recording is None:
+            raise RefusedError(f"switch {self.name!r} records nothing; start it with --record 60s or --record 64MiB")
+        return self._recording.stream(request)
+
+    async def capture_to(self, file: FileRequest, capture: LiveCapture) -> None:
+        """Have a capture written into files until it is complete or ended; returns when it has begun.
+
+        Raises InputError and RefusedError if the file cannot be had. `capture.done` is set when it is over.
+        """
+        await self._nursery.start(self._write_capture, file, capture)
+
+    async def _write_capture(self, file: FileRequest, capture: LiveCapture, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await capture.write(file, task_status.started)
+        except CaptureStopped as error:
+            capture.stopped = str(error)
+            log.warning("%s", error)
+        finally:
+            capture.done.set()
 
     def endpoints(self) -> list[model.EndpointInfo]:
         """The endpoints, in the order they came."""

@@ -7,7 +7,9 @@ import sys
 
 import click
 
+from vswitch.cli.capture import capture, dump
 from vswitch.cli.completion import completion
+from vswitch.cli.extcap import extcap
 from vswitch.cli.output import give_up
 from vswitch.cli.plug import libvirt_xml, qemu_args
 from vswitch.cli.serve import serve
@@ -22,7 +24,7 @@ def cli() -> None:
     """A virtual LAN for QEMU guests, in one process and without root."""
 
 
-for command in (serve, status, ports, macs, vlans, qemu_args, libvirt_xml, completion):
+for command in (serve, status, ports, macs, vlans, capture, dump, extcap, qemu_args, libvirt_xml, completion):
     cli.add_command(command)
 
 

@@ -19,6 +19,8 @@ from vswitch.cli.output import say
 from vswitch.cli.qemu_version import QemuVersion
 from vswitch.control import config as configuration
 from vswitch.control import runtime
+from vswitch.control.captures import CaptureRequest, FileRequest
+from vswitch.control.recording import RecordLimits, read_limits
 from vswitch.endpoints import qemu
 from vswitch.endpoints.unix_socket import InUseError
 from vswitch.endpoints.url import EndpointConfig, check_name, check_unix_path, parse
@@ -40,6 +42,8 @@ T = TypeVar("T")
 @click.option("--name", metavar="NAME", help="The switch's name, for other commands. [default: default]")
 @click.option("--ageing", metavar="TIME", help="Forget stations silent for so long. [default: 300s]")
 @click.option("--table-size", metavar="N", type=int, help="Most stations to remember. [default: 8192]")
+@click.option("--capture", "capture_file", metavar="FILE", help="Write what passes to a pcapng file.")
+@click.option("--record", metavar="LIMIT", help="Keep what passed last in memory, for dump: 60s or 64MiB.")
 @click.option("--ready-fd", metavar="N", type=int, help="Write 'ready' to this descriptor when guests can connect.")
 def serve(
     urls: tuple[str, ...],
@@ -47,6 +51,8 @@ def serve(
     name: str | None,
     ageing: str | None,
     table_size: int | None,
+    capture_file: str | None,
+    record: str | None,
     ready_fd: int | None,
 ) -> None:
     """Run a switch that guests plug into by URL.
@@ -65,14 +71,15 @@ def serve(
         endpoints = _default_endpoints(name)
     _check_descriptors([endpoint.fd for endpoint in endpoints if endpoint.scheme == "fd"], ready_fd)
     control = check_unix_path(str(runtime.make_directory() / f"{name}.ctl"))
-    switch = VSwitch(name, ageing_s=ageing_s, table_size=table_size)
+    switch = VSwitch(name, ageing_s=ageing_s, table_size=table_size, record=_record(record))
     qemu_version = QemuVersion()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     process.prepare()
     signalled: list[int] = []  # before and after trio looks at signals
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, _: signalled.append(number))
-    trio.run(_serve, switch, endpoints, control, ready_fd, qemu_version, signalled)
+    capture = None if capture_file is None else FileRequest(path=capture_file)
+    trio.run(_serve, switch, endpoints, control, capture, ready_fd, qemu_version, signalled)
     for number in STOP_SIGNALS:  # more of them change nothing now
         signal.signal(number, signal.SIG_IGN)
 
@@ -81,6 +88,7 @@ async def _serve(
     switch: VSwitch,
     endpoints: list[EndpointConfig],
     control: str,
+    capture: FileRequest | None,
     ready_fd: int | None,
     qemu_version: QemuVersion,
     signalled: list[int],
@@ -95,6 +103,8 @@ async def _serve(
                     await switch.serve_control(control)
                 except InUseError:
                     raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
+                if capture is not None:
+                    await switch.capture_to(capture, await switch.capture(CaptureRequest()))
                 attached = [await switch.attach(endpoint) for endpoint in endpoints]
                 switch.check_mirrors()
                 version = await qemu_version.get(QEMU_ANSWER_S)
@@ -148,6 +158,13 @@ def _ageing(text: str | None) -> float | None:
         return None if text is None else units.duration(text)
     except InputError as error:
         raise InputError(f"--ageing: {error}") from None
+
+
+def _record(text: str | None) -> RecordLimits | None:
+    try:
+        return None if text is None else read_limits(text)
+    except InputError as error:
+        raise InputError(f"--record: {error}") from None
 
 
 def _check_descriptors(guests: list[int], ready_fd: int | None) -> None:

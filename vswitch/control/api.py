@@ -5,13 +5,20 @@
     GET  /v1/macs                    list of model.MacInfo
     GET  /v1/vlans                   list of model.VlanInfo
     GET  /v1/endpoints               list of model.EndpointInfo
+    GET  /v1/capture                 pcapng, as it comes; the query has what is captured (captures.CaptureRequest)
+    POST /v1/capture                 the same into the files that the body says (captures.FileRequest), which ends with
+                                     this request; a line when it has begun, and captures.CaptureSummary at the end
+    GET  /v1/recording               what the flight recorder has, as pcapng, with the same query
+    DELETE /v1/captures/ID           end one of them, whose id was in the header `vswitch-capture`
     POST /v1/endpoints/NAME/guests   model.GuestInfo: one more guest is going to be plugged in
 
 Every answer carries the API's version in a header, so that a client of another version can say so.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from http import HTTPStatus
+from itertools import count
 from typing import Protocol
 
 import hypercorn.trio
@@ -21,14 +28,14 @@ from hypercorn.config import Config
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from vswitch.control import model
+from vswitch.control import captures, model
 from vswitch.control.client import API_VERSION as VERSION
-from vswitch.control.client import VERSION_HEADER
+from vswitch.control.client import CAPTURE_HEADER, VERSION_HEADER
 from vswitch.endpoints import unix_socket
-from vswitch.errors import InputError
+from vswitch.errors import InputError, RefusedError
 
 
 class Switch(Protocol):
@@ -40,6 +47,9 @@ class Switch(Protocol):
     def vlans(self) -> list[model.VlanInfo]: ...
     def endpoints(self) -> list[model.EndpointInfo]: ...
     async def next_guest(self, endpoint: str) -> str: ...
+    async def capture(self, request: captures.CaptureRequest) -> captures.LiveCapture: ...
+    def recorded(self, request: captures.CaptureRequest) -> AsyncGenerator[bytes, None]: ...
+    async def capture_to(self, file: captures.FileRequest, capture: captures.LiveCapture) -> None: ...
 
 
 def application(switch: Switch) -> Starlette:
@@ -67,6 +77,64 @@ def application(switch: Switch) -> Starlette:
             return _json({"error": str(error)}, HTTPStatus.NOT_FOUND)
         return _json(model.GuestInfo(mac=mac))
 
+    running: dict[int, captures.LiveCapture] = {}
+    numbers = count(1)
+
+    async def capture(request: Request) -> Response:
+        try:
+            live = await switch.capture(captures.read_query(request.query_params.multi_items()))
+            if request.method == "POST":
+                await switch.capture_to(captures.read_file(await request.body()), live)
+        except InputError as error:
+            return _json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+        except RefusedError as error:
+            return _json({"error": str(error)}, HTTPStatus.CONFLICT)
+        number = next(numbers)
+        running[number] = live
+
+        async def stream() -> AsyncIterator[bytes]:
+            try:
+                if request.method == "POST":
+                    yield b"\n"
+                    await live.done.wait()
+                    yield msgspec.json.encode(live.summary()) + b"\n"
+                else:
+                    async with aclosing(live.stream()) as portions:
+                        async for portion in portions:
+                            yield portion
+            finally:
+                live.end()
+                del running[number]
+
+        kind = "application/json" if request.method == "POST" else "application/x-pcapng"
+        return StreamingResponse(
+            stream(), headers={VERSION_HEADER: VERSION, CAPTURE_HEADER: str(number)}, media_type=kind
+        )
+
+    async def recording(request: Request) -> Response:
+        try:
+            recorded = switch.recorded(captures.read_query(request.query_params.multi_items()))
+            first = await anext(recorded)  # a filter may be wrong
+        except InputError as error:
+            return _json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+        except RefusedError as error:
+            return _json({"error": str(error)}, HTTPStatus.CONFLICT)
+
+        async def stream() -> AsyncIterator[bytes]:
+            yield first
+            async with aclosing(recorded):
+                async for portion in recorded:
+                    yield portion
+
+        return StreamingResponse(stream(), headers={VERSION_HEADER: VERSION}, media_type="application/x-pcapng")
+
+    async def end_capture(request: Request) -> Response:
+        live = running.get(request.path_params["number"])
+        if live is None:
+            return _json({"error": "there is no such capture"}, HTTPStatus.NOT_FOUND)
+        live.end()
+        return _json({})
+
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = error.status_code
@@ -78,6 +146,9 @@ def application(switch: Switch) -> Starlette:
         Route(f"/v{VERSION}/macs", macs),
         Route(f"/v{VERSION}/vlans", vlans),
         Route(f"/v{VERSION}/endpoints", endpoints),
+        Route(f"/v{VERSION}/capture", capture, methods=["GET", "POST"]),
+        Route(f"/v{VERSION}/recording", recording),
+        Route(f"/v{VERSION}/captures/{{number:int}}", end_capture, methods=["DELETE"]),
         Route(f"/v{VERSION}/endpoints/{{name}}/guests", next_guest, methods=["POST"]),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: refuse})

@@ -2,6 +2,8 @@
 
 import http.client
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,11 +11,13 @@ import msgspec
 
 from vswitch.control import runtime
 from vswitch.endpoints.url import check_name
-from vswitch.errors import RefusedError
+from vswitch.errors import InputError, RefusedError, VSwitchError
 
 API_VERSION = "1"
 VERSION_HEADER = "vswitch-api"
+CAPTURE_HEADER = "vswitch-capture"
 TIMEOUT_S = 10.0
+STREAM_BYTES = 1 << 20
 
 T = TypeVar("T")
 
@@ -69,6 +73,45 @@ def decode(path: Path, body: bytes, kind: type[T]) -> T:
         raise RefusedError(f"the switch at {path} answers in another form than this command knows: {error}") from None
 
 
+class Stream:
+    """An answer that goes on: an iterable of what comes, until the switch ends it.
+
+    `end` has the switch end it, whatever is on the way still comes. Raises RefusedError as `get` does.
+    """
+
+    def __init__(self, path: Path, resource: str, body: bytes | None = None) -> None:
+        self._path = path
+        self._connection = _UnixConnection(path)
+        method = "GET" if body is None else "POST"
+        try:
+            self._connection.request(method, f"/v{API_VERSION}/{resource}", body)
+            self._response = self._connection.getresponse()
+            if self._response.status != http.client.OK:
+                _check(path, self._response, self._response.read())
+            _check(path, self._response, b"")
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise RefusedError(f"the switch at {path} does not answer: {str(error)[:200]}") from None
+        except RefusedError:
+            self._connection.close()
+            raise
+        self._connection.sock.settimeout(None)
+        self._number = self._response.headers.get(CAPTURE_HEADER)
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            while data := self._response.read1(STREAM_BYTES):
+                yield data
+        except (OSError, http.client.HTTPException):
+            return  # the switch is gone
+        finally:
+            self._connection.close()
+
+    def end(self) -> None:
+        with suppress(RefusedError):  # it has ended already
+            _request("DELETE", self._path, f"captures/{self._number}")
+
+
 def _request(method: str, path: Path, resource: str) -> bytes:
     connection = _UnixConnection(path)
     try:
@@ -79,15 +122,32 @@ def _request(method: str, path: Path, resource: str) -> bytes:
         raise RefusedError(f"the switch at {path} does not answer: {str(error)[:200]}") from None
     finally:
         connection.close()
+    _check(path, response, body)
+    return body
+
+
+def _check(path: Path, response: http.client.HTTPResponse, body: bytes) -> None:
+    """Whether a switch of our version has done what was asked. Raises InputError, RefusedError."""
     spoken = response.headers.get(VERSION_HEADER)
     if spoken != API_VERSION:
         raise RefusedError(
             f"the switch at {path} speaks version {spoken or 'unknown'} of the control API, this command version "
             f"{API_VERSION}; use the vswitch that started it, or restart the switch"
         )
-    if response.status != http.client.OK:
-        raise RefusedError(f"the switch at {path} answered {response.status}: {body[:200].decode(errors='replace')}")
-    return body
+    if response.status == http.client.OK:
+        return
+    kind = _ERRORS.get(response.status)
+    if kind is not None:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+            raise kind(msgspec.json.decode(body, type=dict[str, str])["error"])
+    raise RefusedError(f"the switch at {path} answered {response.status}: {body[:200].decode(errors='replace')}")
+
+
+# What the switch itself says of a request.
+_ERRORS: dict[int, type[VSwitchError]] = {
+    http.client.BAD_REQUEST: InputError,
+    http.client.CONFLICT: RefusedError,
+}
 
 
 def _answers(path: Path) -> bool:

@@ -49,11 +49,12 @@ from vswitch.dataplane.frame import (
     frame_length,
     wire_tag,
 )
+from vswitch.dataplane.journal import UNKNOWN, Journal
 from vswitch.dataplane.mac_table import NO_PORT, MacTable, mac_key
-from vswitch.dataplane.policy import IngressPolicy
+from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
 from vswitch.dataplane.port import Port, QueuePool
 from vswitch.dataplane.run import Run
-from vswitch.dataplane.vlan import form_of, retag
+from vswitch.dataplane.vlan import TAG, form_of, retag
 
 RECEIVE_MIN: Final = 16 * 1024
 COPIES_MAX: Final = 1 << 24  # bytes that flooding one chunk may queue
@@ -82,8 +83,10 @@ class Bridge:
         self.active: list[Port] = []  # the ports that are up: where a flood goes
         self.dirty: list[Port] = []  # the ports with something to flush
         self.copies: i64 = 0
+        self.journal = Journal()
         self.gone = Port(-1, pool)  # the sum of the counters of removed ports, and what strangers sent
         self.free: list[int] = []  # indices of removed ports
+        self.added: i64 = 0  # ports that there ever were
         self.pressed: Port | None = None  # a port that was pressed by what came in last
         self.hub = False  # repeat every frame to all other ports, whatever it says
         self.selective = False  # some frames do not go to all ports alike: a port is not plain, or an entry is static
@@ -93,11 +96,13 @@ class Bridge:
         """A new port, down until `port_up`."""
         if self.free:
             index: i64 = self.free.pop()
-            port = Port(index, self.pool, queue_bytes_max)
+            port = Port(index, self.pool, queue_bytes_max, self.journal)
             self.ports[index] = port
         else:
-            port = Port(len(self.ports), self.pool, queue_bytes_max)
+            port = Port(len(self.ports), self.pool, queue_bytes_max, self.journal)
             self.ports.append(port)
+        port.serial = self.added
+        self.added += 1
         return port
 
     def remove_port(self, port: Port) -> None:
@@ -336,6 +341,8 @@ class Bridge:
             return
         port.rx_frames += frames
         port.rx_bytes += end - start - PREFIX * frames
+        if self.journal.on:
+            self._note(port, chunk, start, end, frames, verdict)
         if verdict < 0:
             port.drop(refuse(verdict), frames)
         elif verdict < FLOOD:
@@ -359,7 +366,7 @@ class Bridge:
             egress = self.ports[target]
             if egress.vlans.pvid == vlan:
                 vlan = 0
-            self._queue_rebuilt(egress, retag(run.chunk, run.start, run.end, form, vlan, port.vlans.push), run.frames)
+            self._queue_rebuilt(egress, retag(run.chunk, run.start, run.end, form, vlan, port.vlans.push), run)
             return
         tagged: Run | None = None
         untagged: Run | None = None
@@ -374,11 +381,11 @@ class Bridge:
             elif vlans.pvid == vlan:
                 if untagged is None:
                     untagged = retag(run.chunk, run.start, run.end, form, 0, 0)
-                self._queue_rebuilt(egress, untagged, run.frames)
+                self._queue_rebuilt(egress, untagged, run)
             else:
                 if tagged is None:
                     tagged = retag(run.chunk, run.start, run.end, form, vlan, port.vlans.push)
-                self._queue_rebuilt(egress, tagged, run.frames)
+                self._queue_rebuilt(egress, tagged, run)
         self._count_flood(port, copies, run.frames)
 
     def _forward_mirrored(self, port: Port, chunk: bytes, start: i64, end: i64, frames: i64, verdict: i64) -> None:
@@ -391,27 +398,58 @@ class Bridge:
     def _count_flood(self, port: Port, copies: i64, frames: i64) -> None:
         if copies < 0:
             port.drop(NO_DESTINATION, frames)
+            if self.journal.on:
+                self.journal.entries[-1].reason = NO_DESTINATION  # which came in, and then nothing
         else:
             self.copies += copies * frames
 
-    def _queue_rebuilt(self, egress: Port, run: Run, frames: i64) -> None:
-        """Queue what is left of `frames` frames; the others have grown too long."""
-        egress.drop(TOO_LONG, frames - run.frames)
-        if run.frames > 0:
-            self._queue(egress, run.chunk, run.start, run.end, run.frames)
+    def _note(self, port: Port, chunk: bytes, start: i64, end: i64, frames: i64, verdict: i64) -> None:
+        reason: i64 = PASSED
+        if verdict < 0:
+            reason = refuse(verdict)
+        self.journal.came_in(port.serial, reason, chunk, start, end, frames)
+
+    def _drop_too_long(self, egress: Port, chunk: bytes, start: i64, end: i64, length_max: i64, frames: i64) -> None:
+        """Count the `frames` frames of chunk[start:end] that are longer than `length_max`; their ids are lost."""
+        if frames == 0:
+            return
+        egress.drop(TOO_LONG, frames)
+        if self.journal.on:
+            self.journal.current = UNKNOWN
+            while start < end:
+                length = frame_length(chunk, start)
+                if length > length_max:
+                    self.journal.left(egress.serial, TOO_LONG, chunk, start, start + PREFIX + length, 1, 0)
+                start += PREFIX + length
+
+    def _queue_rebuilt(self, egress: Port, rebuilt: Run, run: Run) -> None:
+        """Queue what a run has become; some of its frames may have grown too long."""
+        first = self.journal.current
+        missing = run.frames - rebuilt.frames
+        self._drop_too_long(egress, run.chunk, run.start, run.end, FRAME_MAX - TAG, missing)
+        if rebuilt.frames > 0:
+            self._queue(egress, rebuilt.chunk, rebuilt.start, rebuilt.end, rebuilt.frames)
+        self.journal.current = first
 
     def _queue(self, egress: Port, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
-        if egress.egress_policy is not None:
-            run = egress.egress_policy.apply(chunk, start, end, frames)
-            egress.drop(TOO_LONG, frames - run.frames)
-            if run.frames == 0:
-                return
-            chunk = run.chunk
-            start = run.start
-            end = run.end
-            frames = run.frames
+        if egress.egress_policy is None:
+            self._enqueue(egress, chunk, start, end, frames)
+        else:
+            self._queue_by_policy(egress, egress.egress_policy, chunk, start, end, frames)
+
+    def _queue_by_policy(
+        self, egress: Port, policy: EgressPolicy, chunk: bytes, start: i64, end: i64, frames: i64
+    ) -> None:
+        first = self.journal.current
+        run = policy.apply(chunk, start, end, frames)
+        self._drop_too_long(egress, chunk, start, end, policy.frame_max, frames - run.frames)
+        if run.frames > 0:
             for mirror in egress.mirrors_out:
-                self._copy_to(mirror, chunk, start, end, frames)
+                self._copy_to(mirror, run.chunk, run.start, run.end, run.frames)
+            self._enqueue(egress, run.chunk, run.start, run.end, run.frames)
+        self.journal.current = first
+
+    def _enqueue(self, egress: Port, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         egress.enqueue(chunk, start, end, frames)
         if not egress.blocked:
             self._to_be_flushed(egress)

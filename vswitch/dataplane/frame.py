@@ -70,6 +70,14 @@ def count_frames(chunk: bytes, start: i64, end: i64) -> i64:
     return frames
 
 
+def skip_frames(chunk: bytes, start: i64, frames: i64) -> i64:
+    """Where the frame starts that `frames` whole ones come before, from the one whose prefix is at `start`."""
+    while frames > 0:
+        start += PREFIX + frame_length(chunk, start)
+        frames -= 1
+    return start
+
+
 def last_boundary(chunk: bytes, start: i64, end: i64) -> i64:
     """The last frame boundary at or before `end`, counting from the frame whose prefix is at `start`."""
     while end - start >= PREFIX:

@@ -65,6 +65,7 @@ class Loop:
         if self._by_port[link.port.index] is not link:
             return
         self._by_port[link.port.index] = None
+        self.stamp()
         waiting = self._full.get(link.room_fd)
         if waiting is not None and link in waiting:
             waiting.remove(link)
@@ -75,6 +76,7 @@ class Loop:
 
     def finish(self, link: Link, now: i64) -> None:
         """Take in what the peer of a link has sent before it went."""
+        self.stamp()
         for _ in range(LAST_BATCHES):
             if link.receive(now) == 0:
                 break
@@ -98,6 +100,11 @@ class Loop:
             source.waits_for = None
         self._watch(source.fd)
 
+    def stamp(self) -> None:
+        """What is written to the journal from now on happens now."""
+        if self.bridge.journal.on:
+            self.bridge.journal.time_ns = time.time_ns()
+
     def close(self) -> None:
         self.epoll.close()
 
@@ -109,6 +116,8 @@ class Loop:
         """
         deadline = time.monotonic() + budget
         pool = self.bridge.pool
+        journal = self.bridge.journal
+        self.stamp()
         if len(self.waiting) > 0:
             self._go_on(now)
         if len(self.bridge.dirty) > 0:
@@ -131,6 +140,8 @@ class Loop:
                     work += self._resume(fd, now)
                 if mask & ~WRITABLE and source is not None and source.waits_for is None:
                     self.bridge.take_pressed()  # what it was before does not matter
+                    if journal.on:
+                        journal.time_ns = time.time_ns()
                     work += source.receive(now)
                     pressed = self.bridge.take_pressed()
                     if pressed is not None:

@@ -23,8 +23,9 @@ from librt.strings import BytesWriter
 from librt.vecs import vec
 from mypy_extensions import i64
 
-from vswitch.dataplane.drops import DROP_REASON_COUNT, PORT_DOWN, QUEUE_FULL
-from vswitch.dataplane.frame import PREFIX, copy, count_frames, frame_length, last_boundary
+from vswitch.dataplane.drops import DROP_REASON_COUNT, PASSED, PORT_DOWN, QUEUE_FULL
+from vswitch.dataplane.frame import PREFIX, copy, count_frames, frame_length, last_boundary, skip_frames
+from vswitch.dataplane.journal import UNKNOWN, Journal
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
 from vswitch.dataplane.run import Run
 from vswitch.dataplane.vlan import TRANSPARENT
@@ -58,9 +59,13 @@ class Port:
     included.
     """
 
-    def __init__(self, index: i64, pool: QueuePool, queue_bytes_max: i64 = QUEUE_BYTES_DEFAULT) -> None:
+    def __init__(
+        self, index: i64, pool: QueuePool, queue_bytes_max: i64 = QUEUE_BYTES_DEFAULT, journal: Journal | None = None
+    ) -> None:
         self.index = index
+        self.serial = index  # its number among all ports that there ever were, as the journal has it
         self.pool = pool
+        self.journal = Journal() if journal is None else journal
         self.queue_bytes_max = queue_bytes_max
         self.linked = False
         self.enabled = True  # by its policy
@@ -94,12 +99,22 @@ class Port:
 
     def enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         """Queue the frames at chunk[start:end], or as many of them as fit when the link is full."""
+        kept = self._enqueue(chunk, start, end, frames)
+        if self.journal.on and kept > 0:
+            if kept < frames:
+                end = skip_frames(chunk, start, kept)
+            self.journal.left(self.serial, PASSED, chunk, start, end, kept, 0)
+
+    def _enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> i64:
+        """The same; answers how many fitted."""
         if self.blocked and end - start > self._room():
             fits = last_boundary(chunk, start, start + max(0, self._room()))
             kept = count_frames(chunk, start, fits)
             self.drop(QUEUE_FULL, frames - kept)
+            if self.journal.on:
+                self.journal.left(self.serial, QUEUE_FULL, chunk, fits, end, frames - kept, kept)
             if kept == 0:
-                return
+                return 0
             end = fits
             frames = kept
         size = end - start
@@ -109,13 +124,14 @@ class Port:
                 self._seal()
             self._scatter_frames += frames
             copy(self._scatter, chunk, start, end)
-            return
+            return frames
         if self._scatter_frames > 0:
             self._seal()
         if self.blocked and 2 * size < len(chunk):
             self._runs.append(Run(chunk[start:end], 0, size, frames))
         else:
             self._runs.append(Run(chunk, start, end, frames))
+        return frames
 
     def waiting(self) -> list[Run]:
         """The queue's runs, oldest first; `head_sent` bytes of the first are already sent."""
@@ -149,6 +165,9 @@ class Port:
         run = self.waiting()[0]
         size = PREFIX + frame_length(run.chunk, run.start)
         self.drop(reason, 1)
+        if self.journal.on:
+            self.journal.current = UNKNOWN
+            self.journal.left(self.serial, reason, run.chunk, run.start, run.start + size, 1, 0)
         self._charge(-1, -size)
         if run.start + size == run.end:
             del self._runs[:1]
@@ -163,8 +182,9 @@ class Port:
         self.blocked = True
         self._runs = []
         self._charge(-self.queued_frames, -self.queued_bytes)
+        self.journal.current = UNKNOWN
         for run in runs:
-            self.enqueue(run.chunk, run.start, run.end, run.frames)
+            self._enqueue(run.chunk, run.start, run.end, run.frames)
 
     def unblock(self) -> None:
         self.blocked = False
@@ -180,6 +200,10 @@ class Port:
     def clear(self) -> None:
         """The link is lost: drop what is queued."""
         self.drop(PORT_DOWN, self.queued_frames)
+        if self.journal.on:
+            self.journal.current = UNKNOWN
+            for run in self.waiting():
+                self.journal.left(self.serial, PORT_DOWN, run.chunk, run.start, run.end, run.frames, 0)
         self._runs = []
         self.head_sent = 0
         self._scatter = BytesWriter()

@@ -2,10 +2,11 @@
 
 from typing import final
 
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 
 @final
+@mypyc_attr(acyclic=True)  # or the collector would look at each, and there are many
 class Run:
     """`frames` whole frames, with their prefixes, at chunk[start:end]. Shared between ports: never changed."""
 

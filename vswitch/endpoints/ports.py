@@ -9,7 +9,7 @@ import math
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -17,6 +17,7 @@ from vswitch import heap
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import SharedSocket
 from vswitch.dataplane.frame import TPID_8021Q
+from vswitch.dataplane.journal import Entry
 from vswitch.dataplane.link import Link
 from vswitch.dataplane.loop import WAIT_MS, Loop
 from vswitch.dataplane.mac_table import PINNED, MacTable, mac_key
@@ -38,6 +39,15 @@ DRAINED_AFTER_S = 2.0
 def now_ms() -> int:
     """The time the data plane goes by: trio's clock, in milliseconds."""
     return int(trio.current_time() * 1000)
+
+
+class Watcher(Protocol):
+    """What is told of ports, and of frames that they took in and sent, at the end of each turn of the loop."""
+
+    def take(self, entries: list[Entry]) -> None: ...
+    def port_added(self, port: "SwitchPort") -> None: ...
+    def port_removed(self, port: "SwitchPort") -> None: ...
+    async def wait_for_room(self) -> None: ...
 
 
 OnStrangers = Callable[[list[tuple[Any, bytes]]], None]
@@ -82,6 +92,7 @@ class Ports:
         self._selective: set[SwitchPort] = set()  # ports that some frames do not go to, or not as they are
         self._customers: set[SwitchPort] = set()
         self._mirrors: list[SwitchPort] = []
+        self._watchers: list[Watcher] = []
         self._pinned: dict[int, SwitchPort] = {}  # whose each static entry of the table is, by key
         self.shutdown = trio.Event()  # set by a peer that may tell the whole switch to end
 
@@ -113,6 +124,8 @@ class Ports:
             added.policy = Policy()
             self.remove(added)
             raise InputError(f"{config.url}: {error}") from None
+        for watcher in self._watchers:
+            watcher.port_added(added)
         return added
 
     def add_numbered(self, endpoint: str, config: EndpointConfig) -> SwitchPort:
@@ -130,12 +143,16 @@ class Ports:
         del self._by_name[port.name]
         del self._by_index[port.port.index]
         self.bridge.remove_port(port.port)
+        self.tell_watchers()
+        for watcher in self._watchers:
+            watcher.port_removed(port)
 
     def set_policy(self, port: SwitchPort, policy: Policy) -> None:
         """Have a port go by another policy from now on. What was learned on it stays if its VLANs, and sticky, do.
 
         Raises InputError, and leaves the port as it was, if the policy does not go with those of other ports.
         """
+        self._loop.stamp()
         self._check_service_tpid(port, policy)
         self._pin(port, policy)
         port.ingress_policy = policies.build_ingress(policy)
@@ -187,6 +204,32 @@ class Ports:
         del self._shared[shared]
         self._loop.unwatch(shared)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell a watcher of all ports, and of what frames they take in and send from now on."""
+        self.tell_watchers()
+        for port in self:
+            watcher.port_added(port)
+        self._watchers.append(watcher)
+        self.bridge.journal.on = True
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell it the last, and then nothing more."""
+        self.tell_watchers()
+        self._watchers.remove(watcher)
+        self.bridge.journal.on = bool(self._watchers)
+
+    def tell_watchers(self) -> None:
+        """Tell them what has happened since they were told last."""
+        if self.bridge.journal.on:
+            entries = self.bridge.journal.take()
+            for watcher in self._watchers:
+                watcher.take(entries)
+
+    async def _serve_watchers(self) -> None:
+        self.tell_watchers()
+        for watcher in list(self._watchers):
+            await watcher.wait_for_room()
+
     async def drive(self) -> None:
         """Forward frames until cancelled."""
         while True:
@@ -195,8 +238,10 @@ class Ports:
                 await trio.lowlevel.wait_readable(self._loop.epoll)
             while self._loop.turn(now_ms(), TURN_S):
                 self._reap()
+                await self._serve_watchers()
                 await trio.lowlevel.checkpoint()
             self._reap()
+            await self._serve_watchers()
             if self.bridge.pool.peak > SWOLLEN_BYTES:
                 self._swollen.set()
 

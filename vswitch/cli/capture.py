@@ -1,0 +1,172 @@
+"""`vswitch capture`: what passes through a running switch, into a file, a pipe or as text."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+import msgspec
+
+from vswitch import units
+from vswitch.cli.output import give_up, say
+from vswitch.cli.pcapng_text import TextCapture
+from vswitch.cli.show import complete_name
+from vswitch.control import captures, client, model
+from vswitch.edges.capture import SNAPLEN_MAX
+from vswitch.edges.capture_file import CaptureFile, read_rotation
+from vswitch.errors import InputError, RefusedError
+
+
+@click.command()
+@click.argument("words", metavar="[PORT]... [FILTER]", nargs=-1)
+@click.option("-w", "--write", "file", metavar="FILE", help="Write pcapng to a file, or with - to standard output.")
+@click.option("--text", is_flag=True, help="Print one line a frame. [default, without -w]")
+@click.option("--drops", is_flag=True, help="Only frames that were dropped; the comment says why.")
+@click.option("-s", "--snaplen", metavar="BYTES", type=int, default=SNAPLEN_MAX, help="Keep so much of each frame.")
+@click.option("-c", "--count", metavar="N", type=int, default=0, help="End after N frames.")
+@click.option("--duration", metavar="TIME", help="End after so long, like 60s.")
+@click.option("--rotate", metavar="LIMIT", multiple=True, help="Begin a new file after 100MB, 60s or 10000frames.")
+@click.option("--keep", metavar="N", type=int, help="Keep the last N files.")
+@click.option("--lossless", is_flag=True, help="Have forwarding wait rather than miss a frame.")
+@click.option("--name", metavar="NAME", shell_complete=complete_name, help="Which switch, if several are running.")
+def capture(
+    words: tuple[str, ...],
+    file: str | None,
+    text: bool,
+    drops: bool,
+    snaplen: int,
+    count: int,
+    duration: str | None,
+    rotate: tuple[str, ...],
+    keep: int | None,
+    lossless: bool,
+    name: str | None,
+) -> None:
+    """Capture frames at all ports, or at those named, that a FILTER in the pcap language lets pass.
+
+    Live in Wireshark: vswitch capture -w - | wireshark -k -i -
+    """
+    if text and file is not None:
+        raise InputError("--text prints to standard output, -w writes pcapng; choose one")
+    if (rotate or keep is not None) and file in (None, "-"):
+        raise InputError("--rotate and --keep are for files; add -w FILE")
+    if rotate or keep is not None:
+        read_rotation(rotate, keep)
+    path = client.find(name)
+    ports, words = _split(path, words)
+    request = captures.CaptureRequest(
+        ports=ports,
+        filter=" ".join(words),
+        drops=drops,
+        snaplen=snaplen,
+        count=count,
+        duration_s=None if duration is None else units.duration(duration),
+        lossless=lossless,
+    )
+    resource = f"capture?{captures.write_query(request)}"
+    if file is None:
+        _print(client.Stream(path, resource))
+    elif file == "-":
+        _pipe(client.Stream(path, resource))
+    else:
+        wanted = captures.FileRequest(path=os.path.join(os.getcwd(), file), rotate=rotate, keep=keep)
+        _write(client.Stream(path, resource, msgspec.json.encode(wanted)), file)
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.argument("words", metavar="[PORT]... [FILTER]", nargs=-1)
+@click.option("--drops", is_flag=True, help="Only frames that were dropped; the comment says why.")
+@click.option("-s", "--snaplen", metavar="BYTES", type=int, default=SNAPLEN_MAX, help="Keep so much of each frame.")
+@click.option("--name", metavar="NAME", shell_complete=complete_name, help="Which switch, if several are running.")
+def dump(file: str, words: tuple[str, ...], drops: bool, snaplen: int, name: str | None) -> None:
+    """Write what a switch has recorded (serve --record) to a pcapng FILE, or with - to standard output."""
+    path = client.find(name)
+    ports, words = _split(path, words)
+    request = captures.CaptureRequest(ports=ports, filter=" ".join(words), drops=drops, snaplen=snaplen)
+    stream = client.Stream(path, f"recording?{captures.write_query(request)}")
+    if file == "-":
+        _pipe(stream)
+        return
+    into = CaptureFile(file, b"", lambda: b"", time.time())
+    for blocks in _whole_blocks(stream):
+        into.write(blocks, 1, time.time())
+    into.close()
+
+
+def _whole_blocks(stream: Iterable[bytes]) -> Iterator[bytes]:
+    """The same, cut between pcapng blocks: type and length, 32 bits each, little-endian."""
+    rest = b""
+    for data in stream:
+        rest += data
+        at = 0
+        while len(rest) >= at + 8 and at + int.from_bytes(rest[at + 4 : at + 8], "little") <= len(rest):
+            at += int.from_bytes(rest[at + 4 : at + 8], "little")
+        if at:
+            yield rest[:at]
+        rest = rest[at:]
+
+
+def _split(path: Path, words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words that name ports or endpoints of the switch come first, the rest is a filter."""
+    ports = client.decode(path, client.get(path, "ports"), list[model.PortInfo])
+    endpoints = client.decode(path, client.get(path, "endpoints"), list[model.EndpointInfo])
+    known = {port.name for port in ports} | {endpoint.name for endpoint in endpoints}
+    number = next((at for at, word in enumerate(words) if word not in known), len(words))
+    return words[:number], words[number:]
+
+
+def _print(stream: client.Stream) -> None:
+    shown = TextCapture()
+    with _ending(stream):
+        for data in stream:
+            for line in shown.feed(data):
+                say(line)
+
+
+def _pipe(stream: client.Stream) -> None:
+    if sys.stdout.isatty():
+        raise InputError("-w -: pcapng is not for a terminal; pipe it into wireshark -k -i -, or leave -w out")
+    with _ending(stream):
+        for data in stream:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+def _write(stream: client.Stream, file: str) -> None:
+    print(f"capturing to {file}; Ctrl-C ends it", file=sys.stderr)
+    with _ending(stream):
+        last = b"".join(stream).strip()
+    if not last:
+        print(f"the switch has ended; what passed until then is in {file}", file=sys.stderr)
+        return
+    summary = msgspec.json.decode(last, type=captures.CaptureSummary)
+    missed = f", {summary.missed:,} missed" if summary.missed else ""
+    print(f"{summary.frames:,} frames captured{missed}", file=sys.stderr)
+    if summary.stopped is not None:
+        raise RefusedError(summary.stopped)
+
+
+@contextmanager
+def _ending(stream: client.Stream) -> Iterator[None]:
+    """A signal ends the capture, and what is on the way still comes; a second one ends this at once."""
+    before = {}
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stream.end()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, end)
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads it has seen enough
+        give_up()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,238 @@
+"""Captures of a running switch: the trio side of edges/capture.py, which writes the blocks.
+
+A capture watches the switch's ports from when it is entered, and each port that comes later. What it has written is
+taken in portions: as much as has come together while the last one was sent or written.
+"""
+
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import msgspec
+import trio
+
+from vswitch.dataplane.journal import Entry
+from vswitch.edges.capture import SNAPLEN_MAX, Capture, Piece
+from vswitch.edges.capture_file import NONE, CaptureFile, CaptureStopped, read_rotation
+from vswitch.edges.packet_filter import PacketFilter
+from vswitch.endpoints.ports import Ports, SwitchPort
+from vswitch.errors import InputError
+from vswitch.version import __version__
+
+HELD_MAX = 64 * 2**20  # bytes that are not written yet; a turn of the loop adds a few of these MiB at most
+LOSSLESS_HELD_MAX = 2**30
+FULL = 32 * 2**20  # where a lossless capture has forwarding wait
+BUSY = 8 * 2**20  # where any has it wait for a moment, each millisecond
+MOMENT_S = 0.002
+PATIENCE_S = 0.2  # but not for who has written nothing for so long
+
+
+class CaptureRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is captured. `ports` are names of ports and endpoints, none for all; `filter` is in the pcap language.
+
+    `count` ends the capture after so many frames, 0 never, `duration_s` after so many seconds.
+    """
+
+    ports: tuple[str, ...] = ()
+    filter: str = ""
+    drops: bool = False
+    snaplen: int = SNAPLEN_MAX
+    count: int = 0
+    duration_s: float | None = None
+    lossless: bool = False
+
+
+class FileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where it is written: an absolute path, when a new file is begun (`100MB`, `60s`, `1000frames`), and how many are
+    kept; `floor` is how much space is left free, in bytes."""
+
+    path: str
+    rotate: tuple[str, ...] = ()
+    keep: int | None = None
+    floor: int | None = None
+
+
+class CaptureSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a capture: frames captured, and missed; `stopped` says why it was over before its time."""
+
+    frames: int
+    missed: int
+    stopped: str | None
+
+
+class LiveCapture:
+    """One capture, which runs while its `async with` block does; made by `prepare`."""
+
+    def __init__(self, ports: Ports, request: CaptureRequest, matches: Callable[[bytes], bool] | None) -> None:
+        self.request = request
+        self._ports = ports
+        self._some = trio.Event()
+        self._room = trio.Event()
+        self._ended = False
+        self._wrote_s = 0.0  # when something was written last
+        self.done = trio.Event()
+        self.stopped: str | None = None  # why it was over before its time
+        self._capture = Capture(
+            f"vswitch {__version__}",
+            LOSSLESS_HELD_MAX if request.lossless else HELD_MAX,
+            snaplen=request.snaplen,
+            only_drops=request.drops,
+            frames_max=request.count,
+            matches=matches,
+            filter_text=request.filter,
+        )
+
+    async def __aenter__(self) -> Self:
+        self._ports.watch(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ports.unwatch(self)
+        self._ended = True  # nobody waits for it any more
+        self._room.set()
+
+    def summary(self) -> CaptureSummary:
+        capture = self._capture
+        return CaptureSummary(frames=int(capture.frames), missed=int(capture.missed()), stopped=self.stopped)
+
+    def end(self) -> None:
+        """Have it end with what is there."""
+        self._ended = True
+        self._some.set()
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The whole capture as pcapng."""
+        async with self:
+            yield self._capture.header()
+            async for interfaces, pieces in self._portions():
+                yield interfaces + pieces[0].blocks
+                for piece in pieces[1:]:
+                    yield piece.blocks
+        yield self._capture.new_interfaces() + b"".join(piece.blocks for piece in self._capture.portion())
+        yield self._capture.trailer(time.time_ns())
+
+    async def write(self, file: FileRequest, started: Callable[[], None]) -> None:
+        """The whole capture into files. Raises InputError and RefusedError before it has started, CaptureStopped after.
+
+        However it ends, cancelled too, what is captured is in the file, and the file is complete.
+        """
+        capture = self._capture
+        async with self:
+            rotation = read_rotation(file.rotate, file.keep) if file.rotate or file.keep is not None else NONE
+            now_s = time.time()
+            into = CaptureFile(
+                file.path, capture.header(), lambda: capture.trailer(time.time_ns()), now_s, rotation, file.floor
+            )
+            try:
+                started()
+                async for interfaces, pieces in self._portions():
+                    with trio.CancelScope(shield=True):
+                        await trio.to_thread.run_sync(_append, into, interfaces, pieces)
+            finally:
+                self._ports.tell_watchers()
+                with suppress(CaptureStopped):
+                    _append(into, capture.new_interfaces(), capture.portion())
+                    into.close()
+
+    async def _portions(self) -> AsyncIterator[tuple[bytes, list[Piece]]]:
+        """New interfaces, and pieces of the capture, until it is complete or ended."""
+        capture = self._capture
+        deadline = trio.current_time() + self.request.duration_s if self.request.duration_s is not None else math.inf
+        last = False
+        while not last:
+            with trio.move_on_at(deadline):
+                await self._some.wait()
+            last = self._ended or capture.is_complete() or trio.current_time() >= deadline
+            self._some = trio.Event()
+            if pieces := capture.portion():
+                yield capture.new_interfaces(), pieces
+                capture.wrote(sum(len(piece.blocks) for piece in pieces))
+                self._wrote_s = trio.current_time()
+                self._room.set()
+
+    def take(self, entries: list[Entry]) -> None:
+        """What the ports did in the last turn of the loop."""
+        self._capture.take(entries)
+        if self._capture.held() > 0 or self._capture.is_complete():
+            self._some.set()
+
+    def port_added(self, port: SwitchPort) -> None:
+        if not self.request.ports or port.is_one_of(self.request.ports):
+            self._capture.add_interface(port.port.serial, port.name, port.url)
+
+    def port_removed(self, port: SwitchPort) -> None:
+        self._capture.remove_interface(port.port.serial)
+
+    async def wait_for_room(self) -> None:
+        """Have forwarding wait: for as long as it takes where nothing may be missing, else for a moment.
+
+        Whoever writes may only lack the processor's time, which forwarding would take all of.
+        """
+        while self.request.lossless and self._capture.held() > FULL and not self._ended:
+            self._room = trio.Event()
+            await self._room.wait()
+        if self._capture.held() <= BUSY:
+            self._wrote_s = trio.current_time()
+        elif trio.current_time() - self._wrote_s < PATIENCE_S:
+            self._room = trio.Event()
+            with trio.move_on_after(MOMENT_S):
+                await self._room.wait()
+
+
+def _append(file: CaptureFile, interfaces: bytes, pieces: list[Piece]) -> None:
+    if interfaces:
+        file.declare(interfaces)
+    for piece in pieces:
+        file.write(piece.blocks, piece.frames, time.time())
+
+
+async def prepare(ports: Ports, request: CaptureRequest) -> LiveCapture:
+    """A capture that has not begun. Raises InputError for what is wrong, RefusedError for a filter without libpcap."""
+    if not 1 <= request.snaplen <= SNAPLEN_MAX:
+        raise InputError(f"a snap length of {request.snaplen} is out of range; 1 to {SNAPLEN_MAX} bytes")
+    if request.count < 0:
+        raise InputError(f"a count of {request.count} is out of range")
+    return LiveCapture(ports, request, await find_filter(request.filter))
+
+
+async def find_filter(text: str) -> Callable[[bytes], bool] | None:
+    """Whether a frame passes a filter; None if there is none. Raises InputError, and RefusedError without libpcap."""
+    if not text:
+        return None
+    compiled = await trio.to_thread.run_sync(PacketFilter, text, abandon_on_cancel=True)  # it may look names up
+    return compiled.matches
+
+
+def read_query(items: Iterable[tuple[str, str]]) -> CaptureRequest:
+    """A request as a URL's query has it: its fields by name, `ports` once for each. Raises InputError."""
+    fields: dict[str, Any] = {}
+    for name, value in items:
+        if name == "ports":
+            fields.setdefault(name, []).append(value)
+        else:
+            fields[name] = value
+    try:
+        return msgspec.convert(fields, CaptureRequest, strict=False)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the query asks for what there is not: {error}") from None
+
+
+def read_file(body: bytes) -> FileRequest:
+    """Raises InputError."""
+    try:
+        return msgspec.json.decode(body, type=FileRequest)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"the body does not say a file: {error}") from None
+
+
+def write_query(request: CaptureRequest) -> str:
+    """The other way round."""
+    fields = {name: getattr(request, name) for name in request.__struct_fields__}
+    fields = {name: value for name, value in fields.items() if value not in (None, "", ())}
+    return urlencode(fields, doseq=True)

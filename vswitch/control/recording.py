@@ -1,0 +1,91 @@
+"""The flight recorder of a running switch, and what is written out of it."""
+
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+import trio
+
+from vswitch import units
+from vswitch.control.captures import CaptureRequest, find_filter
+from vswitch.dataplane.journal import Entry
+from vswitch.edges.capture import Capture
+from vswitch.edges.recorder import Recorder
+from vswitch.endpoints.ports import Ports, SwitchPort
+from vswitch.errors import InputError
+from vswitch.version import __version__
+
+SIZE_DEFAULT = 256 * 2**20
+SIZE_MIN, SIZE_MAX = 2**20, 2**36
+AGE_MAX_S = 1e6
+
+
+class RecordLimits(NamedTuple):
+    """How much is kept: bytes, and seconds."""
+
+    size: int
+    age_s: float
+
+
+def read_limits(text: str) -> RecordLimits:
+    """`60s`, `64MiB`, or both by comma. Raises InputError."""
+    found: dict[str, float] = {}
+    for part in (part.strip() for part in text.split(",")):
+        kind = "time" if part.endswith(tuple(units.DURATION_S)) else "size"
+        if kind in found:
+            raise InputError(f"{text!r} says two of a kind; write one like 60s, 64MiB or 60s,64MiB")
+        found[kind] = units.duration(part) if kind == "time" else units.size(part)
+    size, age_s = int(found.get("size", SIZE_DEFAULT)), found.get("time", AGE_MAX_S)
+    if not SIZE_MIN <= size <= SIZE_MAX or not 0 < age_s <= AGE_MAX_S:
+        raise InputError(f"{text!r} is out of range; 1MiB to 64GiB can be kept, for up to {AGE_MAX_S:g}s")
+    return RecordLimits(size, age_s)
+
+
+class Recording:
+    """What passed the switch's ports last. It watches them from when it is made."""
+
+    def __init__(self, ports: Ports, limits: RecordLimits) -> None:
+        self._recorder = Recorder(limits.size, int(limits.age_s * 1e9))
+        self._names: dict[int, SwitchPort] = {}  # by serial, also of ports that are gone
+        self._gone: list[tuple[int, int]] = []  # when that was, and their serials
+        ports.watch(self)
+
+    async def stream(self, request: CaptureRequest) -> AsyncGenerator[bytes, None]:
+        """What there is, as pcapng. Raises InputError and RefusedError for a filter."""
+        capture = Capture(
+            f"vswitch {__version__}",
+            2**62,
+            snaplen=request.snaplen,
+            only_drops=request.drops,
+            frames_max=request.count,
+            matches=await find_filter(request.filter),
+            filter_text=request.filter,
+        )
+        segments = list(self._recorder.segments)  # what comes from now on is not in it
+        for serial, port in self._names.items():
+            if not request.ports or port.is_one_of(request.ports):
+                capture.add_interface(serial, port.name, port.url)
+        yield capture.header()
+        time_ns = 0
+        for segment in segments:
+            time_ns = segment.time_ns
+            capture.take(segment.entries)
+            for piece in capture.portion():
+                yield piece.blocks
+            await trio.lowlevel.checkpoint()
+        yield capture.trailer(time_ns)
+
+    def take(self, entries: list[Entry]) -> None:
+        self._recorder.take(entries)
+        oldest = self._recorder.segments[0].time_ns if self._recorder.segments else 0
+        while self._gone and self._gone[0][0] < oldest:
+            del self._names[self._gone.pop(0)[1]]
+
+    def port_added(self, port: SwitchPort) -> None:
+        self._names[port.port.serial] = port
+
+    def port_removed(self, port: SwitchPort) -> None:
+        segments = self._recorder.segments
+        self._gone.append((segments[-1].entries[-1].time_ns if segments else 0, port.port.serial))
+
+    async def wait_for_room(self) -> None:
+        """It always has room."""

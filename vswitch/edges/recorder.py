@@ -1,0 +1,65 @@
+"""The flight recorder: what passed last, always in memory, to be written out after the fact.
+
+It keeps the journal's entries, which refer to the received chunks themselves: keeping them is no copy. A chunk is
+charged once for all neighbouring entries that lie in it. These are all of its frames, so that the memory it takes is
+about what is said.
+"""
+
+from collections import deque
+from typing import Final, final
+
+from mypy_extensions import i64
+
+from vswitch.dataplane.journal import Entry
+
+ENTRY_BYTES: Final = 160  # an entry, and its place in a list
+CHUNK_BYTES: Final = 64  # a chunk's header, and what the heap adds
+
+
+@final
+class Segment:
+    """The entries of one turn of the loop, and the memory they hold."""
+
+    def __init__(self, entries: list[Entry], size: i64) -> None:
+        self.entries = entries
+        self.size = size
+        self.time_ns = entries[0].time_ns
+
+
+@final
+class Recorder:
+    """Keeps `size_max` bytes at most, and nothing older than `age_max_ns`."""
+
+    def __init__(self, size_max: i64, age_max_ns: i64) -> None:
+        self.size_max = size_max
+        self.age_max_ns = age_max_ns
+        self.size: i64 = 0
+        self.segments: deque[Segment] = deque()
+
+    def take(self, entries: list[Entry]) -> None:
+        """The entries of one more turn."""
+        if len(entries) == 0:
+            return
+        segment = Segment(entries, weight(entries))
+        self.segments.append(segment)
+        self.size += segment.size
+        oldest = entries[len(entries) - 1].time_ns - self.age_max_ns
+        while self.size > self.size_max or self.segments[0].time_ns < oldest:
+            gone: Segment = self.segments.popleft()
+            self.size -= gone.size
+            if len(self.segments) == 0:
+                break
+
+
+def weight(entries: list[Entry]) -> i64:
+    """The bytes that entries hold."""
+    size: i64 = 0
+    chunk = b""
+    rebuilt = b""
+    for entry in entries:
+        size += ENTRY_BYTES
+        if entry.chunk is not chunk and entry.chunk is not rebuilt:
+            size += len(entry.chunk) + CHUNK_BYTES
+            rebuilt = chunk  # a run and what it was rebuilt to come in turn
+            chunk = entry.chunk
+    return size
