@@ -270,7 +270,9 @@ SAID: dict[str, tuple[bytes, str]] = {
         TO_B + "UDP 10.0.0.1:68 > 10.0.0.2:67 DHCP Release 10.0.0.7",
     ),
     "DHCP after its end": (
-        udp(68, 67, BOOTP() / DHCP(options=[("message-type", "discover"), "end", ("requested_addr", "10.0.0.7")])),
+        udp(
+            68, 67, BOOTP() / DHCP(options=[("message-type", "discover"), "end", "pad", ("requested_addr", "10.0.0.7")])
+        ),
         TO_B + "UDP 10.0.0.1:68 > 10.0.0.2:67 DHCP Discover",
     ),
     "DHCP to a client": (dhcp("ack", sport=5000, dport=68), TO_B + "UDP 10.0.0.1:5000 > 10.0.0.2:68 DHCP ACK"),
@@ -422,8 +424,8 @@ SAID: dict[str, tuple[bytes, str]] = {
         f"{A} > 01:80:c2:00:00:02  LACP actor {A} key 1 port 2 **DCSG*A partner {B} key 3 port 0 ********",
     ),
     "LLDP port address": (
-        lldp((1, b"\x07web"), (2, b"\x03\x52\x54\x00\x00\x00\x02")),
-        f"{A} > 01:80:c2:00:00:0e  LLDP chassis web port {B}",
+        lldp((1, b"\x07switch"), (2, b"\x03\x52\x54\x00\x00\x00\x02")),
+        f"{A} > 01:80:c2:00:00:0e  LLDP chassis switch port {B}",
     ),
     "Slow": (ether(Raw(b"\x0a" + bytes(40)), type=0x8809), TO_B + "Slow subtype 10"),
     "LLDP": (

@@ -109,7 +109,7 @@ def _check_filter(expression: str) -> None:
 
 
 def _capture(interface: str, fifo: str, fields: dict[str, str]) -> None:
-    """A port that is gone is waited for: its guest may come back."""
+    """The capture, into the FIFO, until a signal, the switch or whoever reads ends it."""
     descriptor = _open(fifo)
     switch, _, port = interface.removeprefix(SCHEME).partition(BETWEEN)
     request = captures.read_query([*fields.items(), *([("ports", port)] if port else [])])
