@@ -66,7 +66,7 @@ class Desk:
 
     @contextmanager
     def start(self, *command: str) -> Iterator[subprocess.Popen[str]]:
-        """A program that goes on, in a process group of its own; killed in the end if it still runs."""
+        """A program that goes on, in a process group of its own, which is killed in the end if it still runs."""
         with subprocess.Popen(
             [*MORTAL, *command],
             env=self.home.env,
@@ -80,7 +80,8 @@ class Desk:
             try:
                 yield process
             finally:
-                process.kill()
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
 
     @contextmanager
     def capture(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
@@ -142,7 +143,7 @@ class Lan(Desk):
     def tshark_ended(self, interface: str, *arguments: str) -> tuple[int, str, str]:
         with self.start(*_tshark(), "-i", interface, *arguments) as tshark:
             until(lambda: self.send() or tshark.poll() is not None, "tshark has ended")  # type: ignore[func-returns-value]
-            shown, error = tshark.communicate()
+            shown, error = tshark.communicate(timeout=COMMAND_TIMEOUT_S)  # those it has started end too
             return tshark.returncode, shown, error
 
 
@@ -333,7 +334,7 @@ def test_a_switch_that_is_gone_is_an_error_of_one_line_and_the_end_of_the_fifo(d
     with desk.capture("--extcap-interface", "vswitch:lab") as (process, reader):
         process.wait(COMMAND_TIMEOUT_S)
         assert read_to_end(reader) == b""
-        shown, error = process.communicate()
+        shown, error = process.communicate(timeout=COMMAND_TIMEOUT_S)
     assert (process.returncode, shown) == (1, "")
     assert is_one_line(error)
     assert "no switch 'lab' is running" in error
