@@ -13,7 +13,7 @@ from tests.captures import IN, OUT, Interface, Read, parse
 from tests.frames import BROADCAST, frame, framed, mac
 from vswitch.dataplane.drops import DROP_REASONS, PASSED, QUEUE_FULL
 from vswitch.dataplane.journal import UNKNOWN, Entry
-from vswitch.edges.capture import SNAPLEN_MAX, Capture
+from vswitch.edges.capture import SNAPLEN_MAX, Capture, Piece
 
 NOW_NS = 1_795_363_200_123_456_789
 PLENTY = 1 << 24
@@ -36,22 +36,23 @@ def entry(
     return Entry(port, direction, reason, chunk, len(before), len(before) + len(run), len(frames), first, time_ns)
 
 
-def portion(capture: Capture) -> bytes:
+def portion(capture: Capture) -> list[Piece]:
     """Its pieces, which have as many frames as they say."""
     pieces = capture.portion()
     for piece in pieces:
         found = [kind for kind, _ in captures.blocks(piece.blocks)]
         assert found == [captures.PACKET] * piece.frames
         assert found
-    return b"".join(piece.blocks for piece in pieces)
+    return pieces
 
 
 def drained(capture: Capture) -> bytes:
     """A portion, written, with the interfaces that it needs."""
-    interfaces = capture.new_interfaces()
-    blocks = portion(capture)
-    capture.wrote(len(blocks))
-    return interfaces + blocks
+    blocks = capture.new_interfaces()
+    for piece in portion(capture):
+        blocks += piece.blocks
+        capture.wrote(piece)
+    return blocks
 
 
 def content(capture: Capture, *entries: Entry) -> bytes:
@@ -200,21 +201,23 @@ def test_what_was_given_away_is_held_until_it_is_written() -> None:
     header = capture.header()
     capture.take([entry(data)])
     assert 0 < capture.held() <= 500
-    given = portion(capture)
-    assert capture.held() == len(given)
+    (given,) = portion(capture)
+    assert capture.held() == len(given.blocks)
     capture.take([entry(*[data] * 10)])
-    later = portion(capture)
+    (later,) = portion(capture)
     kept = capture.frames - 1
     assert 0 < kept < 10
-    assert capture.held() == len(given) + len(later)
+    assert capture.held() == len(given.blocks) + len(later.blocks)
     capture.take([entry(data)])
     assert capture.missed() == 11 - kept
-    capture.wrote(len(given))
-    capture.wrote(len(later))
+    capture.wrote(given)
+    assert capture.held() == len(later.blocks)
+    capture.wrote(later)
     assert capture.held() == 0
     capture.take([entry(data)])
-    last = portion(capture)
-    assert [packet.missed for packet in parse(header + given + later + last).packets] == [0] * (1 + kept) + [11 - kept]
+    (last,) = portion(capture)
+    blocks = header + given.blocks + later.blocks + last.blocks
+    assert [packet.missed for packet in parse(blocks).packets] == [0] * (1 + kept) + [11 - kept]
 
 
 def test_an_interface_that_comes_later_is_declared_before_its_first_packet(everybody: Write) -> None:

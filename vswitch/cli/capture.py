@@ -123,16 +123,17 @@ def _split(path: Path, words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[s
 
 def _print(stream: client.Stream) -> None:
     shown = TextCapture()
-    with _ending(stream):
+    with ending(stream):
         for data in stream:
             for line in shown.feed(data):
                 say(line)
+        shown.finish()
 
 
 def _pipe(stream: client.Stream) -> None:
     if sys.stdout.isatty():
         raise InputError("-w -: pcapng is not for a terminal; pipe it into wireshark -k -i -, or leave -w out")
-    with _ending(stream):
+    with ending(stream):
         for data in stream:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -140,7 +141,7 @@ def _pipe(stream: client.Stream) -> None:
 
 def _write(stream: client.Stream, file: str) -> None:
     print(f"capturing to {file}; Ctrl-C ends it", file=sys.stderr)
-    with _ending(stream):
+    with ending(stream):
         last = b"".join(stream).strip()
     if not last:
         print(f"the switch has ended; what passed until then is in {file}", file=sys.stderr)
@@ -153,7 +154,7 @@ def _write(stream: client.Stream, file: str) -> None:
 
 
 @contextmanager
-def _ending(stream: client.Stream) -> Iterator[None]:
+def ending(stream: client.Stream) -> Iterator[None]:
     """A signal ends the capture, and what is on the way still comes; a second one ends this at once."""
     before = {}
 

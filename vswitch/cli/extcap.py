@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from vswitch.cli.capture import _ending
+from vswitch.cli.capture import ending
 from vswitch.cli.output import say
 from vswitch.control import captures, client, model, runtime
 from vswitch.edges.capture import SNAPLEN_MAX
@@ -115,7 +115,7 @@ def _capture(interface: str, fifo: str, fields: dict[str, str]) -> None:
     request = captures.read_query([*fields.items(), *([("ports", port)] if port else [])])
     stream = client.Stream(client.find(switch), f"capture?{captures.write_query(request)}")
     threading.Thread(target=_end_without_reader, args=(descriptor, stream), daemon=True).start()
-    with _ending(stream), open(descriptor, "wb") as file:
+    with ending(stream), open(descriptor, "wb") as file:
         for data in stream:
             file.write(data)
             file.flush()

@@ -72,8 +72,10 @@ class LiveCapture:
         self._ports = ports
         self._some = trio.Event()
         self._room = trio.Event()
+        self._watching = False
         self._ended = False
-        self._wrote_s = 0.0  # when something was written last
+        self._written = 0
+        self._wrote_s = 0.0  # when there was more of it last
         self.done = trio.Event()
         self.stopped: str | None = None  # why it was over before its time
         self._capture = Capture(
@@ -88,14 +90,20 @@ class LiveCapture:
 
     async def __aenter__(self) -> Self:
         self._ports.watch(self)
+        self._watching = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ports.unwatch(self)
-        self._ended = True  # nobody waits for it any more
-        self._room.set()
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._ports.unwatch(self)
+            self._ended = True  # nobody waits for it any more
+            self._room.set()
 
     def summary(self) -> CaptureSummary:
         capture = self._capture
@@ -111,10 +119,11 @@ class LiveCapture:
         async with self:
             yield self._capture.header()
             async for interfaces, pieces in self._portions():
-                yield interfaces + pieces[0].blocks
-                for piece in pieces[1:]:
+                if interfaces:
+                    yield interfaces
+                for piece in pieces:
                     yield piece.blocks
-        yield self._capture.new_interfaces() + b"".join(piece.blocks for piece in self._capture.portion())
+                    self._capture.wrote(piece)
         yield self._capture.trailer(time.time_ns())
 
     async def write(self, file: FileRequest, started: Callable[[], None]) -> None:
@@ -131,30 +140,44 @@ class LiveCapture:
             )
             try:
                 started()
-                async for interfaces, pieces in self._portions():
-                    with trio.CancelScope(shield=True):
-                        await trio.to_thread.run_sync(_append, into, interfaces, pieces)
+                await self._write_portions(into)
             finally:
-                self._ports.tell_watchers()
-                with suppress(CaptureStopped):
-                    _append(into, capture.new_interfaces(), capture.portion())
-                    into.close()
+                self.end()
+                with suppress(CaptureStopped), trio.CancelScope(shield=True):
+                    await self._write_portions(into)
+                    await trio.to_thread.run_sync(into.close)
+
+    async def _write_portions(self, into: CaptureFile) -> None:
+        async for interfaces, pieces in self._portions():
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._append, into, interfaces, pieces)
+
+    def _append(self, file: CaptureFile, interfaces: bytes, pieces: list[Piece]) -> None:
+        if interfaces:
+            file.declare(interfaces)
+        while pieces:  # and each is let go of
+            piece = pieces.pop(0)
+            file.write(piece.blocks, piece.frames, time.time())
+            self._capture.wrote(piece)
 
     async def _portions(self) -> AsyncIterator[tuple[bytes, list[Piece]]]:
-        """New interfaces, and pieces of the capture, until it is complete or ended."""
+        """New interfaces, and pieces of the capture, until it is complete or ended and nothing is left of it."""
         capture = self._capture
         deadline = trio.current_time() + self.request.duration_s if self.request.duration_s is not None else math.inf
-        last = False
-        while not last:
-            with trio.move_on_at(deadline):
-                await self._some.wait()
-            last = self._ended or capture.is_complete() or trio.current_time() >= deadline
-            self._some = trio.Event()
+        while True:
+            if self._ended or capture.is_complete() or trio.current_time() >= deadline:
+                self._stop_watching()
             if pieces := capture.portion():
                 yield capture.new_interfaces(), pieces
-                capture.wrote(sum(len(piece.blocks) for piece in pieces))
-                self._wrote_s = trio.current_time()
                 self._room.set()
+            elif self._watching:
+                self._some = trio.Event()
+                with trio.move_on_at(deadline):
+                    await self._some.wait()
+            else:
+                break
+        if interfaces := capture.new_interfaces():
+            yield interfaces, []
 
     def take(self, entries: list[Entry]) -> None:
         """What the ports did in the last turn of the loop."""
@@ -174,22 +197,17 @@ class LiveCapture:
 
         Whoever writes may only lack the processor's time, which forwarding would take all of.
         """
-        while self.request.lossless and self._capture.held() > FULL and not self._ended:
+        capture = self._capture
+        while self.request.lossless and capture.held() > FULL and not self._ended:
             self._room = trio.Event()
             await self._room.wait()
-        if self._capture.held() <= BUSY:
+        if capture.held() <= BUSY or capture.written > self._written:
+            self._written = capture.written
             self._wrote_s = trio.current_time()
-        elif trio.current_time() - self._wrote_s < PATIENCE_S:
+        if capture.held() > BUSY and trio.current_time() - self._wrote_s < PATIENCE_S:
             self._room = trio.Event()
             with trio.move_on_after(MOMENT_S):
                 await self._room.wait()
-
-
-def _append(file: CaptureFile, interfaces: bytes, pieces: list[Piece]) -> None:
-    if interfaces:
-        file.declare(interfaces)
-    for piece in pieces:
-        file.write(piece.blocks, piece.frames, time.time())
 
 
 async def prepare(ports: Ports, request: CaptureRequest) -> LiveCapture:

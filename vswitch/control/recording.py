@@ -69,8 +69,9 @@ class Recording:
         for segment in segments:
             time_ns = segment.time_ns
             capture.take(segment.entries)
-            for piece in capture.portion():
-                yield piece.blocks
+            while pieces := capture.portion():
+                for piece in pieces:
+                    yield piece.blocks
             await trio.lowlevel.checkpoint()
         yield capture.trailer(time_ns)
 

@@ -63,7 +63,8 @@ class Capture:
         self.matches = matches
         self.filter_text = filter_text
         self.frames: i64 = 0  # written
-        self.given_away: i64 = 0  # bytes that were taken and are not written yet
+        self.given_away: i64 = 0  # bytes that are not written yet
+        self.written: i64 = 0
         self._section = section_header(application)
         self._new_interfaces: list[bytes] = []
         self._declared: i64 = 0  # interfaces whose blocks were given away
@@ -124,7 +125,7 @@ class Capture:
         return self.frames_max > 0 and self.frames >= self.frames_max
 
     def portion(self) -> list["Piece"]:
-        """What was captured since this was asked last; `wrote` says that it is gone."""
+        """What was captured since this was asked last; `wrote` says that a piece is gone, from any thread."""
         self._seal()
         taken = self._pieces
         self._pieces = []
@@ -132,9 +133,10 @@ class Capture:
         self._sealed_bytes = 0
         return taken
 
-    def wrote(self, size: i64) -> None:
-        """That many of the bytes given away are written."""
-        self.given_away -= size
+    def wrote(self, piece: Piece) -> None:
+        """One of the pieces given away is written."""
+        self.given_away -= len(piece.blocks)
+        self.written += len(piece.blocks)
 
     def take(self, entries: list[Entry]) -> None:
         """What became of some frames."""

@@ -187,6 +187,7 @@ class Ports:
         if port.link is not None:
             self._loop.finish(port.link, now_ms())
         self._unplug(port, why)
+        self.tell_watchers()  # of what it dropped; the next turn may be long in coming
 
     def share(self, sock: socket.socket, on_strangers: OnStrangers) -> SharedSocket:
         """Read from a datagram socket with several peers.
