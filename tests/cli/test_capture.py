@@ -3,12 +3,14 @@
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -173,6 +175,30 @@ def test_after_it_was_killed_all_that_it_has_written_is_read(home: Home) -> None
     read = captures.read(file, cut_off=True)
     check_flood(read, "a", burst)
     assert read.statistics == {}
+
+
+def test_a_full_disk_stops_the_capture_and_forwarding_goes_on(home: Home) -> None:
+    unshare, mount, shell = (shutil.which(program) for program in ("unshare", "mount", "sh"))
+    require(unshare and mount, "unshare and mount not found: install the packages util-linux and mount")
+    alone = [unshare or "", "--mount" if os.geteuid() == 0 else "-rm", shell or ""]
+    require(not subprocess.run([*alone, "-c", ":"], capture_output=True).returncode, "no mount namespaces here")
+    (home.root / "small").mkdir()
+    small = [*alone, "-c", f'{mount} -t tmpfs -o size=1m none small && exec "$@"', "sh"]
+    with home.serve(*URLS, "--capture", "small/lan.pcapng", under=small) as serving, plugged(home) as lan:
+        burst = numbered(700, size=1000)  # three times that is too much
+        lan.say("a", *burst[:50])
+        lan.say("a", *burst[50:])
+        until(lambda: "has stopped" in serving.log, "the capture has stopped")
+        lan.say("b", *numbered(50, station=2, size=1000))
+        inside = Path(f"/proc/{serving.pid}/root{home.root}/small/lan.pcapng")
+        copy = home.root / "copy.pcapng"
+        copy.write_bytes(inside.read_bytes())
+        assert serving.stop() == 0
+    assert serving.log.count("has stopped") == 1
+    assert f"{home.root}/small/lan.pcapng has stopped: free space there would fall below" in serving.log
+    read = captures.read(copy)
+    assert [packet.data for packet in read.at("a", IN)] == burst[: len(read.at("a", IN))]
+    assert len(read.at("a", IN)) >= 50
 
 
 def test_what_was_cut_off_anywhere_is_read_as_far_as_its_last_whole_block(lan: Lan) -> None:

@@ -147,10 +147,10 @@ def _write(stream: client.Stream, file: str) -> None:
         print(f"the switch has ended; what passed until then is in {file}", file=sys.stderr)
         return
     summary = msgspec.json.decode(last, type=captures.CaptureSummary)
-    missed = f", {summary.missed:,} missed" if summary.missed else ""
-    print(f"{summary.frames:,} frames captured{missed}", file=sys.stderr)
     if summary.stopped is not None:
         raise RefusedError(summary.stopped)
+    missed = f", {summary.missed:,} missed" if summary.missed else ""
+    print(f"{summary.frames:,} frames captured{missed}", file=sys.stderr)
 
 
 @contextmanager
