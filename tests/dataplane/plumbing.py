@@ -3,6 +3,7 @@
 from tests.frames import framed, unframed
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.drops import DROP_REASONS
+from vswitch.dataplane.journal import Entry
 from vswitch.dataplane.mac_table import PINNED, MacTable
 from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, Port, QueuePool
 from vswitch.endpoints.policy import Policy, build_egress, build_ingress, build_vlans, service_tpid
@@ -65,3 +66,9 @@ def check_balance(bridge: Bridge) -> None:
     taken = sum(port.rx_frames for port in ports) + bridge.copies
     given = sum(port.tx_frames + port.queued_frames + sum(port.drops) for port in ports)
     assert taken == given
+
+
+def taken(switch: Bridge) -> list[Entry]:
+    """The journal's entries, which it then has no more."""
+    entries, switch.journal.entries = switch.journal.entries, []
+    return entries

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.dataplane.plumbing import bridge, check_balance, drops, policed, receive, set_policy, take
+from tests.dataplane.plumbing import bridge, check_balance, drops, policed, receive, set_policy, take, taken
 from tests.frames import BROADCAST, frame, framed, mac, unframed
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.drops import DROP_REASONS, UNREACHABLE
@@ -40,7 +40,7 @@ def watched(switch: Bridge) -> Bridge:
 def noted(switch: Bridge) -> list[Noted]:
     """What the journal has, frame by frame."""
     found = []
-    for entry in switch.journal.take():
+    for entry in taken(switch):
         frames = unframed(entry.chunk[entry.start : entry.end])
         assert len(frames) == entry.frames > 0
         assert entry.time_ns == NOW_NS
@@ -169,7 +169,7 @@ def test_entries_refer_to_the_chunk_that_came_in() -> None:
     switch = watched(bridge(3))
     chunk = framed([frame(BROADCAST, mac(1))] * 5)
     switch.ingress(switch.ports[0], chunk, 0, 0)
-    entries = switch.journal.take()
+    entries = taken(switch)
     assert [(entry.port, entry.direction, entry.first, entry.frames) for entry in entries] == [
         (0, IN, 0, 5),
         (1, OUT, 0, 5),
@@ -299,7 +299,7 @@ def test_forwarding_is_the_same_whether_somebody_watches_or_not(
         for number, burst in bursts:
             receive(switch, number % len(ports), burst)
     assert list(pictures(seen)) == list(pictures(unseen))
-    assert unseen.journal.take() == []
+    assert taken(unseen) == []
 
 
 def test_ids_go_on_after_a_time_without_anybody_who_watches() -> None:

@@ -6,7 +6,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.dataplane.plumbing import bridge, receive, take
+from tests.dataplane.plumbing import bridge, receive, take, taken
 from tests.frames import BROADCAST, frame, framed, mac
 from vswitch.dataplane import compiled
 from vswitch.dataplane.drops import PASSED
@@ -64,7 +64,7 @@ def test_what_it_keeps_are_the_received_chunks_themselves() -> None:
     chunk = framed([frame(BROADCAST, mac(1), 1000)] * 5)
     switch.ingress(switch.ports[0], chunk, 0, 0)
     recorder = Recorder(FOREVER, FOREVER)
-    recorder.take(switch.journal.take())
+    recorder.take(taken(switch))
     (segment,) = recorder.segments
     assert [(each.port, each.direction) for each in segment.entries] == [(0, IN), (1, OUT), (2, OUT)]
     assert all(each.chunk is chunk for each in segment.entries)

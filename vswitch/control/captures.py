@@ -15,7 +15,6 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from vswitch.dataplane.journal import Entry
 from vswitch.edges.capture import SNAPLEN_MAX, Capture, Piece
 from vswitch.edges.capture_file import NONE, CaptureFile, CaptureStopped, read_rotation
 from vswitch.edges.packet_filter import PacketFilter
@@ -78,7 +77,7 @@ class LiveCapture:
         self._wrote_s = 0.0  # when there was more of it last
         self.done = trio.Event()
         self.stopped: str | None = None  # why it was over before its time
-        self._capture = Capture(
+        self.sink = self._capture = Capture(
             f"vswitch {__version__}",
             LOSSLESS_HELD_MAX if request.lossless else HELD_MAX,
             snaplen=request.snaplen,
@@ -179,9 +178,7 @@ class LiveCapture:
         if interfaces := capture.new_interfaces():
             yield interfaces, []
 
-    def take(self, entries: list[Entry]) -> None:
-        """What the ports did in the last turn of the loop."""
-        self._capture.take(entries)
+    def told(self) -> None:
         if self._capture.held() > 0 or self._capture.is_complete():
             self._some.set()
 

@@ -7,7 +7,6 @@ import trio
 
 from vswitch import units
 from vswitch.control.captures import CaptureRequest, find_filter
-from vswitch.dataplane.journal import Entry
 from vswitch.edges.capture import Capture
 from vswitch.edges.recorder import Recorder
 from vswitch.endpoints.ports import Ports, SwitchPort
@@ -44,7 +43,7 @@ class Recording:
     """What passed the switch's ports last. It watches them from when it is made."""
 
     def __init__(self, ports: Ports, limits: RecordLimits) -> None:
-        self._recorder = Recorder(limits.size, int(limits.age_s * 1e9))
+        self.sink = self._recorder = Recorder(limits.size, int(limits.age_s * 1e9))
         self._names: dict[int, SwitchPort] = {}  # by serial, also of ports that are gone
         self._gone: list[tuple[int, int]] = []  # when that was, and their serials
         ports.watch(self)
@@ -75,8 +74,7 @@ class Recording:
             await trio.lowlevel.checkpoint()
         yield capture.trailer(time_ns)
 
-    def take(self, entries: list[Entry]) -> None:
-        self._recorder.take(entries)
+    def told(self) -> None:
         oldest = self._recorder.segments[0].time_ns if self._recorder.segments else 0
         while self._gone and self._gone[0][0] < oldest:
             del self._names[self._gone.pop(0)[1]]

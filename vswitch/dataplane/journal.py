@@ -1,8 +1,8 @@
 """The journal: what became of frames, run by run, for those who watch. While nobody does, nothing is written.
 
-An entry refers to the run where it is, in the chunk that it came in with or was rebuilt in; nothing is copied. The
-entries of a turn are handed on when it ends. A frame's id is its number among all that came in while the journal was
-on; its copies have the same.
+An entry refers to the run where it is, in the chunk that it came in with or was rebuilt in; nothing is copied. Entries
+are handed on to the sinks after each batch of reads, while its chunks are in the processor's cache. A frame's id is its
+number among all that came in while the journal was on; its copies have the same.
 """
 
 from typing import Final, final
@@ -45,12 +45,20 @@ class Entry:
         self.time_ns = time_ns
 
 
+class Sink:
+    """Who gets the entries, at once and in the order that things happened. It raises nothing."""
+
+    def take(self, entries: list[Entry]) -> None:
+        raise NotImplementedError
+
+
 @final
 class Journal:
-    """One switch's. `time_ns` is set before each read."""
+    """One switch's, which is on while it has sinks. `time_ns` is set before each read."""
 
     def __init__(self) -> None:
         self.on = False
+        self.sinks: list[Sink] = []
         self.entries: list[Entry] = []
         self.time_ns: i64 = 0
         self.current: i64 = UNKNOWN  # the id of the first frame of the run that is being forwarded
@@ -71,8 +79,22 @@ class Journal:
             first += skipped
         self.entries.append(Entry(port, OUT, reason, chunk, start, end, frames, first, self.time_ns))
 
-    def take(self) -> list[Entry]:
-        """The entries since this was asked last."""
-        taken = self.entries
-        self.entries = []
-        return taken
+    def add(self, sink: Sink) -> None:
+        """Hand what happens from now on to one more sink."""
+        self.hand_on()
+        self.sinks.append(sink)
+        self.on = True
+
+    def remove(self, sink: Sink) -> None:
+        """Hand it the last, and then nothing more."""
+        self.hand_on()
+        self.sinks.remove(sink)
+        self.on = len(self.sinks) > 0
+
+    def hand_on(self) -> None:
+        """Give the sinks the entries that they do not have yet."""
+        if len(self.entries) > 0:
+            entries = self.entries
+            self.entries = []
+            for sink in self.sinks:
+                sink.take(entries)

@@ -150,6 +150,7 @@ class Loop:
                         self._lose(source)
             pool.peak = max(pool.peak, pool.used)
             self._flush(deadline, now)
+            journal.hand_on()
             if len(self.callers) > 0 or time.monotonic() >= deadline:
                 return True
 

@@ -1,6 +1,6 @@
 """A capture: the frames that ports take in and send, as blocks of pcapng.
 
-It is fed the journal's entries at the end of each turn of the loop, and gives what it has written away in portions.
+It is fed by the journal, and gives what it has written away in portions.
 What it has not got rid of is bounded: what comes then is counted as missing, frame by frame, at each interface, and
 said in the next packet of that interface and at the end.
 """
@@ -14,7 +14,7 @@ from mypy_extensions import i64
 
 from vswitch.dataplane.drops import DROP_REASONS, PASSED
 from vswitch.dataplane.frame import PREFIX, frame_length
-from vswitch.dataplane.journal import Entry
+from vswitch.dataplane.journal import Entry, Sink
 from vswitch.edges.pcapng import (
     comment_option,
     interface_description,
@@ -39,7 +39,7 @@ class Piece:
 
 
 @final
-class Capture:
+class Capture(Sink):
     """One capture. `held_max` is how many bytes it may hold, with those that were given away and are not written yet.
 
     `only_drops` leaves out what was not dropped; `frames_max` is how many frames it takes, 0 for any number.

@@ -10,7 +10,7 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
-from vswitch.dataplane.journal import Entry
+from vswitch.dataplane.journal import Entry, Sink
 
 ENTRY_BYTES: Final = 160  # an entry, and its place in a list
 CHUNK_BYTES: Final = 64  # a chunk's header, and what the heap adds
@@ -18,7 +18,7 @@ CHUNK_BYTES: Final = 64  # a chunk's header, and what the heap adds
 
 @final
 class Segment:
-    """The entries of one turn of the loop, and the memory they hold."""
+    """Entries that came together, and the memory they hold."""
 
     def __init__(self, entries: list[Entry], size: i64) -> None:
         self.entries = entries
@@ -27,7 +27,7 @@ class Segment:
 
 
 @final
-class Recorder:
+class Recorder(Sink):
     """Keeps `size_max` bytes at most, and nothing older than `age_max_ns`."""
 
     def __init__(self, size_max: i64, age_max_ns: i64) -> None:
@@ -37,7 +37,7 @@ class Recorder:
         self.segments: deque[Segment] = deque()
 
     def take(self, entries: list[Entry]) -> None:
-        """The entries of one more turn."""
+        """Some more."""
         if len(entries) == 0:
             return
         segment = Segment(entries, weight(entries))

@@ -17,7 +17,7 @@ from vswitch import heap
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import SharedSocket
 from vswitch.dataplane.frame import TPID_8021Q
-from vswitch.dataplane.journal import Entry
+from vswitch.dataplane.journal import Sink
 from vswitch.dataplane.link import Link
 from vswitch.dataplane.loop import WAIT_MS, Loop
 from vswitch.dataplane.mac_table import PINNED, MacTable, mac_key
@@ -42,9 +42,11 @@ def now_ms() -> int:
 
 
 class Watcher(Protocol):
-    """What is told of ports, and of frames that they took in and sent, at the end of each turn of the loop."""
+    """Who is told of ports. Its `sink` gets what becomes of frames, and it is `told` so before other tasks go on."""
 
-    def take(self, entries: list[Entry]) -> None: ...
+    @property
+    def sink(self) -> Sink: ...
+    def told(self) -> None: ...
     def port_added(self, port: "SwitchPort") -> None: ...
     def port_removed(self, port: "SwitchPort") -> None: ...
     async def wait_for_room(self) -> None: ...
@@ -211,20 +213,19 @@ class Ports:
         for port in self:
             watcher.port_added(port)
         self._watchers.append(watcher)
-        self.bridge.journal.on = True
+        self.bridge.journal.add(watcher.sink)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Tell it the last, and then nothing more."""
         self.tell_watchers()
         self._watchers.remove(watcher)
-        self.bridge.journal.on = bool(self._watchers)
+        self.bridge.journal.remove(watcher.sink)
 
     def tell_watchers(self) -> None:
         """Tell them what has happened since they were told last."""
-        if self.bridge.journal.on:
-            entries = self.bridge.journal.take()
-            for watcher in self._watchers:
-                watcher.take(entries)
+        self.bridge.journal.hand_on()
+        for watcher in self._watchers:
+            watcher.told()
 
     async def _serve_watchers(self) -> None:
         self.tell_watchers()
