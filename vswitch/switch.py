@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +16,7 @@ from vswitch.dataplane import compiled
 from vswitch.edges.capture_file import CaptureStopped
 from vswitch.endpoints import create
 from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.partition import Partition
 from vswitch.endpoints.policy import Policy
 from vswitch.endpoints.ports import Ports, now_ms
 from vswitch.endpoints.qemu import guest_mac
@@ -194,6 +195,18 @@ class VSwitch:
         if found is None:
             raise InputError(f"there is no port {port!r}; there are {', '.join(p.name for p in self._ports) or 'none'}")
         self._ports.set_policy(found, policy)
+
+    def part(self, *islands: Iterable[str], rest: bool = False) -> Callable[[], None]:
+        """Have nothing pass between islands, whatever their VLANs, until what this answers is called.
+
+        An island is names of ports, or of endpoints with all their ports, also of those that come later. Ports in none
+        reach all islands; with `rest` they are one more. Partitions add up. Raises InputError on a hub.
+        """
+        if self._hub:
+            raise InputError("a hub repeats every frame to all ports; make a VSwitch without hub=True to part it")
+        partition = Partition(islands, rest)
+        self._ports.part(partition)
+        return lambda: self._ports.heal(partition)
 
     def _check_policy(self, wanted: EndpointConfig) -> None:
         """Whether an endpoint's policy goes with this switch. Raises InputError."""

@@ -23,6 +23,7 @@ from vswitch.dataplane.drops import (
     DROP_REASON_COUNT,
     ISOLATED,
     NO_DESTINATION,
+    PARTITION,
     PASSED,
     PORT_DOWN,
     RUNT,
@@ -331,6 +332,8 @@ class Bridge:
             return refuse(VLAN)
         if port.isolated and egress.isolated:
             return refuse(ISOLATED)
+        if port.is_parted_from(egress):
+            return refuse(PARTITION)
         if egress.vlans.sends_as_is(port.vlans, vlan, form):
             return egress.index
         return egress.index | vlan << VLAN_SHIFT | form << FORM_SHIFT
@@ -374,6 +377,8 @@ class Bridge:
         for egress in self.active:
             vlans = egress.vlans
             if egress is port or not vlans.carries(vlan) or (port.isolated and egress.isolated):
+                continue
+            if port.is_parted_from(egress):
                 continue
             copies += 1
             if vlans.sends_as_is(port.vlans, vlan, form):

@@ -31,6 +31,7 @@ DROP_REASONS: Final = (
     "locked",  # source address not known on a locked port
     "max_macs",  # one source address more than the port may have
     "sticky",  # source address that stays on another port
+    "partition",  # for a port on another island of a partition
 )
 RUNT: Final = 0
 BAD_SOURCE: Final = 1
@@ -55,7 +56,8 @@ ROUTER: Final = 19
 LOCKED: Final = 20
 MAX_MACS: Final = 21
 STICKY: Final = 22
-DROP_REASON_COUNT: Final = 23
+PARTITION: Final = 23
+DROP_REASON_COUNT: Final = 24
 
 PASSED: Final = -1  # no reason to drop it
 

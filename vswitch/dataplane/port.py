@@ -73,9 +73,10 @@ class Port:
         self.dirty = False  # has something to flush in this turn
         self.blocked = False  # the link is full: nothing is flushed until it is writable
         self.given_up = False  # waiting for the link was in vain; until a quarter of the queue is left
-        self.plain = True  # transparent and not isolated
+        self.plain = True  # transparent, not isolated, and not parted from any
         self.vlans = TRANSPARENT
         self.isolated = False  # reaches only ports that are not
+        self.parted: list[bool] = []  # by index, from which other ports
         self.place = index  # as the MAC table has it: with PINNED if stations stay here
         self.is_mirror = False  # sends what it is told, and takes nothing in
         self.ingress_policy: IngressPolicy | None = None
@@ -93,6 +94,10 @@ class Port:
         self.head_sent: i64 = 0  # bytes of the first queued frame that the link has taken
         self._scatter = BytesWriter()  # small runs at the queue's end, not yet a run of their own
         self._scatter_frames: i64 = 0
+
+    def is_parted_from(self, other: "Port") -> bool:
+        """Whether a partition lies between them."""
+        return other.index < len(self.parted) and self.parted[other.index]
 
     def drop(self, reason: i64, frames: i64) -> None:
         self.drops[reason] += frames

@@ -24,6 +24,7 @@ from vswitch.dataplane.mac_table import PINNED, MacTable, mac_key
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
 from vswitch.dataplane.port import Port, QueuePool
 from vswitch.endpoints import policy as policies
+from vswitch.endpoints.partition import Partition
 from vswitch.endpoints.policy import Policy
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError
@@ -94,6 +95,7 @@ class Ports:
         self._selective: set[SwitchPort] = set()  # ports that some frames do not go to, or not as they are
         self._customers: set[SwitchPort] = set()
         self._mirrors: list[SwitchPort] = []
+        self._partitions: list[Partition] = []
         self._watchers: list[Watcher] = []
         self._pinned: dict[int, SwitchPort] = {}  # whose each static entry of the table is, by key
         self.shutdown = trio.Event()  # set by a peer that may tell the whole switch to end
@@ -126,6 +128,8 @@ class Ports:
             added.policy = Policy()
             self.remove(added)
             raise InputError(f"{config.url}: {error}") from None
+        if self._partitions:
+            self._part_all()
         for watcher in self._watchers:
             watcher.port_added(added)
         return added
@@ -165,12 +169,31 @@ class Ports:
         port.policy = policy
         data.vlans = policies.build_vlans(policy)
         data.isolated = policy.isolated
-        data.plain = data.vlans.transparent and not policy.isolated
         data.place = data.index | PINNED if policy.sticky else data.index
         data.enabled = policy.up
         data.is_mirror = bool(policy.mirror_of)
         self._note(port)
         self.bridge.settle(data)
+
+    def part(self, partition: Partition) -> None:
+        """Have nothing pass between the islands of a partition, until it is healed."""
+        self._partitions.append(partition)
+        self._part_all()
+
+    def heal(self, partition: Partition) -> None:
+        self._partitions.remove(partition)
+        self._part_all()
+
+    def _part_all(self) -> None:
+        self._loop.stamp()
+        for port in self:
+            port.port.parted = [self._is_parted(port, self._by_index.get(i)) for i in range(len(self.bridge.ports))]
+            if not any(port.port.parted):
+                port.port.parted = []
+            self._note(port)
+
+    def _is_parted(self, port: SwitchPort, other: SwitchPort | None) -> bool:
+        return other is not None and any(partition.parts(port, other) for partition in self._partitions)
 
     def plug(self, port: SwitchPort, link: Link, peer: str, on_lost: Callable[[], None]) -> None:
         """Give a port its peer: a link made for it, whose descriptors belong to the port from now on.
@@ -300,6 +323,7 @@ class Ports:
 
     def _note(self, port: SwitchPort) -> None:
         """Keep what the data plane goes by that follows from the policies of all ports together."""
+        port.port.plain = port.port.vlans.transparent and not port.policy.isolated and not port.port.parted
         for ports, is_one in (
             (self._selective, not port.port.plain or bool(port.policy.static)),
             (self._customers, port.policy.qinq is not None),
