@@ -11,21 +11,41 @@ async def main() -> None:
 trio.run(main)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vswitch.errors import InputError, RefusedError, VSwitchError
 from vswitch.version import __version__
 
 if TYPE_CHECKING:
+    from vswitch.control.captures import CaptureRequest
+    from vswitch.control.recording import RecordLimits
+    from vswitch.edges.packet_filter import PacketFilter
     from vswitch.switch import Attachment, VSwitch
 
-__all__ = ["Attachment", "InputError", "RefusedError", "VSwitch", "VSwitchError", "__version__"]
+__all__ = [
+    "Attachment",
+    "CaptureRequest",
+    "InputError",
+    "PacketFilter",
+    "RecordLimits",
+    "RefusedError",
+    "VSwitch",
+    "VSwitchError",
+    "__version__",
+]
+
+_WHERE = {
+    "Attachment": "vswitch.switch",
+    "CaptureRequest": "vswitch.control.captures",
+    "PacketFilter": "vswitch.edges.packet_filter",
+    "RecordLimits": "vswitch.control.recording",
+    "VSwitch": "vswitch.switch",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import the switch only when it is asked for: the commands that only talk to one start faster."""
-    if name in ("Attachment", "VSwitch"):
-        from vswitch import switch
-
-        return getattr(switch, name)
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

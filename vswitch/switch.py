@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import trio
 
 from vswitch.control import api, captures, config, model
-from vswitch.control.captures import CaptureRequest, FileRequest, LiveCapture
+from vswitch.control.captures import CaptureRequest, FileRequest, LiveCapture, Matches
 from vswitch.control.recording import Recording, RecordLimits
 from vswitch.dataplane import compiled
 from vswitch.edges.capture_file import CaptureStopped
@@ -196,6 +197,17 @@ class VSwitch:
             raise InputError(f"there is no port {port!r}; there are {', '.join(p.name for p in self._ports) or 'none'}")
         self._ports.set_policy(found, policy)
 
+    def set_up(self, name: str, up: bool) -> None:
+        """Have a port, or all ports of an endpoint, take part or not; the rest of its policy stays.
+
+        Raises InputError if there is none of that name.
+        """
+        ports = [port for port in self._ports if port.is_one_of((name,))]
+        for port in ports:
+            self._ports.set_policy(port, msgspec.structs.replace(port.policy, up=up))
+        if not ports:
+            raise InputError(f"there is no port {name!r}; there are {', '.join(p.name for p in self._ports) or 'none'}")
+
     def part(self, *islands: Iterable[str], rest: bool = False) -> Callable[[], None]:
         """Have nothing pass between islands, whatever their VLANs, until what this answers is called.
 
@@ -227,9 +239,10 @@ class VSwitch:
                     known = ", ".join(self._endpoints)
                     raise InputError(f"{endpoint.url}: mirror_of: there is no endpoint {name!r}; there are {known}")
 
-    async def capture(self, request: CaptureRequest) -> LiveCapture:
+    async def capture(self, request: CaptureRequest, matches: Matches | None = None) -> LiveCapture:
         """A capture, to be begun with `async with`.
 
+        `matches` says which frames are wanted, in place of the request's filter. It is asked while forwarding waits.
         Raises InputError for a wrong filter, port or value, RefusedError if there is no libpcap for a filter.
         """
         known = {*self._endpoints, *(port.name for port in self._ports)}
@@ -237,13 +250,13 @@ class VSwitch:
             if name not in known:
                 there_are = ", ".join(sorted(known)) or "none"
                 raise InputError(f"there is no port or endpoint {name!r}; there are {there_are}")
-        return await captures.prepare(self._ports, request)
+        return await captures.prepare(self._ports, request, matches)
 
-    def recorded(self, request: CaptureRequest) -> AsyncGenerator[bytes, None]:
+    def recorded(self, request: CaptureRequest, matches: Matches | None = None) -> AsyncGenerator[bytes, None]:
         """What the flight recorder has, as pcapng. Raises RefusedError if there is none."""
         if self._recording is None:
             raise RefusedError(f"switch {self.name!r} records nothing; start it with --record 60s or --record 64MiB")
-        return self._recording.stream(request)
+        return self._recording.stream(request, matches)
 
     async def capture_to(self, file: FileRequest, capture: LiveCapture) -> None:
         """Have a capture written into files until it is complete or ended; returns when it has begun.

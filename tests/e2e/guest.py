@@ -12,9 +12,7 @@ is off: `sysctl -w net.ipv6.conf.eth0.disable_ipv6=0` turns it on.
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -22,9 +20,12 @@ from typing import Any
 
 import trio
 
-from tests.e2e.rig import Channel, Qemu, require_qemu
+from tests.e2e.rig import require_qemu
 from tests.needs import require
 from vswitch.testing.guest_image import GuestImage, GuestImageError, build
+from vswitch.testing.link import mac_address
+from vswitch.testing.qemu import Channel, Qemu
+from vswitch.testing.shell import Result, VirtioShell
 
 BOOT_TIMEOUT_S = 90.0
 MEMORY_MIB = 192
@@ -45,18 +46,6 @@ class Nic:
     device: str = "virtio-net-pci"
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a command ended and what it printed, stderr included; bytes that are no UTF-8 as `\\xff`."""
-
-    status: int
-    stdout: str
-
-    @property
-    def ok(self) -> bool:
-        return self.status == 0
-
-
 class Guest:
     """A guest for `boot` to start. `pass_fds` are the descriptors that its netdevs name by `fd=`. The test
     owns them, and closes them once the guest is up if its peer is to see the stream end with the guest.
@@ -69,11 +58,7 @@ class Guest:
         self.qemu: Qemu
         self._pass_fds = pass_fds
         self._arguments = arguments
-        self._port: Channel
-        self._commands = 0
-        self._results: dict[int, Result] = {}
-        self._receiving = False
-        self._received = trio.lowlevel.ParkingLot()
+        self._shell: VirtioShell
 
     async def run(self, command: str, *, timeout: float = 30.0) -> Result:  # noqa: ASYNC109
         """Runs a command as root, in a shell of its own, without input. Several may run at once.
@@ -82,7 +67,7 @@ class Guest:
         with the console, if the guest dies, or if `timeout` seconds pass: then, too, the command runs on.
         """
         with self.qemu.bounded(f"guest {self.name}: {command}", timeout):
-            return await self._run(command)
+            return await self._shell.run(command, b"")
 
     async def qmp(self, command: str, /, **arguments: object) -> Any:
         """Executes a QMP command: `qmp("stop")`, `qmp("cont")`, `qmp("set_link", name="nic0", up=False)`."""
@@ -93,39 +78,11 @@ class Guest:
         """The last of what the kernel and QEMU printed."""
         return self.qemu.output
 
-    async def _run(self, command: str) -> Result:
-        self._commands += 1
-        number = self._commands
-        await self._port.send(b"%d %s\n" % (number, base64.b64encode(command.encode())))
-        # Of all the tasks that wait for a result, one receives for all. After each result it lets the others
-        # look and take over, because its own may be long in coming.
-        while number not in self._results:
-            if self._receiving:
-                await self._received.park()
-                continue
-            self._receiving = True
-            try:
-                await self._receive_result()
-            finally:
-                self._receiving = False
-                self._received.unpark_all()
-        return self._results.pop(number)
-
-    async def _receive_result(self) -> None:
-        buffer = self._port.buffer
-        while (header_size := buffer.find(b"\n") + 1) == 0:
-            await self._port.receive()
-        number, status, size = map(int, buffer[:header_size].split())
-        while len(buffer) < header_size + size:
-            await self._port.receive()
-        output = buffer[header_size : header_size + size].decode(errors="backslashreplace")
-        del buffer[: header_size + size]
-        self._results[number] = Result(status, output)
-
     @contextmanager
     def _powered(self, image: GuestImage) -> Iterator[None]:
-        with closing(Channel()) as self._port:
-            port = f"socket,id=port,fd={self._port.theirs.fileno()}"
+        with closing(Channel()) as channel:
+            self._shell = VirtioShell(channel)
+            port = f"socket,id=port,fd={channel.theirs.fileno()}"
             arguments = ["-name", self.name, "-machine", "q35", "-accel", "tcg", "-m", str(MEMORY_MIB)]
             arguments += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]
             arguments += ["-append", self._kernel_arguments(), "-no-reboot"]
@@ -137,7 +94,7 @@ class Guest:
                 card = f"{nic.device},id=nic{index},netdev=net{index},mac={nic.mac},romfile="
                 arguments += ["-netdev", f"{nic.netdev},id=net{index}", "-device", card]
             arguments += self._arguments
-            with closing(Qemu(*arguments, channels=[self._port], pass_fds=self._pass_fds)) as self.qemu:
+            with closing(Qemu(*arguments, channels=[channel], pass_fds=self._pass_fds)) as self.qemu:
                 yield
 
     def _kernel_arguments(self) -> str:
@@ -164,7 +121,7 @@ async def boot(*guests: Guest) -> AsyncIterator[tuple[Guest, ...]]:
         for guest in guests:
             await guest.qemu.started()
             with guest.qemu.bounded(f"guest {guest.name}: booting", BOOT_TIMEOUT_S):
-                await guest._run("true")
+                await guest._shell.open()
         yield guests
 
 
@@ -184,8 +141,3 @@ def built_image() -> GuestImage | GuestImageError:
         return build()
     except GuestImageError as error:
         return error
-
-
-def mac_address(seed: str) -> str:
-    """A MAC address of QEMU's range, always the same for the same seed."""
-    return "52:54:00:" + hashlib.sha256(seed.encode()).digest()[:3].hex(":")

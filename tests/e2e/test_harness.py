@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from tests.e2e.guest import Guest, Nic, boot, guest_image
-from tests.e2e.rig import QemuError, rig
+from tests.e2e.rig import rig
+from vswitch.testing.qemu import QemuError
 
 FRAME = bytes.fromhex("ffffffffffff 525400000001 88b5") + b"payload".ljust(46)
 
@@ -46,7 +47,7 @@ async def test_guest_runs_commands() -> None:
         assert (await guest.run("hostname")).stdout == "lonely\n"
 
         result = await guest.run("echo out; echo err >&2; exit 7")
-        assert (result.ok, result.status, result.stdout) == (False, 7, "out\nerr\n")
+        assert (result.ok, result.status, result.stdout, result.stderr) == (False, 7, "out\n", "err\n")
 
         # Neither bytes that are no text, nor what looks like the protocol, nor broken syntax does harm.
         assert (await guest.run(r"printf '1 0 3\n\377\000'")).stdout == "1 0 3\n\\xff\0"

@@ -16,13 +16,14 @@ from xml.etree import ElementTree
 import pytest
 import trio
 
-from tests.e2e.rig import Qemu, QemuError, require_qemu, rig
+from tests.e2e.rig import require_qemu, rig
 from tests.e2e.test_qemu_netdevs import free_port
 from tests.frames import BROADCAST, frame, mac
 from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, until
 from vswitch.endpoints import libvirt, qemu
 from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.testing.qemu import Qemu, QemuError
 
 VERSION = (7, 2)
 GUEST = qemu.named_guest("a guest, or two")

@@ -207,16 +207,19 @@ class LiveCapture:
                 await self._room.wait()
 
 
-async def prepare(ports: Ports, request: CaptureRequest) -> LiveCapture:
+Matches = Callable[[bytes], bool]
+
+
+async def prepare(ports: Ports, request: CaptureRequest, matches: Matches | None = None) -> LiveCapture:
     """A capture that has not begun. Raises InputError for what is wrong, RefusedError for a filter without libpcap."""
     if not 1 <= request.snaplen <= SNAPLEN_MAX:
         raise InputError(f"a snap length of {request.snaplen} is out of range; 1 to {SNAPLEN_MAX} bytes")
     if request.count < 0:
         raise InputError(f"a count of {request.count} is out of range")
-    return LiveCapture(ports, request, await find_filter(request.filter))
+    return LiveCapture(ports, request, matches or await find_filter(request.filter))
 
 
-async def find_filter(text: str) -> Callable[[bytes], bool] | None:
+async def find_filter(text: str) -> Matches | None:
     """Whether a frame passes a filter; None if there is none. Raises InputError, and RefusedError without libpcap."""
     if not text:
         return None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import trio
 
 from vswitch import units
-from vswitch.control.captures import CaptureRequest, find_filter
+from vswitch.control.captures import CaptureRequest, Matches, find_filter
 from vswitch.edges.capture import Capture
 from vswitch.edges.recorder import Recorder
 from vswitch.endpoints.ports import Ports, SwitchPort
@@ -48,7 +48,7 @@ class Recording:
         self._gone: list[tuple[int, int]] = []  # when that was, and their serials
         ports.watch(self)
 
-    async def stream(self, request: CaptureRequest) -> AsyncGenerator[bytes, None]:
+    async def stream(self, request: CaptureRequest, matches: Matches | None = None) -> AsyncGenerator[bytes, None]:
         """What there is, as pcapng. Raises InputError and RefusedError for a filter."""
         capture = Capture(
             f"vswitch {__version__}",
@@ -56,7 +56,7 @@ class Recording:
             snaplen=request.snaplen,
             only_drops=request.drops,
             frames_max=request.count,
-            matches=await find_filter(request.filter),
+            matches=matches or await find_filter(request.filter),
             filter_text=request.filter,
         )
         segments = list(self._recorder.segments)  # what comes from now on is not in it

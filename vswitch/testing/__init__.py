@@ -1,1 +1,64 @@
-"""What tests of things that need a network are built from; so far, the tiny guest's image."""
+"""Networks of several machines for tests: guests, scapy hosts and faults, with pytest or without."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vswitch.testing.faults import Fault
+    from vswitch.testing.guest import Disk, Guest, GuestDied, Kernel, Login
+    from vswitch.testing.guest_image import GuestImage, GuestImageError
+    from vswitch.testing.host import HostUnreachable, ScapyHost
+    from vswitch.testing.lan import ExpectationFailed, Lan
+    from vswitch.testing.link import Link, Nic
+    from vswitch.testing.qemu import QemuError
+    from vswitch.testing.shell import CommandFailed, Result
+    from vswitch.testing.sync import SyncLan
+
+__all__ = [
+    "CommandFailed",
+    "Disk",
+    "ExpectationFailed",
+    "Fault",
+    "Guest",
+    "GuestDied",
+    "GuestImage",
+    "GuestImageError",
+    "HostUnreachable",
+    "Kernel",
+    "Lan",
+    "Link",
+    "Login",
+    "Nic",
+    "QemuError",
+    "Result",
+    "ScapyHost",
+    "SyncLan",
+]
+
+_WHERE = {
+    "CommandFailed": "shell",
+    "Disk": "guest",
+    "ExpectationFailed": "lan",
+    "Fault": "faults",
+    "Guest": "guest",
+    "GuestDied": "guest",
+    "GuestImage": "guest_image",
+    "GuestImageError": "guest_image",
+    "HostUnreachable": "host",
+    "Kernel": "guest",
+    "Lan": "lan",
+    "Link": "link",
+    "Login": "guest",
+    "Nic": "link",
+    "QemuError": "qemu",
+    "Result": "shell",
+    "ScapyHost": "host",
+    "SyncLan": "sync",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, when it is: the image builder needs nothing but the standard library."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -1,17 +1,23 @@
 """Builds the tiny Linux guest that tests boot: a kernel and an initramfs, from Debian packages, without root.
 
-The guest is Debian's cloud kernel, busybox, and iperf3 with its libraries, all as Debian ships them. Nothing
-is compiled or installed: packages are downloaded and unpacked below the cache directory, and what the guest
-needs is written into a cpio archive right here, device nodes included, which is what makes root unnecessary.
+The guest is Debian's cloud kernel, busybox, iperf3 and whatever other packages a test asks for, with their
+libraries, all as Debian ships them. Nothing is compiled or installed: packages are downloaded and unpacked
+below the cache directory, and what the guest needs is written into a cpio archive right here, device nodes
+included, which is what makes root unnecessary. Where there is no apt, or no network for it, the image is made
+of the host's own kernel and busybox, as virtme-ng does it.
 
-The image is kept under a digest of this file. So a second call returns at once, without apt and without a
-network, and an edit here makes a new image. It is built in a temporary directory beside its final place and
-then renamed, so that concurrent builders cannot hurt each other.
+The image is kept under a digest of this file and of what was asked for. So a second call returns at once,
+without apt and without a network, and an edit here makes a new image. It is built in a temporary directory
+beside its final place and then renamed, so that concurrent builders cannot hurt each other.
 
 The guest takes commands from its first virtio-serial port, as `INIT` tells below. What the kernel has to say,
-and whatever stops the boot, goes to the serial console.
+and whatever stops the boot, goes to the serial console. With `-no-reboot`, whatever ends the guest ends QEMU: a
+panic (with `panic=-1`), an init that fails, `poweroff`, `reboot`. To have it boot again, there is QMP: `set-action`
+with `reboot: reset`, `system_reset`, the event RESET, and `set-action` with `reboot: shutdown` only when the guest
+answers, because the firmware resets the machine once more by itself.
 
-Only the standard library is used, so that this file runs by itself, with nothing installed.
+Only the standard library is used, so that this file runs by itself, with nothing installed. Its parts: what
+the guest runs, `build`, the two sources (Debian, the host), what is taken from either, the archive.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import importlib
 import lzma
 import os
 import re
@@ -27,37 +34,59 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "iperf3")
 # Of the dependencies, only these are followed: the real kernel behind its metapackage, and shared libraries.
 FOLLOWED = ("linux-image-", "lib")
 # What the guest loads. The modules these depend on come along, those built into the kernel are skipped.
-MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "8021q")
+MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "8021q", "af_packet")
 COMMAND_TIMEOUT_S = 600
 APT_OPTIONS = ("-oAPT::Sandbox::User=root", "-oAcquire::Retries=3", "-oAcquire::http::Timeout=30")
+PROGRAM_DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
+# Where a host keeps its libraries; Debian has a directory per architecture, Alpine all in /lib and /usr/lib.
+LIBRARY_DIRECTORIES = (
+    *("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64"),
+    *("lib", "usr/lib", "usr/local/lib64", "usr/local/lib"),
+)
+# What programs can do without, of what their packages bring.
+UNUSED_DATA = ("usr/share/doc/", "usr/share/info/", "usr/share/lintian/", "usr/share/locale/", "usr/share/man/")
+ROOT = Path("/")
+
+# -- what the guest runs -------------------------------------------------------------------------------------
 
 INIT = r"""#!/bin/busybox sh
 # A step that fails ends init; then the kernel panics and QEMU, run with -no-reboot, ends.
 set -e
-export PATH=/bin
+export PATH=/bin HOME=/root
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+mkdir /dev/pts
+mount -t devpts devpts /dev/pts
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
+mount -t tmpfs tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /tmp
 # Nothing on the wire that no test asked for: sysctl -w net.ipv6.conf.eth0.disable_ipv6=0 asks for IPv6, and
 # has its address at once, without duplicate address detection.
 echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
 echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
 for module in /modules/*; do insmod $module; done
 
-# vswitch.name=HOST, vswitch.ip=ADDRESS/LENGTH for eth0, vswitch.ip1= for eth1 and so on.
+# vswitch.name=HOST, vswitch.ip=ADDRESS/LENGTH for eth0, vswitch.ip1= for eth1 and so on, and
+# vswitch.gateway=ADDRESS for the default route.
+gateway=
 ip link set lo up
 for word in $(cat /proc/cmdline); do
     case $word in
         vswitch.name=*) hostname ${word#*=} ;;
+        vswitch.gateway=*) gateway=${word#*=} ;;
         vswitch.ip*=*)
             index=${word%%=*}
             index=${index#vswitch.ip}
@@ -67,31 +96,80 @@ done
 for nic in /sys/class/net/eth*; do
     if [ -e $nic ]; then ip link set ${nic##*/} up; fi
 done
+if [ $gateway ]; then ip route add default via $gateway; fi
 
-# Commands come in as lines "NUMBER BASE64" and run at the same time, each in a shell of its own. When one
-# ends, "NUMBER STATUS SIZE" goes out and then SIZE bytes, its stdout and stderr. Until then its output is in
-# a file, so that neither odd bytes nor a process left running in the background can spoil the framing.
+# Without -f, these programs ask init: by SIGTERM for a reboot, by the others for the end.
+trap 'reboot -f' TERM
+trap 'poweroff -f' USR1 USR2
+
+# Commands come in as "NUMBER INPUT_SIZE COMMAND_BASE64", one a line, each followed by INPUT_SIZE bytes, its
+# stdin. They run at the same time, each in a shell of its own. When one ends, the line "NUMBER STATUS OUT_SIZE
+# ERR_SIZE" goes out and then as many bytes, its stdout and stderr. Until then its output is in files, so that
+# neither odd bytes nor a process left running in the background can spoil the framing. For the same reason
+# input is read to the byte, before the next line, and by dd, as head -c reads ahead.
 until [ -c /dev/vport0p1 ]; do usleep 5000; done
 mkfifo /run/ended
 exec 8<>/dev/vport0p1 9<>/run/ended
 while read -r number status <&9; do
-    size=$(stat -c %s /run/$number)
-    echo $number $status $size
-    head -c $size /run/$number
-    rm /run/$number
+    set -- $(stat -c %s /run/$number.out /run/$number.err)
+    echo $number $status $1 $2
+    [ $1 = 0 ] || head -c $1 /run/$number.out
+    [ $2 = 0 ] || head -c $2 /run/$number.err
+    rm /run/$number.*
 done >&8 &
-while read -r number command <&8; do
+while read -r number size command <&8; do
+    input=/dev/null
+    if [ $size != 0 ]; then
+        input=/run/$number.in
+        dd bs=$size count=1 iflag=fullblock <&8 >$input 2>/dev/null
+    fi
     (
         status=0
-        sh -c "$(echo $command | base64 -d)" </dev/null >/run/$number 2>&1 8>&- 9>&- || status=$?
+        command=$(echo $command | base64 -d)
+        sh -c "$command" <$input >>/run/$number.out 2>>/run/$number.err 8>&- 9>&- || status=$?
         echo $number $status >&9
     ) &
 done
 """
 
+# What /init calls, wherever busybox comes from. Their names are in its table of applets.
+APPLETS = (
+    *("base64", "dd", "head", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo"),
+    *("mount", "poweroff", "reboot", "rm", "sh", "stat", "usleep"),
+)
+
+UDHCPC = r"""#!/bin/sh
+# What udhcpc calls when it begins (deconfig) and when it has a lease (bound, renew).
+case $1 in
+    deconfig)
+        ip link set $interface up
+        ip -4 address flush dev $interface ;;
+    bound | renew)
+        ip -4 address flush dev $interface
+        ip address add $ip/$mask broadcast ${broadcast:-+} dev $interface
+        if [ "$router" ]; then ip route replace default via ${router%% *} dev $interface; fi
+        if [ "$domain" ]; then echo search $domain; fi >/etc/resolv.conf
+        for server in $dns; do echo nameserver $server; done >>/etc/resolv.conf ;;
+esac
+"""
+
+ETC = {
+    "group": "root:x:0:\n",
+    "hosts": "127.0.0.1 localhost\n",
+    "passwd": "root:x:0:0:root:/root:/bin/sh\n",
+}
+
+
+# -- building ------------------------------------------------------------------------------------------------
+
 
 class GuestImageError(Exception):
     """The image cannot be built. The text is one line: what happened, and what to do about it."""
+
+
+class SourceError(GuestImageError):
+    """One of the two sources has nothing for us: the other one may have. In contrast to a request that makes
+    no sense, such as one for a module that Debian's kernel has not."""
 
 
 @dataclass(frozen=True)
@@ -102,29 +180,29 @@ class GuestImage:
     initrd: Path
 
 
-def build(cache: Path | None = None) -> GuestImage:
+def build(cache: Path | None = None, *, packages: Collection[str] = (), modules: Collection[str] = ()) -> GuestImage:
     """The image: from the cache directory if it is there, or else built and put there, which takes some
     seconds and a network.
 
-    `cache` defaults to `$VSWITCH_CACHE`, or else to `vswitch` in `$XDG_CACHE_HOME` or `~/.cache`. The image
+    `packages` names more Debian packages, such as `nftables`. Their programs are in the guest's /bin, with
+    the libraries they need, and their data where it belongs; nothing of what else they depend on. Typed
+    without a path, the name of a busybox applet means the applet: `/bin/ip` is iproute2's. `modules` names
+    more kernel modules to load, such as `nft_ct`: nothing is loaded on demand.
+
+    `cache` defaults to `$VSWITCH_CACHE`, or else to `vswitch` in `$XDG_CACHE_HOME` or `~/.cache`. An image
     takes 20 MB there, and 150 MB more while it is being built. Several threads and processes may call this
-    at once.
+    at once. Without apt, or if it fails, the image is made of the host's kernel, busybox and iperf3, if any,
+    and kept apart from Debian's: once apt works again, Debian's it is.
 
     Raises GuestImageError.
     """
+    packages, modules = sorted(set(packages)), sorted(set(modules))
     try:
-        directory = (cache or default_cache()) / "guest" / digest()
-        image = GuestImage(directory / "vmlinuz", directory / "initramfs.gz")
-        if not directory.exists():
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="building-", dir=directory.parent) as work:
-                build_in(Path(work), Path(work, "image"))
-                try:
-                    Path(work, "image").rename(directory)
-                except OSError:
-                    if not directory.exists():  # else another builder was faster, with the same result
-                        raise
-        return image
+        validate("package", r"[a-z0-9][a-z0-9+.-]+", packages)
+        validate("module", r"[A-Za-z0-9_-]+", modules)
+        return build_valid((cache or default_cache()) / "guest", packages, modules)
+    except GuestImageError as error:
+        raise GuestImageError(f"no guest image: {error}") from error
     except (OSError, RuntimeError) as error:
         raise GuestImageError(
             f"no guest image: {error}; set VSWITCH_CACHE to a writable directory with 200 MB free"
@@ -137,53 +215,81 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vswitch"
 
 
-def digest() -> str:
-    """Names the image. The same source builds the same image, but for what Debian has updated meanwhile."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+def validate(what: str, pattern: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not re.fullmatch(pattern, name):
+            raise GuestImageError(f"{name!r} is no name of a {what}; it has to match {pattern}")
 
 
-def build_in(work: Path, image: Path) -> None:
-    unpacked = work / "unpacked"
-    for package in download(work):
-        run("dpkg-deb", "--extract", package, unpacked)
-    image.mkdir()
-    shutil.copyfile(find(unpacked, "boot/vmlinuz-*"), image / "vmlinuz")
-    # Level 1 is quick to write, and halves the size already. A boot takes as long with any.
-    archive = gzip.compress(b"".join(cpio(initramfs(unpacked))), compresslevel=1, mtime=0)
-    (image / "initramfs.gz").write_bytes(archive)
-
-
-# -- packages ------------------------------------------------------------------------------------------------
-
-
-def download(work: Path) -> list[Path]:
-    """The packages, and those of the libraries they need, as .deb files. The system's package lists will do
-    if they are there and still true; if not, we fetch our own, which needs no root either."""
+def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]) -> GuestImage:
+    name = digest(packages, modules)
+    debian, host = directory / name, directory / f"{name}-host"
+    if debian.exists():
+        return image_in(debian)
+    why_not_debian = "there is no apt-get and no dpkg-deb here"
+    if shutil.which("apt-get") and shutil.which("dpkg-deb"):
+        try:
+            return put(debian, modules, lambda work: debian_parts(work, packages))
+        except SourceError as error:
+            why_not_debian = f"{error} (has apt-get a network, and the cache 200 MB of space?)"
     try:
-        return download_with(work / "packages", APT_OPTIONS)
-    except GuestImageError:
-        state, apt_cache = work / "apt" / "state", work / "apt" / "cache"
-        for directory in (state / "lists" / "partial", apt_cache / "archives" / "partial"):
-            directory.mkdir(parents=True)
-        options = (*APT_OPTIONS, f"-oDir::State={state}", f"-oDir::Cache={apt_cache}")
-        run("apt-get", *options, "-oAPT::Update::Error-Mode=any", "update")
-        return download_with(work / "packages-again", options)
+        if packages:
+            raise GuestImageError(f"packages ({', '.join(packages)}) come from Debian only")
+        return image_in(host) if host.exists() else put(host, modules, lambda work: host_parts(ROOT))
+    except GuestImageError as error:
+        raise GuestImageError(
+            f"not from Debian: {why_not_debian}; not from this host: {error}; or else copy the cache directory "
+            f"{directory.parent} here from a Debian machine"
+        ) from error
 
 
-def download_with(directory: Path, options: Sequence[str]) -> list[Path]:
-    wanted: set[str] = set()
-    found = set(PACKAGES)
-    while found:
-        wanted |= found
-        lines = run("apt-cache", *options, "depends", "--important", *sorted(found))
-        names = re.findall(r"Depends: ([^<\s]+)", lines)
-        found = {name for name in names if name.startswith(FOLLOWED)} - wanted
+def digest(packages: Sequence[str] = (), modules: Sequence[str] = ()) -> str:
+    """Names the image. The same source builds the same image, but for what Debian has updated meanwhile."""
+    wanted = " ".join(packages) + "\n" + " ".join(modules) + "\n"
+    return hashlib.sha256(wanted.encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+
+
+def image_in(directory: Path) -> GuestImage:
+    return GuestImage(directory / "vmlinuz", directory / "initramfs.gz")
+
+
+def put(directory: Path, modules: Sequence[str], get_parts: Callable[[Path], Parts]) -> GuestImage:
+    """Builds the image of the parts that `get_parts`, given a directory to work in, finds; all or nothing."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="building-", dir=directory.parent) as work:
+        image = Path(work, "image")
+        write_image(image, get_parts(Path(work)), modules)
+        try:
+            image.rename(directory)
+        except OSError:
+            if not directory.exists():  # else another builder was faster, with the same result
+                raise
+    return image_in(directory)
+
+
+def write_image(directory: Path, parts: Parts, modules: Sequence[str]) -> None:
     directory.mkdir()
-    run("apt-get", *options, "download", *sorted(wanted), cwd=directory)
-    return sorted(directory.glob("*.deb"))
+    shutil.copyfile(parts.kernel, directory / "vmlinuz")
+    # Level 1 is quick to write, and halves the size already. A boot takes as long with any.
+    archive = gzip.compress(b"".join(cpio(initramfs(parts, modules))), compresslevel=1, mtime=0)
+    (directory / "initramfs.gz").write_bytes(archive)
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
+@dataclass(frozen=True)
+class Parts:
+    """What an image is made of: files of either source. `modules` is a directory like /lib/modules/6.1.0;
+    `programs` and `libraries` are by name, and `package_files` by the path they are packaged with, such as
+    usr/sbin/nft, symbolic links among them."""
+
+    kernel: Path
+    modules: Path
+    programs: dict[str, Path]
+    libraries: dict[str, Path]
+    package_files: dict[str, Path] = field(default_factory=dict)
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> bytes:
+    """What the program prints. Raises SourceError, without advice, if it fails."""
     try:
         done = subprocess.run(
             command,
@@ -191,34 +297,139 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
             env={**os.environ, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=COMMAND_TIMEOUT_S,
             check=True,
         )
     except FileNotFoundError as error:
-        raise GuestImageError(
-            f"no guest image: {command[0]} not found; build it on Debian and copy the cache directory here"
-        ) from error
+        raise SourceError(f"{command[0]} not found") from error
     except subprocess.TimeoutExpired as error:
-        raise GuestImageError(
-            f"no guest image: {command[0]} took more than {COMMAND_TIMEOUT_S} s; try again"
-        ) from error
+        raise SourceError(f"{command[0]} took more than {COMMAND_TIMEOUT_S} s") from error
     except subprocess.CalledProcessError as error:
-        said = [line for line in error.stderr.splitlines() if line and not line.startswith("W: ")]
+        lines = error.stderr.decode(errors="replace").splitlines()
+        said = [line for line in lines if line and not line.startswith("W: ")]
         why = said[0] if said else f"exit status {error.returncode}"
-        raise GuestImageError(
-            f"no guest image: {command[0]}: {why}; has apt-get a network here, and the cache 200 MB of space?"
-        ) from error
+        raise SourceError(f"{command[0]}: {why}") from error
     return done.stdout
 
 
-# -- what goes into the guest --------------------------------------------------------------------------------
+# -- parts from Debian ---------------------------------------------------------------------------------------
+
+
+def debian_parts(work: Path, packages: Sequence[str]) -> Parts:
+    unpacked = work / "unpacked"
+    for archive in download(work, sorted({*PACKAGES, *packages})):
+        directory = unpacked / archive.name.partition("_")[0]
+        directory.mkdir(parents=True)
+        run("dpkg-deb", "--extract", archive, directory)
+    parts = Parts(
+        kernel=find(unpacked, "boot/vmlinuz-*"),
+        modules=find(unpacked, "modules.builtin").parent,
+        programs={"busybox": find(unpacked, "bin/busybox"), "iperf3": find(unpacked, "bin/iperf3")},
+        libraries=files_by_name(unpacked, sorted(unpacked.rglob("*.so*"))),
+    )
+    for package in packages:
+        for path in sorted((unpacked / package).rglob("*")):
+            place = str(path.relative_to(unpacked / package))
+            if (path.is_symlink() or path.is_file()) and not place.startswith(UNUSED_DATA):
+                parts.package_files[place] = path
+    return parts
+
+
+def download(work: Path, packages: Sequence[str]) -> list[Path]:
+    """The packages, and those of the libraries they need, as .deb files. The system's package lists will do
+    if they are there and still true; if not, we fetch our own, which needs no root either."""
+    try:
+        return download_with(work / "packages", packages, APT_OPTIONS)
+    except SourceError:
+        state, apt_cache = work / "apt" / "state", work / "apt" / "cache"
+        for directory in (state / "lists" / "partial", apt_cache / "archives" / "partial"):
+            directory.mkdir(parents=True)
+        options = (*APT_OPTIONS, f"-oDir::State={state}", f"-oDir::Cache={apt_cache}")
+        run("apt-get", *options, "-oAPT::Update::Error-Mode=any", "update")
+        return download_with(work / "packages-again", packages, options)
+
+
+def download_with(directory: Path, packages: Sequence[str], options: Sequence[str]) -> list[Path]:
+    wanted: set[str] = set()
+    found = set(packages)
+    while found:
+        wanted |= found
+        lines = run("apt-cache", *options, "depends", "--important", *sorted(found)).decode()
+        names = re.findall(r"Depends: ([^<\s]+)", lines)
+        found = {name for name in names if name.startswith(FOLLOWED)} - wanted
+    directory.mkdir()
+    run("apt-get", *options, "download", *sorted(wanted), cwd=directory)
+    return sorted(directory.glob("*.deb"))
+
+
+def find(unpacked: Path, pattern: str) -> Path:
+    for path in sorted(unpacked.rglob(pattern)):
+        if path.is_file():
+            return path
+    raise GuestImageError(f"these packages have no {pattern}; change {__file__}")
+
+
+# -- parts from the host -------------------------------------------------------------------------------------
+
+
+def host_parts(root: Path) -> Parts:
+    """Parts from an installed Linux. What is missing is told all at once, in a SourceError."""
+    if (machine := os.uname().machine) != "x86_64":
+        raise SourceError(f"the guest is x86_64, this machine {machine}")
+    missing = []
+    programs = {}
+    try:
+        kernel, modules = host_kernel(root)
+    except SourceError as error:
+        missing.append(str(error))
+    for name in ("busybox", "iperf3"):
+        for directory in (*os.get_exec_path(), *PROGRAM_DIRECTORIES):
+            path = root / directory.lstrip("/") / name
+            if name not in programs and os.path.isfile(path) and within(root, path):
+                programs[name] = path
+    if "busybox" not in programs:
+        missing.append("no busybox on PATH: install busybox, best a static one")
+    elif absent := absent_applets(programs["busybox"].read_bytes()):
+        missing.append(f"{programs['busybox']} has no {', '.join(absent)}: install a complete one (busybox-static)")
+    if missing:
+        raise SourceError("; ".join(missing))
+    libraries = [path for pattern in LIBRARY_DIRECTORIES for path in sorted(root.glob(f"{pattern}/*.so*"))]
+    return Parts(kernel, modules, programs, files_by_name(root, libraries))
+
+
+def host_kernel(root: Path) -> tuple[Path, Path]:
+    """The kernel that is running, or else another one that is installed, and the directory of its modules."""
+    running = os.uname().release
+    directories = {path.name: path for place in ("lib", "usr/lib") for path in root.glob(f"{place}/modules/*")}
+    unreadable = None
+    for release in sorted(directories, key=lambda release: (release != running, release)):
+        modules = directories[release]
+        for kernel in (root / "boot" / f"vmlinuz-{release}", modules / "vmlinuz"):
+            if not (os.path.isfile(kernel) and os.path.isfile(modules / "modules.builtin")):
+                continue
+            if os.access(kernel, os.R_OK, effective_ids=True):
+                return kernel, modules
+            unreadable = unreadable or kernel
+    if unreadable:
+        raise SourceError(f"the kernel is not readable: sudo chmod a+r {unreadable}")
+    raise SourceError(
+        f"no kernel with its modules in {root / 'boot'} and {root / 'lib/modules'}: install your distribution's"
+        " kernel package"
+    )
+
+
+def absent_applets(busybox: bytes) -> list[str]:
+    """Those of APPLETS that are not in busybox's table, which is its applets' names, each ended by a zero."""
+    return [name for name in APPLETS if b"\0" + name.encode() + b"\0" not in busybox]
+
+
+# -- what is taken from either -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of the archive: `mode` tells its type, `device` the numbers of a device node."""
+    """One file of the archive: `mode` tells its type, `device` the numbers of a device node. The content of a
+    symbolic link is its target."""
 
     path: str
     mode: int
@@ -226,61 +437,103 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def initramfs(unpacked: Path) -> Iterator[Entry]:
-    for path in ("bin", "dev", "lib", "lib64", "modules", "proc", "root", "run", "sys", "tmp"):
-        yield Entry(path, stat.S_IFDIR | 0o755)
-    yield Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
-    yield Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
-    yield program("init", INIT.encode())
-    yield program("bin/busybox", find(unpacked, "bin/busybox").read_bytes())
-    iperf3 = find(unpacked, "bin/iperf3").read_bytes()
-    yield program("bin/iperf3", iperf3)
-    for name, content in libraries(unpacked, iperf3).items():
-        yield program(f"lib64/{name}" if name.startswith("ld-") else f"lib/{name}", content)
-    for number, (name, content) in enumerate(modules(unpacked).items()):
-        yield Entry(f"modules/{number:02}-{name}.ko", stat.S_IFREG | 0o644, content)  # the glob in INIT sorts
+def initramfs(parts: Parts, modules: Sequence[str]) -> list[Entry]:
+    directories = ("modules", "proc", "root", "run", "sys", "tmp")
+    entries = [Entry(path, stat.S_IFDIR | 0o755) for path in directories]
+    # Programs are in one directory, and libraries in another, by whatever path they are called.
+    entries += [link("sbin", "/bin"), link("usr/bin", "/bin"), link("usr/sbin", "/bin"), link("lib64", "/lib")]
+    entries.append(Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))
+    entries.append(Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)))
+    entries.append(program("init", INIT.encode()))
+    entries.append(program("etc/udhcpc/default.script", UDHCPC.encode()))
+    entries += [plain(f"etc/{name}", text.encode()) for name, text in ETC.items()]
+    files = [program(f"bin/{name}", path.read_bytes()) for name, path in parts.programs.items()]
+    files += [package_file(place, path) for place, path in parts.package_files.items()]
+    entries += files
+    entries += [program(f"lib/{name}", content) for name, content in libraries(parts, files).items()]
+    for number, (name, content) in enumerate(modules_content(parts, modules).items()):
+        entries.append(plain(f"modules/{number:03}-{name}.ko", content))  # the glob in INIT sorts
+    return with_directories(entries)
 
 
 def program(path: str, content: bytes) -> Entry:
     return Entry(path, stat.S_IFREG | 0o755, content)
 
 
-def libraries(unpacked: Path, content: bytes) -> dict[str, bytes]:
-    """What a binary links against, directly or not, by name: every library name in it that we have a file
-    for. That includes what it would load later, by dlopen, as libc loads libgcc_s to end threads."""
+def plain(path: str, content: bytes) -> Entry:
+    return Entry(path, stat.S_IFREG | 0o644, content)
+
+
+def link(path: str, target: str) -> Entry:
+    return Entry(path, stat.S_IFLNK | 0o777, target.encode())
+
+
+def package_file(place: str, path: Path) -> Entry:
+    directory, name = os.path.split(place)
+    guest_path = f"bin/{name}" if directory in PROGRAM_DIRECTORIES else place
+    if path.is_symlink():
+        return link(guest_path, os.path.normpath(f"/{directory}/{os.readlink(path)}"))
+    return Entry(guest_path, stat.S_IFREG | (path.stat().st_mode & 0o777), path.read_bytes())
+
+
+def with_directories(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, one of each path, and before them the directories they are in, outermost first."""
+    by_path = {entry.path: entry for entry in entries}
+    parents = {str(parent) for path in by_path for parent in PurePosixPath(path).parents} - {"."}
+    for path in sorted(parents - by_path.keys()):
+        by_path[path] = Entry(path, stat.S_IFDIR | 0o755)
+    directories = sorted(path for path, entry in by_path.items() if stat.S_ISDIR(entry.mode))
+    return [by_path.pop(path) for path in directories] + list(by_path.values())
+
+
+def libraries(parts: Parts, files: Iterable[Entry]) -> dict[str, bytes]:
+    """What binaries link against, directly or not, by name: every library name in them that we have a file
+    for. That includes what they would load later, by dlopen, as libc loads libgcc_s to end threads."""
     found: dict[str, bytes] = {}
-    unread = [content]
+    unread = [file.content for file in files]
     while unread:
-        for name in re.findall(rb"\0((?:lib|ld-)[\w.+-]+\.so\.\d+)(?=\0)", unread.pop()):
-            path = next(unpacked.rglob(name.decode()), None)
+        content = unread.pop()
+        if not content.startswith(b"\x7fELF"):
+            continue
+        for name in re.findall(rb"\0((?:lib|ld-)[\w.+-]+\.so(?:\.[\w.]+)?)(?=\0)", content):
+            path = parts.libraries.get(name.decode())
             if path is not None and path.name not in found:
                 found[path.name] = path.read_bytes()
                 unread.append(found[path.name])
     return dict(sorted(found.items()))
 
 
-def modules(unpacked: Path) -> dict[str, bytes]:
+def modules_content(parts: Parts, more: Sequence[str]) -> dict[str, bytes]:
     """The modules by name, each after those it depends on."""
-    built_in = {module_name(line) for line in find(unpacked, "modules.builtin").read_text().splitlines()}
-    files = {module_name(path.name): path for path in unpacked.rglob("*.ko*")}
+    built_in = {module_name(line) for line in (parts.modules / "modules.builtin").read_text().splitlines()}
+    files = {module_name(path.name): path for path in parts.modules.rglob("*.ko*")}
     inserted: dict[str, bytes] = {}
 
     def insert(name: str) -> None:
         if name in inserted or name in built_in:
             return
         if name not in files:
-            raise GuestImageError(f"no guest image: this kernel has no module {name}; change {__file__}")
-        content = files[name].read_bytes()
-        if files[name].suffix == ".xz":  # as of Debian 13
-            content = lzma.decompress(content)
-        depends = re.search(rb"\0depends=([^\0]*)\0", content)
-        for dependency in depends[1].decode().split(",") if depends and depends[1] else ():
+            raise GuestImageError(f"the kernel {parts.modules.name} has no module {name}")
+        content = uncompressed(files[name])
+        for dependency in module_facts(content, "depends"):
             insert(module_name(dependency))
+        # A softdep may be an alias of a module's: libcrc32c asks for the algorithm crc32c, not for its file.
+        for dependency in module_facts(content, "softdep"):
+            for candidate in (module_name(dependency), module_name(dependency) + "_generic"):
+                if candidate in files:
+                    insert(candidate)
         inserted[name] = content
 
-    for name in MODULES:
-        insert(name)
+    for name in (*MODULES, *more):
+        insert(module_name(name))
     return inserted
+
+
+def module_facts(content: bytes, key: str) -> list[str]:
+    """The modules that a module names in its section .modinfo, either `depends=a,b` or `softdep=pre: a b post: c`."""
+    facts = re.findall(rb"\0%s=([^\0]*)(?=\0)" % key.encode(), content)
+    before = [re.sub(r"^pre:|\bpost:.*", "", fact.decode()) for fact in facts]
+    return re.findall(r"[\w-]+", " ".join(before))
 
 
 def module_name(path: str) -> str:
@@ -288,11 +541,39 @@ def module_name(path: str) -> str:
     return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
 
-def find(unpacked: Path, pattern: str) -> Path:
-    for path in sorted(unpacked.rglob(pattern)):
-        if path.is_file():
-            return path
-    raise GuestImageError(f"no guest image: these packages have no {pattern}; change {__file__}")
+def uncompressed(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix == ".xz":  # as of Debian 13
+        return lzma.decompress(content)
+    if path.suffix == ".gz":
+        return gzip.decompress(content)
+    if path.suffix == ".zst":
+        try:
+            zstd = importlib.import_module("compression.zstd")  # as of Python 3.14
+        except ImportError:
+            try:
+                return run("zstd", "--decompress", "--quiet", "--stdout", path)
+            except SourceError as error:
+                raise SourceError(f"{error}, to read {path}: install zstd") from error
+        return bytes(zstd.decompress(content))
+    return content
+
+
+def within(root: Path, path: Path) -> bool:
+    """Whether the path stays below `root` when symbolic links are followed, absolute ones included."""
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def files_by_name(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """The first file of each name."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.name not in found and os.path.isfile(path) and within(root, path):
+            found[path.name] = path
+    return found
+
+
+# -- the archive ---------------------------------------------------------------------------------------------
 
 
 def cpio(entries: Iterable[Entry]) -> Iterator[bytes]:
@@ -312,9 +593,12 @@ def padded(data: bytes) -> bytes:
 
 def main(arguments: Sequence[str]) -> int:
     description = "Builds the image of the tests' guest, if it is not there yet, and prints its two paths."
-    argparse.ArgumentParser(prog="guest_image", description=description).parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="guest_image", description=description)
+    parser.add_argument("--package", action="append", default=[], help="a Debian package with more programs")
+    parser.add_argument("--module", action="append", default=[], help="a kernel module to load")
+    options = parser.parse_args(arguments)
     try:
-        image = build()
+        image = build(packages=options.package, modules=options.module)
     except GuestImageError as error:
         print(error, file=sys.stderr)
         return 1

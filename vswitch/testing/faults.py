@@ -1,0 +1,39 @@
+"""Faults: something is broken, and mended again.
+
+await lan.isolate(a)                  # until the test ends, or `restore`
+async with lan.partition([a], [b]):   # until the block does
+    ...
+"""
+
+from collections.abc import Awaitable, Callable, Generator
+from types import TracebackType
+from typing import Any, Self
+
+Restore = Callable[[], Awaitable[None]]
+
+
+class Fault:
+    """Injected when it is awaited or entered; `inject` answers what mends it."""
+
+    def __init__(self, inject: Callable[[], Awaitable[Restore]]) -> None:
+        self._inject = inject
+        self._restore: Restore | None = None
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> Self:
+        if self._restore is None:
+            self._restore = await self._inject()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.restore()
+
+    async def restore(self) -> None:
+        """Mend it; nothing, if that was done before."""
+        if self._restore is not None:
+            restore, self._restore = self._restore, None
+            await restore()

@@ -1,0 +1,296 @@
+"""Guests: machines that QEMU runs, on the LAN of a test."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from vswitch.testing.faults import Fault, Restore
+from vswitch.testing.guest_image import GuestImage
+from vswitch.testing.link import Link
+from vswitch.testing.qemu import Channel, Qemu, QemuError
+from vswitch.testing.shell import Result, SerialShell, Shell, VirtioShell
+
+BOOT_TIMEOUT_S = 90.0
+COMMAND_TIMEOUT_S = 30.0
+EVERY_S = 0.1
+PIECE_BYTES = 1 << 20  # of a file, at a time
+
+
+class GuestDied(Exception):
+    """A guest's QEMU has ended, and no test asked for it. The text ends with the last lines of its console."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to boot, and what goes with it."""
+
+    kernel: str | Path
+    initrd: str | Path | None = None
+    append: str = "console=ttyS0"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk image to boot. What the guest writes is lost in the end, unless `keep`."""
+
+    path: str | Path
+    format: str = "qcow2"
+    keep: bool = False
+
+
+Image = GuestImage | Kernel | Disk
+
+
+@dataclass(frozen=True)
+class Login:
+    """How to get a shell on the serial console: wait for `prompt`, answer with the user and, if asked, the password."""
+
+    user: str = "root"
+    password: str = ""
+    prompt: str = "login: "
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What QEMU is to run. `image` None boots nothing of ours: from the network, or what `arguments` say."""
+
+    image: Image | None
+    login: Login | None = None
+    accelerator: str = "tcg"
+    memory: str = "192M"
+    cpus: int = 1
+    arguments: Sequence[str] = ()
+    append: str = ""  # more words for the kernel
+
+
+class Guest:
+    """A guest, which `lan.guest` makes and boots.
+
+    `ip` and `mac` are its first card's; `links` are its cables.
+    """
+
+    def __init__(
+        self, name: str, machine: Machine, links: Sequence[Link], nursery: trio.Nursery, gateway: str = ""
+    ) -> None:
+        self.name = name
+        self.links = list(links)
+        self.machine = machine
+        self._nursery = nursery
+        self._gateway = gateway
+        self._qemu: Qemu | None = None
+        self._shell: Shell | None = None
+        self._last_console = ""
+        self._expected_to_end = False
+        self._resources = ExitStack()
+
+    @property
+    def mac(self) -> str:
+        return self.links[0].mac
+
+    @property
+    def ip(self) -> str:
+        return self.links[0].ip
+
+    @property
+    def console(self) -> str:
+        """The last of what the guest printed on its serial console, and QEMU."""
+        return self._qemu.output if self._qemu is not None else self._last_console
+
+    @property
+    def running(self) -> bool:
+        return self._qemu is not None
+
+    async def run(self, command: str, *, input: bytes = b"", timeout: float = COMMAND_TIMEOUT_S) -> Result:  # noqa: ASYNC109
+        """Runs a command as root, in a shell of its own. Several may run at once.
+
+        Returns when the command itself ends; what it has left in the background runs on. Raises QemuError, with the
+        console, if the guest dies, or if `timeout` seconds pass: then, too, the command runs on.
+        """
+        with self._alive().bounded(f"guest {self.name}: {command}", timeout):
+            return await self._a_shell().run(command, input)
+
+    async def put(self, content: bytes | str | Path, path: str, *, mode: int = 0o644) -> None:
+        """Writes a file in the guest: what is given as bytes, or what is in the file here that is named."""
+        data = content if isinstance(content, bytes) else await trio.Path(content).read_bytes()
+        quoted = shlex.quote(path)
+        (await self.run(f": >{quoted} && chmod {mode:o} {quoted}")).check()
+        for at in range(0, len(data), PIECE_BYTES):
+            (await self.run(f"cat >>{quoted}", input=data[at : at + PIECE_BYTES])).check()
+
+    async def get(self, path: str) -> bytes:
+        """What is in a file in the guest."""
+        return (await self.run(f"cat {shlex.quote(path)}")).check().output
+
+    async def wait_for(self, command: str, *, timeout: float = COMMAND_TIMEOUT_S) -> Result:  # noqa: ASYNC109
+        """Runs a command again and again until it succeeds. Raises QemuError if it has not after `timeout` seconds."""
+        result: Result | None = None
+        with trio.move_on_after(timeout):
+            while not (result := await self.run(command, timeout=timeout)).ok:  # noqa: ASYNC110
+                await trio.sleep(EVERY_S)
+            return result
+        said = f"{result.stderr or result.stdout}".strip() if result is not None else "no answer"
+        raise QemuError(f"guest {self.name}: {command}: did not succeed within {timeout:g} s; last: {said}")
+
+    async def wait_for_console(self, pattern: str, *, timeout: float = BOOT_TIMEOUT_S) -> str:  # noqa: ASYNC109
+        """Waits until the console shows what a regular expression matches, and answers that."""
+        with trio.move_on_after(timeout):
+            while not (found := re.search(pattern, self.console)):
+                self._alive()
+                await trio.sleep(EVERY_S)
+            return found[0]
+        raise QemuError(
+            f"guest {self.name}: no {pattern!r} on its console within {timeout:g} s; it shows:\n{self.console}"
+        )
+
+    async def qmp(self, command: str, /, **arguments: object) -> Any:
+        """Executes a QMP command: `qmp("query-status")`."""
+        return await self._alive().qmp(command, **arguments)
+
+    async def stop(self) -> None:
+        """Halts its processors, as if time stood still; `cont` has it go on."""
+        await self.qmp("stop")
+
+    async def cont(self) -> None:
+        await self.qmp("cont")
+
+    def pause(self) -> Fault:
+        """Stopped until it is restored."""
+
+        async def inject() -> Restore:
+            await self.stop()
+            return self.cont
+
+        return Fault(inject)
+
+    async def set_link(self, up: bool, card: int = 0) -> None:
+        """Takes the carrier of a card away, as the guest sees it, or gives it back."""
+        await self.qmp("set_link", name=f"nic{card}", up=up)
+
+    def crash(self) -> Fault:
+        """Killed, as by a power cut; booted anew when it is restored."""
+
+        async def inject() -> Restore:
+            self._alive()
+            await self.power_off()
+            return self.boot
+
+        return Fault(inject)
+
+    async def reset(self) -> None:
+        """Presses the reset button; returns when the guest is up again."""
+        qemu, shell = self._alive(), self._a_shell()
+        await qemu.qmp("set-action", reboot="reset")  # despite -no-reboot
+        await qemu.qmp("system_reset")
+        await qemu.event("RESET")
+        with qemu.bounded(f"guest {self.name}: booting", BOOT_TIMEOUT_S):
+            await shell.open()
+        await qemu.qmp("set-action", reboot="shutdown")  # not before: the BIOS resets once more
+
+    async def shutdown(self, *, timeout: float = COMMAND_TIMEOUT_S) -> None:  # noqa: ASYNC109
+        """Presses the power button (ACPI), and for the tiny guest powers it off; returns when QEMU has ended."""
+        qemu = self._alive()
+        self._expected_to_end = True
+        if isinstance(self.machine.image, GuestImage):
+            await self.run("poweroff -f >/dev/null 2>&1 &")
+        else:
+            await self.qmp("system_powerdown")
+        with qemu.bounded(f"guest {self.name}: shutting down", timeout):
+            await qemu.ended()
+        await self.power_off()
+
+    async def boot(self) -> None:
+        """Starts it; returns when it takes commands, or at once where nobody says how to get a shell.
+
+        From then on its nursery ends with GuestDied if QEMU ends and nobody has asked for it.
+        """
+        self._expected_to_end = False
+        with ExitStack() as stack, ExitStack() as theirs:
+            cables = [theirs.enter_context(await link.plug()).fileno() for link in self.links]
+            arguments, channels = self._command_line(stack, cables)
+            qemu = stack.enter_context(closing(Qemu(*arguments, channels=channels, pass_fds=cables)))
+            self._resources = stack.pop_all()
+        self._qemu = qemu
+        await qemu.started()
+        if self._shell is not None:
+            with qemu.bounded(f"guest {self.name}: booting", BOOT_TIMEOUT_S):
+                await self._shell.open()
+        self._nursery.start_soon(self._watch, qemu)
+
+    async def power_off(self) -> None:
+        """Ends QEMU at once, and takes the cables out."""
+        self._expected_to_end = True
+        if self._qemu is not None:
+            self._last_console = self._qemu.output
+            self._qemu = self._shell = None
+            self._resources.close()
+        for link in self.links:
+            await link.unplug()
+
+    async def _watch(self, qemu: Qemu) -> None:
+        """Raises GuestDied when QEMU ends and nobody has asked for it."""
+        status = await qemu.ended()
+        if not self._expected_to_end and self._qemu is qemu:
+            raise GuestDied(f"guest {self.name} has died: QEMU ended with status {status}; {last_lines(qemu.output)}")
+
+    def _alive(self) -> Qemu:
+        if self._qemu is None:
+            raise QemuError(f"guest {self.name} is not running")
+        return self._qemu
+
+    def _a_shell(self) -> Shell:
+        if self._shell is None:
+            raise QemuError(f"guest {self.name} has no shell: give lan.guest a login=Login(…) for its serial console")
+        return self._shell
+
+    def _command_line(self, stack: ExitStack, cables: Sequence[int]) -> tuple[list[str], list[Channel]]:
+        """Arguments for QEMU, and the channels that they name."""
+        machine, image = self.machine, self.machine.image
+        words = ["-name", self.name, "-machine", "q35", "-accel", machine.accelerator]
+        words += ["-m", machine.memory, "-smp", str(machine.cpus), "-no-reboot"]
+        channels: list[Channel] = []
+        console = "stdio,id=console,signal=off"
+        self._shell = None
+        if isinstance(image, GuestImage):
+            channels.append(stack.enter_context(closing(Channel())))
+            words += ["-chardev", f"socket,id=shell,fd={channels[-1].theirs.fileno()}"]
+            words += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell"]
+            words += ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", self._kernel_arguments()]
+            self._shell = VirtioShell(channels[-1])
+        elif machine.login is not None:
+            channels.append(stack.enter_context(closing(Channel())))
+            console = f"socket,id=console,fd={channels[-1].theirs.fileno()},logfile=/dev/stdout,logappend=on"
+            self._shell = SerialShell(channels[-1], machine.login.user, machine.login.password, machine.login.prompt)
+        if isinstance(image, Kernel):
+            words += ["-kernel", str(image.kernel), "-append", f"{image.append} {machine.append}".strip()]
+            words += ["-initrd", str(image.initrd)] if image.initrd is not None else []
+        elif isinstance(image, Disk):
+            snapshot = "off" if image.keep else "on"
+            file = str(image.path).replace(",", ",,")
+            words += ["-drive", f"file={file},format={image.format},if=virtio,snapshot={snapshot}"]
+        words += ["-chardev", console, "-serial", "chardev:console", "-device", "virtio-rng-pci"]
+        rom = ",romfile=" if isinstance(image, GuestImage) else ""  # it boots from nowhere else
+        for index, (link, cable) in enumerate(zip(self.links, cables, strict=True)):
+            words += ["-netdev", f"socket,id=net{index},fd={cable}"]
+            words += ["-device", f"{link.nic.device},id=nic{index},netdev=net{index},mac={link.mac}{rom}"]
+        return [*words, *machine.arguments], channels
+
+    def _kernel_arguments(self) -> str:
+        # A panic restarts the machine at once, which ends QEMU. Leaving out the self-tests of the kernel's ciphers
+        # saves a quarter of a second. Testing the timer takes a machine that has its processor to itself: on a busy
+        # one the kernel finds no timer and panics.
+        words = ["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", "no_timer_check"]
+        words += [f"vswitch.name={self.name}"]
+        words += [f"vswitch.ip{n or ''}={link.interface}" for n, link in enumerate(self.links) if link.interface]
+        words += [f"vswitch.gateway={self._gateway}"] if self._gateway else []
+        return " ".join([*words, *self.machine.append.split()])
+
+
+def last_lines(text: str, lines: int = 20) -> str:
+    """The last lines of a console, to be shown."""
+    return "it printed last:\n" + "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,61 @@
+"""Cables: what plugs a machine into the switch of a test's LAN."""
+
+import hashlib
+import ipaddress
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from vswitch import Attachment, VSwitch
+
+Interface = ipaddress.IPv4Interface
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network card that is asked for.
+
+    `ip`: an address (`10.0.0.9`, of the LAN's network), or with its prefix length; "" for none, None for the next one
+    that is free. `mac`: made from the machine's name unless given. `device`: as QEMU's `-device` has it. `port`: the
+    URL parameters of the switch's port: `{"vlan": 10}`.
+    """
+
+    ip: str | None = None
+    mac: str = ""
+    device: str = "virtio-net-pci"
+    port: dict[str, Any] = field(default_factory=dict)
+
+
+class Link:
+    """A cable between a machine and its port, which has the same name: `a`, and for more cards `a-2`, `a-3`, …"""
+
+    def __init__(self, switch: VSwitch, name: str, mac: str, interface: Interface | None, nic: Nic) -> None:
+        self.name = name
+        self.mac = mac
+        self.interface = interface
+        self.nic = nic
+        self._switch = switch
+        self._attachment: Attachment | None = None
+
+    @property
+    def ip(self) -> str:
+        """The address without its prefix length, "" if there is none."""
+        return str(self.interface.ip) if self.interface else ""
+
+    async def plug(self) -> socket.socket:
+        """The machine's end of a new cable, a connected stream socket with QEMU's framing, for the caller to close."""
+        await self.unplug()
+        ours, theirs = socket.socketpair()
+        self._attachment = await self._switch.attach(ours, name=self.name, **self.nic.port)
+        return theirs
+
+    async def unplug(self) -> None:
+        """Take the cable out; the port goes."""
+        if self._attachment is not None:
+            attachment, self._attachment = self._attachment, None
+            await attachment.detach()
+
+
+def mac_address(seed: str) -> str:
+    """A MAC address of QEMU's range, always the same for the same seed."""
+    return "52:54:00:" + hashlib.sha256(seed.encode()).digest()[:3].hex(":")
