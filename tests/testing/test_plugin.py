@@ -212,6 +212,36 @@ def test_what_a_test_makes_ends_with_it_and_what_a_module_makes_stays(pytester: 
     run(pytester).assert_outcomes(passed=3)
 
 
+def test_functions_of_a_sync_test_are_called_there(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import os, pytest
+        from scapy.layers.inet import ICMP
+        from vswitch.testing import ExpectationFailed
+
+        def test_it(sync_lan):
+            a, b = sync_lan.host("a"), sync_lan.host("b")
+            assert a.ping(b.ip)
+            here = []
+            sync_lan.expect(lambda packet: here.append(os.getpid()) or packet[ICMP].type == 0)
+            assert here[0] == os.getpid()
+            with pytest.raises(ZeroDivisionError):
+                sync_lan.expect(lambda packet: 1 // 0)
+            with pytest.raises(ExpectationFailed, match="what <lambda> wants within 0 s"):
+                sync_lan.expect(lambda packet: False, within=0)
+            assert a.ping(b.ip)
+        """
+    )
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_an_error_that_is_alone_in_a_group_is_shown_by_itself(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(HOSTS.format(verdict="a.ip == 'wrong'"))
+    result = run(pytester)
+    result.stdout.fnmatch_lines([">*assert a.ip == 'wrong'", "E*AssertionError: assert '10.0.0.1' == 'wrong'"])
+    assert "ExceptionGroup" not in str(result.stdout)
+
+
 def test_without_a_lan_nothing_of_it_is_imported(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

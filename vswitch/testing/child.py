@@ -111,14 +111,18 @@ class Child:
         return known, type(value).__module__, type(value).__qualname__
 
     def _resolve(self, reference: Any) -> Any:
-        kind, number = reference
+        kind, number, name = reference
         if kind == "object":
             return self._objects[number]
 
         async def ask(*words: Any) -> Any:
             await self._send(("ask", (number, words)))
-            return await self._receive()
+            what, value = await self._receive()
+            if what == "error":
+                raise value
+            return value
 
+        ask.__name__ = name
         return ask
 
     async def _send(self, message: tuple[str, Any]) -> None:

@@ -45,8 +45,11 @@ def read_wanted(
         return True
 
     async def ask(packet: Packet) -> bool:
-        answer = wanted(packet)  # type: ignore[operator]
-        return bool(await answer if inspect.isawaitable(answer) else answer)
+        try:
+            answer = wanted(packet)  # type: ignore[operator]
+            return bool(await answer if inspect.isawaitable(answer) else answer)
+        except IndexError:  # `packet[TCP]` of one that has none
+            return False
 
     if isinstance(wanted, str):
         return PacketFilter(wanted).matches if wanted else None, anything

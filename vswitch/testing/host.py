@@ -139,7 +139,7 @@ class ScapyHost:
         self.name = name
         self.mac = mac.lower()
         self.interface = interface
-        self.ip = str(interface.ip) if interface is not None else None
+        self.ip = str(interface.ip) if interface is not None else ""
         self.ip6 = link_local(self.mac)
         self.gateway = str(ipv4(gateway)) if gateway is not None else None
         self.answers = True
@@ -414,7 +414,7 @@ class ScapyHost:
         is_for_us = arp.pdst == (self.ip or "0.0.0.0")
         if arp.psrc != "0.0.0.0" and (is_for_us or (vlans, arp.psrc) in self._neighbours):
             self._learn(vlans, arp.psrc, arp.hwsrc)
-        if arp.op != WHO_HAS or not is_for_us or self.ip is None:
+        if arp.op != WHO_HAS or not is_for_us or not self.ip:
             return []
         reply = ARP(op=IS_AT, hwsrc=self.mac, psrc=self.ip, hwdst=arp.hwsrc, pdst=arp.psrc)
         return [Ether(src=self.mac, dst=arp.hwsrc) / reply]
@@ -656,7 +656,14 @@ def _predicate(filter: Filter) -> Callable[[Packet], bool]:
     if isinstance(filter, str):
         matches = PacketFilter(filter).matches
         return lambda packet: matches(packet.original)
-    return filter
+
+    def wants(packet: Packet) -> bool:
+        try:
+            return bool(filter(packet))
+        except IndexError:  # `packet[TCP]` of one that has none
+            return False
+
+    return wants
 
 
 def _answers(packet: Packet, sent: Packet) -> bool:

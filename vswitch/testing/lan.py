@@ -111,23 +111,38 @@ class Lan:
         command line. Raises InputError for a name or address that is taken, GuestImageError if there is no image,
         QemuError if it does not come up.
         """
+        if nics is not None and (ip is not None or port):
+            said = ", ".join([*(["ip"] if ip is not None else []), *port])
+            raise InputError(f"{name}: {said}: of which card? say it in nics, like Nic(ip=…, port={{…}})")
+        if netboot and ip is None:
+            ip = ""  # nobody would tell it
         cards = list(nics) if nics is not None else [Nic(ip=ip, port=port)]
-        self._check_name(name)
         if image is None and not netboot:
             image = await trio.to_thread.run_sync(lambda: guest_image.build(packages=packages, modules=modules))
-        links = [self._link(name if not n else f"{name}-{n + 1}", f"{name}/{n}", card) for n, card in enumerate(cards)]
         machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
-        guest = self.guests[name] = Guest(name, machine, links, self._nursery, gateway)
-        await guest.boot()
+        guest = Guest(name, machine, [], self._nursery, gateway)
+        try:
+            for number, card in enumerate(cards):
+                port_name = f"{name}-{number + 1}" if number else name
+                guest.links.append(self._link(port_name, f"{name}/{number}", card))
+            self.guests[name] = guest
+            await guest.boot()
+        except InputError:
+            await self._forget(guest.links)
+            self.guests.pop(name, None)
+            raise
         return guest
 
     async def host(
         self, name: str, ip: str | None = None, *, mac: str = "", gateway: str = "", **port: Any
     ) -> ScapyHost:
         """Plugs in a host that is made of scapy packets. Raises InputError for a name or address that is taken."""
-        self._check_name(name)
         link = self._link(name, f"{name}/0", Nic(ip, mac, port=port))
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(await link.plug()))
+        try:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(await link.plug()))
+        except InputError:
+            await self._forget([link])
+            raise
         seed = random.Random(f"{self.seed}/{name}")
         host = ScapyHost(name, link.mac, link.interface, stream, seed, gateway=gateway or None)
         self.hosts[name] = host
@@ -144,13 +159,15 @@ class Lan:
         if isinstance(machine, Guest):
             await machine.power_off()
             del self.guests[machine.name]
-            links = machine.links
+            await self._forget(machine.links)
         else:
             self._scopes.pop(machine.name).cancel()
-            links = [self._links[machine.name]]
-            await links[0].unplug()
             del self.hosts[machine.name]
+            await self._forget([self._links[machine.name]])
+
+    async def _forget(self, links: Iterable[Link]) -> None:
         for link in links:
+            await link.unplug()
             del self._links[link.name]
             if link.interface is not None:
                 self._taken.discard(link.interface.ip)

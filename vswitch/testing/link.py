@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from vswitch import Attachment, VSwitch
+from vswitch import Attachment, InputError, VSwitch
 
 Interface = ipaddress.IPv4Interface
 
@@ -43,10 +43,18 @@ class Link:
         return str(self.interface.ip) if self.interface else ""
 
     async def plug(self) -> socket.socket:
-        """The machine's end of a new cable, a connected stream socket with QEMU's framing, for the caller to close."""
+        """The machine's end of a new cable, a connected stream socket with QEMU's framing, for the caller to close.
+
+        Raises InputError for a wrong parameter of the port.
+        """
         await self.unplug()
         ours, theirs = socket.socketpair()
-        self._attachment = await self._switch.attach(ours, name=self.name, **self.nic.port)
+        try:
+            self._attachment = await self._switch.attach(ours, name=self.name, **self.nic.port)
+        except InputError as error:  # which names the descriptor
+            ours.close()
+            theirs.close()
+            raise InputError(f"{self.name}: {str(error).partition(': ')[2]}") from None
         return theirs
 
     async def unplug(self) -> None:

@@ -119,6 +119,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    if "lan" in getattr(item, "fixturenames", ()) and call.excinfo is not None:
+        call.excinfo = pytest.ExceptionInfo.from_exception(_sole(call.excinfo.value))
     report = yield
     made = item.stash.get(_lans, [])
     if "sync_lan" in getattr(item, "fixturenames", ()) and (shared := item.config.stash.get(_sync, None)) is not None:
@@ -127,7 +129,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         said = [f"seed: {seed_of(item)}", *_save(item, made)]
         if report.failed:
             report.sections.append(("vswitch", "\n".join(said)))
-    if made and call.excinfo is not None and _is_interrupt(call.excinfo.value):
+    if made and call.excinfo is not None and isinstance(call.excinfo.value, KeyboardInterrupt):
         item.session.shouldstop = "Ctrl-C"  # trio has it in a group, for which pytest would go on
     if call.when == "teardown":
         item.stash[_lans] = []
@@ -156,8 +158,11 @@ def _run(save: Any, directory: Path) -> Any:
     return trio.run(save, directory)
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    return isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None
+def _sole(error: BaseException) -> BaseException:
+    """An error that is alone in a group, as nurseries raise it, by itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def directory_name(node_id: str) -> str:

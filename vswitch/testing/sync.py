@@ -147,7 +147,11 @@ class SyncLan(Remote):
                 if what == "error":
                     raise value
                 number, words = value
-                self._socket.sendall(pack(self._functions[number](*words), self._reference))
+                try:
+                    answer = ("ok", self._functions[number](*words))
+                except Exception as error:
+                    answer = ("error", error)
+                self._socket.sendall(pack(answer, self._reference))
 
     def _receive(self) -> Any:
         (size,) = LENGTH.unpack(self._read(LENGTH.size))
@@ -164,9 +168,9 @@ class SyncLan(Remote):
 
     def _reference(self, value: object) -> Any:
         if isinstance(value, Remote):
-            return "object", value._number
+            return "object", value._number, ""
         if isinstance(value, Function):
-            return "function", value.number
+            return "function", value.number, value.name
         return None
 
     def _callable(self, value: object) -> object:
@@ -174,7 +178,7 @@ class SyncLan(Remote):
         if not inspect.isroutine(value):
             return value
         self._functions.append(value)
-        return Function(len(self._functions) - 1)
+        return Function(len(self._functions) - 1, value.__name__)
 
     def _resolve(self, reference: Any) -> Any:
         number, module, name = reference

@@ -69,5 +69,6 @@ def lives_in_the_child(value: object) -> bool:
 class Function:
     """Stands for a function that lives in the test, and is called back there."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, name: str) -> None:
         self.number = number
+        self.name = name
