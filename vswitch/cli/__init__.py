@@ -1,4 +1,4 @@
-"""The command line. `serve` builds a switch; every other command asks a running one over its control socket.
+"""The command line. `serve` builds a switch, and `demo`; the other commands ask a running one over its control socket.
 
 Exit codes: 0 done; 1 the system or the moment refuses; 2 something is written wrongly. An error is one line.
 """
@@ -9,6 +9,7 @@ import click
 
 from vswitch.cli.capture import capture, dump
 from vswitch.cli.completion import completion
+from vswitch.cli.demo import demo
 from vswitch.cli.extcap import extcap
 from vswitch.cli.output import give_up
 from vswitch.cli.plug import libvirt_xml, qemu_args
@@ -24,7 +25,8 @@ def cli() -> None:
     """A virtual LAN for QEMU guests, in one process and without root."""
 
 
-for command in (serve, status, ports, macs, vlans, capture, dump, extcap, qemu_args, libvirt_xml, completion):
+COMMANDS = (serve, demo, status, ports, macs, vlans, capture, dump, extcap, qemu_args, libvirt_xml, completion)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -1,0 +1,163 @@
+"""`vswitch demo`: two tiny guests on a new switch find and ping each other, and what they said is shown."""
+
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from vswitch.cli.output import say
+from vswitch.cli.pcapng_text import TextCapture
+from vswitch.control.captures import CaptureRequest
+from vswitch.errors import RefusedError, printable
+
+if TYPE_CHECKING:
+    from vswitch.testing import Guest, GuestImage, Lan
+
+NAMES = "abcdefgh"
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+PING_TIMEOUT_S = 60.0
+NEXT = """\
+Next: vswitch serve                            # and paste the lines it prints into your own guests
+or, with pytest:
+      async def test_two_guests(lan): ...      # see docs/testing.md"""
+
+
+@click.command()
+@click.option(
+    "-n",
+    "--guests",
+    "count",
+    metavar="N",
+    type=click.IntRange(2, len(NAMES)),
+    default=2,
+    help="So many guests, each of which pings the next. [default: 2]",
+)
+def demo(count: int) -> None:
+    """Boot two tiny guests on a new switch, and show how they find each other.
+
+    Takes QEMU and some seconds, and no root. Nothing is left behind but the guests' image in ~/.cache/vswitch.
+    """
+    try:
+        from vswitch.testing.guest import GuestDied
+        from vswitch.testing.guest_image import GuestImageError
+        from vswitch.testing.lan import Lan
+        from vswitch.testing.qemu import QemuError, what_is_missing
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "scapy":
+            raise
+        raise RefusedError("vswitch demo needs scapy: pip install 'vswitch[testing]'") from None
+    if missing := what_is_missing():  # before an image is built for nothing
+        raise RefusedError(missing)
+    try:
+        # Not in one of trio's threads: Ctrl-C ends apt-get, too, and what it has left is removed.
+        image = _image()
+        trio.run(_demo, Lan(), image, count)
+    except* (GuestDied, GuestImageError, QemuError) as group:
+        raise RefusedError(_in_one_line(group)) from None
+
+
+def _image() -> "GuestImage":
+    from vswitch.testing.guest_image import build, default_cache, digest
+
+    directory, name = default_cache() / "guest", digest()
+    if not any((directory / cached).exists() for cached in (name, f"{name}-host")):
+        say("Building the tiny guest (once, some seconds) ...")
+    return build()
+
+
+async def _demo(lan: "Lan", image: "GuestImage", count: int) -> None:
+    interrupted = False
+
+    async def end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        nonlocal interrupted
+        async for _ in signals:
+            interrupted = True
+            scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_on_signal, signals, nursery.cancel_scope)
+            async with lan:
+                await _show(lan, image, count)
+            nursery.cancel_scope.cancel()
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+async def _show(lan: "Lan", image: "GuestImage", count: int) -> None:
+    guests = await _boot(lan, image, count)
+    unanswered = []
+    for guest, other in pairwise(guests):
+        command = f"ping -c 3 {other.ip}"
+        say(f"{guest.name}$ {command}")
+        result = await guest.run(command, timeout=PING_TIMEOUT_S)
+        for line in (result.stdout + result.stderr).strip().splitlines():
+            say(printable(line))
+        if not result.ok:
+            unanswered.append(f"{guest.name} got no answer from {other.name}")
+    say("\nOn the wire, as each frame came in by a port and went out by others:")
+    await _show_wire(lan)
+    say("\nWhat the switch has learned:")
+    await _show_stations(lan)
+    if unanswered:
+        raise RefusedError(f"{', '.join(unanswered)}: above is what passed")
+    say(f"\n{NEXT}")
+
+
+async def _boot(lan: "Lan", image: "GuestImage", count: int) -> "list[Guest]":
+    """The guests, side by side."""
+    addresses = dict(zip(NAMES, map(str, lan.network.hosts()), strict=False))
+    names = NAMES[:count]
+    listed = _listed([f"{name} ({addresses[name]})" for name in names])
+    print(f"A switch, and {NUMBERS[count]} guests, {listed}, are booting ... ", end="", flush=True)
+    begun = time.monotonic()
+
+    async def boot(name: str) -> None:
+        await lan.guest(name, ip=addresses[name], image=image)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(boot, name)
+    except Exception:
+        say("")  # what follows begins a line of its own
+        raise
+    say(f"{time.monotonic() - begun:.1f} s\n")
+    return [lan.guests[name] for name in names]
+
+
+async def _show_wire(lan: "Lan") -> None:
+    """Every frame: the guests send nothing unasked."""
+    text = TextCapture()
+    async with aclosing(lan.switch.recorded(CaptureRequest())) as blocks:
+        async for data in blocks:
+            for line in text.feed(data):
+                say(line)
+    text.finish()
+
+
+async def _show_stations(lan: "Lan") -> None:
+    """As `vswitch macs` does."""
+    say(f"{'MAC':17}  VLAN  PORT  AGE")
+    for station in await lan.switch.macs():
+        age = "static" if station.age_s is None else f"{station.age_s:.0f}s"
+        say(f"{station.mac:17}  {station.vlan:4}  {station.port:4}  {age:>3}")
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _in_one_line(error: BaseException) -> str:
+    """The first of the errors: the first line of its text and, where that announces what QEMU printed, the last."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    if not first.endswith(":"):
+        return first
+    return f"{first} {next((line.strip() for line in reversed(rest) if line.strip()), 'nothing')}"
