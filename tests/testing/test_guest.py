@@ -89,6 +89,14 @@ async def test_what_becomes_of_a_guest(lan: Lan) -> None:
     assert "Power down" in a.console
 
 
+async def test_one_that_does_not_boot_says_why_and_is_gone(lan: Lan) -> None:
+    with pytest.raises(QemuError, match=r"(?s)guest a: booting: QEMU ended with status 0; .*Kernel panic"):
+        await lan.guest("a", append="rdinit=/nowhere root=/dev/nothing")
+    assert not lan.guests["a"].running
+    assert "Kernel panic" in lan.guests["a"].console
+    assert lan.switch.ports() == []
+
+
 GETTY = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin

@@ -34,7 +34,8 @@ from trio.testing import MockClock
 
 import vswitch
 from vswitch.errors import InputError
-from vswitch.testing.host import BROADCAST, FRAME_MAX, FramingError, HostUnreachable, ScapyHost, link_local
+from vswitch.testing.host import BROADCAST, FRAME_MAX, FramingError, HostUnreachable, ScapyHost
+from vswitch.testing.packets import link_local
 
 MAC_A, MAC_B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 A, B = "10.0.0.1", "10.0.0.2"

@@ -19,12 +19,10 @@ import re
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import Any, Protocol
 
 import trio
-from scapy.base_classes import Net
-from scapy.layers.dhcp import BOOTP
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import (
     ICMPv6EchoReply,
@@ -36,12 +34,28 @@ from scapy.layers.inet6 import (
     IPv6,
     in6_chksum,
 )
-from scapy.layers.l2 import ARP, STP, Dot1Q, Dot3, Ether
+from scapy.layers.l2 import ARP, STP, Dot3, Ether
 from scapy.packet import Packet
 from scapy.utils import checksum
 
-from vswitch.edges.packet_filter import PacketFilter
 from vswitch.errors import InputError, VSwitchError
+from vswitch.testing.packets import (
+    ICMP_ECHO_REPLY,
+    ICMP_ECHO_REQUEST,
+    Filter,
+    as_function,
+    echo_request,
+    expanded,
+    ipv4,
+    ipv6,
+    is_answer,
+    is_group,
+    is_missing,
+    link_local,
+    mac_text,
+    untagged,
+    vlans_of,
+)
 from vswitch.testing.rogue import DhcpServer, RouterAdvertiser, Service
 
 FRAME_MAX = 69632  # QEMU's NET_BUFSIZE
@@ -58,14 +72,12 @@ BROADCAST = "ff:ff:ff:ff:ff:ff"
 BRIDGE_GROUP = "01:80:c2:00:00:00"
 NO_MAC = "00:00:00:00:00:00"
 WHO_HAS, IS_AT = 1, 2
-ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST = 0, 8
 PROTO_ICMP, PROTO_ICMPV6 = 1, 58
 MORE_FRAGMENTS = 1
 ND_HOP_LIMIT = 255  # which shows that a message comes from the link itself (RFC 4861 section 7.1)
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
-Filter = str | Callable[[Packet], bool] | None
 Neighbour = tuple[tuple[int, ...], str]  # the VLANs it is in, from the outermost tag on, and its IP address
 
 
@@ -199,7 +211,7 @@ class ScapyHost:
             if isinstance(packet, bytes):
                 await self._transmit(self._framed(packet))
                 continue
-            for one in _expanded(packet):
+            for one in expanded(packet):
                 await self._transmit(self._built(await self._complete(one)))
 
     async def sr1(self, packet: Packet, *, timeout: float = 2.0) -> Packet | None:  # noqa: ASYNC109
@@ -227,7 +239,7 @@ class ScapyHost:
 
         Raises InputError for a wrong filter, RefusedError if there is no libpcap, and what the function raises.
         """
-        wants = _predicate(filter)
+        wants = as_function(filter)
         await trio.lowlevel.checkpoint()
         for index, packet in enumerate(self.received):
             if wants(packet):
@@ -259,7 +271,7 @@ class ScapyHost:
         answered = False
         for sequence in range(1, count + 1):
             try:
-                reply = await self.sr1(_echo_request(ip, number, sequence), timeout=timeout)
+                reply = await self.sr1(echo_request(ip, number, sequence), timeout=timeout)
             except HostUnreachable:
                 return answered
             answered |= reply is not None and (ICMPv6EchoReply in reply or reply[ICMP].type == ICMP_ECHO_REPLY)
@@ -364,7 +376,7 @@ class ScapyHost:
         for reply in replies:
             self._answer(reply)
         for call in self._calls:
-            if call.reply is None and _answers(packet, call.sent):
+            if call.reply is None and is_answer(packet, call.sent):
                 call.reply = packet
                 self._answered.unpark_all()
                 break
@@ -386,12 +398,12 @@ class ScapyHost:
         self.received.append(packet)
 
     def _react(self, packet: Packet) -> list[Packet]:
-        if not isinstance(packet, Ether) or _is_group(packet.src):
+        if not isinstance(packet, Ether) or is_group(packet.src):
             return []
-        if packet.dst != self.mac and not _is_group(packet.dst):
+        if packet.dst != self.mac and not is_group(packet.dst):
             return []
-        tags, inner = _untagged(packet)
-        vlans = _vlans(tags)
+        tags, inner = untagged(packet)
+        vlans = vlans_of(tags)
         replies: list[Packet] = []
         if isinstance(inner, ARP):
             replies += self._take_arp(vlans, inner)
@@ -457,7 +469,7 @@ class ScapyHost:
         return header / told / ICMPv6NDOptDstLLAddr(lladdr=self.mac)
 
     def _learn(self, vlans: tuple[int, ...], address: str, mac: str) -> None:
-        if not _is_group(mac):
+        if not is_group(mac):
             self._neighbours[vlans, address] = mac
             self._neighbour_came.unpark_all()
 
@@ -505,7 +517,7 @@ class ScapyHost:
         calls: list[_Call] = []
         try:
             for packet in packets:
-                for one in _expanded(packet):
+                for one in expanded(packet):
                     call = _Call(await self._complete(one))
                     calls.append(call)
                     self._calls.append(call)
@@ -529,37 +541,37 @@ class ScapyHost:
         for layer in (first, *inner):
             self._fill_source(layer)
         for layer in inner:  # frames within frames
-            if isinstance(layer, Ether | Dot3) and _missing(layer, "dst"):
+            if isinstance(layer, Ether | Dot3) and is_missing(layer, "dst"):
                 layer.dst = BROADCAST
-        if _missing(first, "dst"):
+        if is_missing(first, "dst"):
             first.dst = await self._destination(first)
         return packet
 
     def _fill_source(self, layer: Packet) -> None:
-        if isinstance(layer, Ether | Dot3) and _missing(layer, "src"):
+        if isinstance(layer, Ether | Dot3) and is_missing(layer, "src"):
             layer.src = self.mac
-        elif isinstance(layer, IP) and _missing(layer, "src"):
+        elif isinstance(layer, IP) and is_missing(layer, "src"):
             layer.src = self.ip or "0.0.0.0"
-        elif isinstance(layer, IPv6) and _missing(layer, "src"):
+        elif isinstance(layer, IPv6) and is_missing(layer, "src"):
             layer.src = self.ip6
         elif isinstance(layer, ARP):
-            if _missing(layer, "hwsrc"):
+            if is_missing(layer, "hwsrc"):
                 layer.hwsrc = self.mac
-            if _missing(layer, "psrc"):
+            if is_missing(layer, "psrc"):
                 layer.psrc = self.ip6 if layer.ptype == 0x86DD else self.ip or "0.0.0.0"
 
     async def _destination(self, frame: Packet) -> str:
         """The MAC address a frame goes to: the next hop's, or a group's, which is broadcast if nothing tells."""
-        tags, inner = _untagged(frame)
+        tags, inner = untagged(frame)
         if isinstance(inner, IP):
             return await self._ipv4_destination(tags, ipv4(inner.dst))
         if isinstance(inner, IPv6):
             address = ipv6(inner.dst)
             if address.is_multicast:
-                return "33:33:" + _mac_text(address.packed[-4:])  # RFC 2464 section 7
+                return "33:33:" + mac_text(address.packed[-4:])  # RFC 2464 section 7
             return await self._resolve(tags, str(address))
         if isinstance(inner, ARP) and inner.op != WHO_HAS and inner.ptype == 0x0800:
-            if not _missing(inner, "hwdst") and inner.hwdst != NO_MAC:
+            if not is_missing(inner, "hwdst") and inner.hwdst != NO_MAC:
                 return str(inner.hwdst)
             return await self._ipv4_destination(tags, ipv4(inner.pdst))
         return BRIDGE_GROUP if STP in frame else BROADCAST
@@ -569,7 +581,7 @@ class ScapyHost:
         if int(address) == 0xFFFF_FFFF:
             return BROADCAST
         if address.is_multicast:
-            return "01:00:5e:" + _mac_text((int(address) & 0x7F_FFFF).to_bytes(3))  # RFC 1112 section 6.4
+            return "01:00:5e:" + mac_text((int(address) & 0x7F_FFFF).to_bytes(3))  # RFC 1112 section 6.4
         if network is not None and network.prefixlen < 31 and address == network.broadcast_address:
             return BROADCAST
         if network is None or address in network:
@@ -580,13 +592,13 @@ class ScapyHost:
 
     async def _resolve(self, tags: list[Packet], address: str) -> str:
         """An address's MAC address, kept or asked for (RFC 826; RFC 4861 section 7.2.2). Raises HostUnreachable."""
-        key = (_vlans(tags), address)
+        key = (vlans_of(tags), address)
         is_ipv4 = ":" not in address
         for _ in range(RESOLVE_TRIES):
             if key in self._neighbours:
                 break
             body = self._who_has(address) if is_ipv4 else self._solicitation(address)
-            group = BROADCAST if is_ipv4 else "33:33:ff:" + _mac_text(ipv6(address).packed[-3:])
+            group = BROADCAST if is_ipv4 else "33:33:ff:" + mac_text(ipv6(address).packed[-3:])
             frame = Ether(src=self.mac, dst=group)
             for tag in tags:
                 frame = frame / type(tag)(vlan=tag.vlan, prio=tag.prio)
@@ -607,99 +619,6 @@ class ScapyHost:
         group = str(IPv6Address(int(IPv6Address("ff02::1:ff00:0")) | int(ipv6(address)) & 0xFF_FFFF))
         header = IPv6(src=self.ip6, dst=group, hlim=ND_HOP_LIMIT)
         return header / ICMPv6ND_NS(tgt=address) / ICMPv6NDOptSrcLLAddr(lladdr=self.mac)
-
-
-def link_local(mac: str) -> str:
-    """The IPv6 link-local address that belongs to a MAC address (RFC 4291 section 2.5.1 and appendix A)."""
-    eui48 = bytes.fromhex(mac.replace(":", ""))
-    eui64 = bytes([eui48[0] ^ 2]) + eui48[1:3] + b"\xff\xfe" + eui48[3:]
-    return str(IPv6Address(b"\xfe\x80" + bytes(6) + eui64))
-
-
-def ipv4(text: Any) -> IPv4Address:
-    """Raises InputError for what is no IPv4 address, a name also."""
-    try:
-        return IPv4Address(str(text))
-    except AddressValueError:
-        raise InputError(f"{str(text)!r} is no IPv4 address; write numbers, no name") from None
-
-
-def ipv6(text: Any) -> IPv6Address:
-    """Raises InputError for what is no IPv6 address, a name also."""
-    try:
-        return IPv6Address(str(text))
-    except AddressValueError:
-        raise InputError(f"{str(text)!r} is no IPv6 address; write numbers, no name") from None
-
-
-def _echo_request(ip: str, number: int, sequence: int) -> Packet:
-    if ":" in ip:
-        return IPv6(dst=str(ipv6(ip))) / ICMPv6EchoRequest(id=number, seq=sequence, data=b"vswitch")
-    return IP(dst=str(ipv4(ip))) / ICMP(type=ICMP_ECHO_REQUEST, id=number, seq=sequence) / b"vswitch"
-
-
-def _expanded(packet: Packet) -> list[Packet]:
-    """Copies of the packets a packet stands for, with their volatile values settled. Raises InputError for names."""
-    for layer in packet.iterpayloads():
-        for field, value in layer.fields.items():
-            if isinstance(value, Net) and value.net is not None:
-                try:
-                    ip_address(value.net)
-                except ValueError:
-                    raise InputError(f"{layer.name}: {field}: {value.net!r} is a name; write an address") from None
-    return list(iter(packet))  # the packet itself has a length, and scapy would build it to know
-
-
-def _predicate(filter: Filter) -> Callable[[Packet], bool]:
-    if filter is None:
-        return lambda packet: True
-    if isinstance(filter, str):
-        matches = PacketFilter(filter).matches
-        return lambda packet: matches(packet.original)
-
-    def wants(packet: Packet) -> bool:
-        try:
-            return bool(filter(packet))
-        except IndexError:  # `packet[TCP]` of one that has none
-            return False
-
-    return wants
-
-
-def _answers(packet: Packet, sent: Packet) -> bool:
-    try:
-        if BOOTP in sent and BOOTP in packet:  # their IP addresses do not fit
-            return packet[BOOTP].op == 2 and bool(packet[BOOTP].answers(sent[BOOTP]))
-        return bool(packet.answers(sent))
-    except Exception:  # of a hostile frame
-        return False
-
-
-def _missing(layer: Packet, field: str) -> bool:
-    """Whether scapy would have to find a value. Some are given by the layer that follows."""
-    return layer.fields.get(field) is None and layer.overloaded_fields.get(field) is None
-
-
-def _untagged(frame: Packet) -> tuple[list[Packet], Packet]:
-    """A frame's VLAN tags, and what is behind them."""
-    tags: list[Packet] = []
-    inner = frame.payload
-    while isinstance(inner, Dot1Q):  # Dot1AD is one too
-        tags.append(inner)
-        inner = inner.payload
-    return tags, inner
-
-
-def _vlans(tags: list[Packet]) -> tuple[int, ...]:
-    return tuple(tag.vlan for tag in tags if tag.vlan)  # 0 tells a priority only
-
-
-def _is_group(mac: str) -> bool:
-    return bool(int(mac[:2], 16) & 1)
-
-
-def _mac_text(tail: bytes) -> str:
-    return tail.hex(":")
 
 
 @asynccontextmanager

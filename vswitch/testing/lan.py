@@ -25,6 +25,7 @@ from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest import Guest, GuestDied, Image, Login, Machine
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link, Nic, mac_address
+from vswitch.testing.qemu import QemuError
 
 NETWORK = "10.0.0.0/24"
 RECORD = RecordLimits(64 * 2**20, 1e6)
@@ -130,6 +131,9 @@ class Lan:
         except InputError:
             await self._forget(guest.links)
             self.guests.pop(name, None)
+            raise
+        except QemuError:
+            await guest.power_off()  # its console is still there to be looked at
             raise
         return guest
 
