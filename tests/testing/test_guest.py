@@ -89,6 +89,15 @@ async def test_what_becomes_of_a_guest(lan: Lan) -> None:
     assert "Power down" in a.console
 
 
+async def test_several_boot_side_by_side(lan: Lan) -> None:
+    first = await lan.host("first")
+    a, b = await lan.boot("a", "b", append="loglevel=4")
+    assert [machine.ip for machine in (first, a, b)] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert (await a.run(f"ping -c 1 {b.ip}")).ok
+    with pytest.raises(InputError, match="already"):
+        await lan.boot("c", "a")
+
+
 async def test_one_that_does_not_boot_says_why_and_is_gone(lan: Lan) -> None:
     with pytest.raises(QemuError, match=r"(?s)guest a: booting: QEMU ended with status 0; .*Kernel panic"):
         await lan.guest("a", append="rdinit=/nowhere root=/dev/nothing")

@@ -380,8 +380,7 @@ def test_a_link_out_of_the_root_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_the_tool_prints_two_paths(image: GuestImage) -> None:
-    tool = Path(guest_image.__file__).parents[2] / "tools" / "guest_image"
-    require(tool.exists(), "not in a checkout")
+    tool = Path(__file__).parents[2] / "tools" / "guest_image"
     done = subprocess.run([sys.executable, "-I", tool], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(image.kernel), str(image.initrd)]
 

@@ -148,6 +148,40 @@ def test_a_lan_in_the_wrong_kind_of_test_is_said_in_one_line(pytester: pytest.Py
     assert "Traceback" not in str(result.stdout)
 
 
+def test_a_fixture_of_that_name_of_ones_own_is_left_alone(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_own="""
+        import pytest
+
+        @pytest.fixture
+        def lan():
+            return "own"
+
+        @pytest.fixture
+        def sync_lan():
+            return "own"
+
+        def test_it(lan, sync_lan):
+            assert lan == sync_lan == "own"
+        """,
+        test_on_top="""
+        import pytest
+
+        @pytest.fixture
+        async def lan(lan):
+            await lan.host("extra")
+            return lan
+
+        async def test_it(lan):
+            assert list(lan.hosts) == ["extra"]
+            assert False
+        """,
+    )
+    result = run(pytester)
+    result.assert_outcomes(passed=1, failed=1)
+    assert kept(pytester) == ["test_on_top.py-test_it/lan.pcapng"]
+
+
 def test_virtual_time(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -229,7 +263,35 @@ def test_functions_of_a_sync_test_are_called_there(pytester: pytest.Pytester) ->
                 sync_lan.expect(lambda packet: 1 // 0)
             with pytest.raises(ExpectationFailed, match="what <lambda> wants within 0 s"):
                 sync_lan.expect(lambda packet: False, within=0)
-            assert a.ping(b.ip)
+            with sync_lan.capture("icmp", at=b) as captured:
+                assert a.ping(b.ip)
+            assert [(packet.direction, packet[ICMP].type) for packet in captured.packets] == [(2, 8), (1, 0)]
+            assert [port.name for port in sync_lan.switch.ports()] == ["a", "b"]
+            with b.dhcp_server("10.0.0.100-10.0.0.110") as server:
+                assert server.leases == {}
+        """
+    )
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_a_sync_lan_whose_call_was_interrupted_does_not_mix_answers_up(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, signal
+        from vswitch.testing import SyncLan
+
+        def give_up(*_):
+            raise TimeoutError
+
+        def test_it():
+            with SyncLan() as lan:
+                a = lan.host("a")
+                signal.signal(signal.SIGALRM, give_up)
+                signal.setitimer(signal.ITIMER_REAL, 0.3)
+                with pytest.raises(TimeoutError):
+                    a.recv(timeout=60)
+                with pytest.raises(RuntimeError, match="interrupted"):
+                    a.ping("10.0.0.9")
         """
     )
     run(pytester).assert_outcomes(passed=1)

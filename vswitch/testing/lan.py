@@ -9,7 +9,7 @@ async with Lan() as lan:
 import ipaddress
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
@@ -50,7 +50,7 @@ class Lan:
     def __init__(self, *, seed: str | int = 0, network: str = NETWORK, record: RecordLimits = RECORD) -> None:
         self.seed = seed
         self.random = random.Random(str(seed))
-        self.network = ipaddress.ip_network(network)
+        self.network = ipaddress.IPv4Network(network)
         self.switch = VSwitch("lan", record=record)
         self.guests: dict[str, Guest] = {}
         self.hosts: dict[str, ScapyHost] = {}
@@ -136,6 +136,22 @@ class Lan:
             await guest.power_off()  # its console is still there to be looked at
             raise
         return guest
+
+    async def boot(self, *names: str, **options: Any) -> tuple[Guest, ...]:
+        """Boots several guests side by side, each as `guest` does; addresses are given in the order of the names."""
+        addresses = self._free_addresses() if "ip" not in options and "nics" not in options else None
+        found: dict[str, Guest] = {}
+
+        async def boot(name: str, own: dict[str, Any]) -> None:
+            found[name] = await self.guest(name, **options, **own)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(boot, name, {"ip": str(next(addresses))} if addresses is not None else {})
+        except BaseExceptionGroup as group:
+            raise _leaf(group) or group from None
+        return tuple(found[name] for name in names)
 
     async def host(
         self, name: str, ip: str | None = None, *, mac: str = "", gateway: str = "", **port: Any
@@ -339,14 +355,16 @@ class Lan:
         self._links[name] = link
         return link
 
+    def _free_addresses(self) -> Iterator[ipaddress.IPv4Address]:
+        return (address for address in self.network.hosts() if address not in self._taken)
+
     def _interface(self, ip: str | None) -> ipaddress.IPv4Interface | None:
         """An address, of which there is one each. Raises InputError."""
         if ip == "":
             return None
         length = self.network.prefixlen
         if ip is None:
-            free = (address for address in self.network.hosts() if address not in self._taken)
-            found = ipaddress.IPv4Interface(f"{next(free)}/{length}")
+            found = ipaddress.IPv4Interface(f"{next(self._free_addresses())}/{length}")
         else:
             try:
                 found = ipaddress.IPv4Interface(ip if "/" in ip else f"{ip}/{length}")

@@ -38,8 +38,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "lan" in getattr(item, "fixturenames", ()) and inspect.iscoroutinefunction(getattr(item, "obj", None)):
+        if uses(item, "lan") and inspect.iscoroutinefunction(getattr(item, "obj", None)):
             item.add_marker("trio")
+
+
+def uses(item: pytest.Item, name: str) -> bool:
+    """Whether a test uses a fixture of ours, and not another of that name, which hides it."""
+    info = getattr(item, "_fixtureinfo", None)
+    for definition in reversed(info.name2fixturedefs.get(name, ()) if info is not None else ()):
+        if definition.func.__module__ == __name__:
+            return True
+        if name not in definition.argnames:  # or else it is made of the one it hides
+            return False
+    return False
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,13 +62,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_item] = item
     if (made := item.config.stash.get(_sync, None)) is not None:
         made.begin_test(seed_of(item))
-    names = getattr(item, "fixturenames", ())
     is_async = inspect.iscoroutinefunction(getattr(item, "obj", None))
-    if "lan" in names and not is_async:
+    if uses(item, "lan") and not is_async:
         pytest.fail("the fixture lan is for async tests; make this one async, or use sync_lan", pytrace=False)
-    if "lan" in names and not item.config.pluginmanager.hasplugin("trio"):
+    if uses(item, "lan") and not item.config.pluginmanager.hasplugin("trio"):
         pytest.fail("the fixture lan needs pytest-trio: pip install vswitch[testing]", pytrace=False)
-    if "sync_lan" in names and is_async:
+    if uses(item, "sync_lan") and is_async:
         pytest.fail("the fixture sync_lan is not for async tests; use lan", pytrace=False)
 
 
@@ -119,11 +129,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    if "lan" in getattr(item, "fixturenames", ()) and call.excinfo is not None:
+    if uses(item, "lan") and call.excinfo is not None:
         call.excinfo = pytest.ExceptionInfo.from_exception(_sole(call.excinfo.value))
     report = yield
     made = item.stash.get(_lans, [])
-    if "sync_lan" in getattr(item, "fixturenames", ()) and (shared := item.config.stash.get(_sync, None)) is not None:
+    if uses(item, "sync_lan") and (shared := item.config.stash.get(_sync, None)) is not None:
         made = [shared]
     if made and (report.failed or (call.when == "call" and item.config.getoption("--vswitch-pcap") == "on")):
         said = [f"seed: {seed_of(item)}", *_save(item, made)]

@@ -79,6 +79,7 @@ class SyncLan(Remote):
         self._is_own = is_own
         self._since: int | None = None
         self._buffer = b""
+        self._interrupted = False
 
     def __enter__(self) -> Self:
         ours, theirs = socket.socketpair()
@@ -139,19 +140,29 @@ class SyncLan(Remote):
 
     def _exchange(self, message: object) -> Any:
         with self._lock:
-            self._socket.sendall(pack(message, self._reference))
-            while True:
-                what, value = self._receive()
-                if what == "ok":
-                    return value
-                if what == "error":
-                    raise value
-                number, words = value
-                try:
-                    answer = ("ok", self._functions[number](*words))
-                except Exception as error:
-                    answer = ("error", error)
-                self._socket.sendall(pack(answer, self._reference))
+            if self._interrupted:
+                raise RuntimeError(
+                    "a call of this LAN was interrupted, and its answer may still come; make another LAN"
+                )
+            self._interrupted = True
+            what, value = self._answer(message)
+            self._interrupted = False
+            if what == "error":
+                raise value
+            return value
+
+    def _answer(self, message: object) -> tuple[str, Any]:
+        self._socket.sendall(pack(message, self._reference))
+        while True:
+            what, value = self._receive()
+            if what != "ask":
+                return what, value
+            number, words = value
+            try:
+                answer = ("ok", self._functions[number](*words))
+            except Exception as error:
+                answer = ("error", error)
+            self._socket.sendall(pack(answer, self._reference))
 
     def _receive(self) -> Any:
         (size,) = LENGTH.unpack(self._read(LENGTH.size))
