@@ -252,11 +252,16 @@ class VSwitch:
                 raise InputError(f"there is no port or endpoint {name!r}; there are {there_are}")
         return await captures.prepare(self._ports, request, matches)
 
-    def recorded(self, request: CaptureRequest, matches: Matches | None = None) -> AsyncGenerator[bytes, None]:
-        """What the flight recorder has, as pcapng. Raises RefusedError if there is none."""
+    def recorded(
+        self, request: CaptureRequest, matches: Matches | None = None, since_ns: int = 0
+    ) -> AsyncGenerator[bytes, None]:
+        """What the flight recorder has since a moment (Unix time, ns), as pcapng.
+
+        Raises RefusedError if there is none.
+        """
         if self._recording is None:
             raise RefusedError(f"switch {self.name!r} records nothing; start it with --record 60s or --record 64MiB")
-        return self._recording.stream(request, matches)
+        return self._recording.stream(request, matches, since_ns)
 
     async def capture_to(self, file: FileRequest, capture: LiveCapture) -> None:
         """Have a capture written into files until it is complete or ended; returns when it has begun.

@@ -84,7 +84,7 @@ def test_it_is_kept_when_set_up_or_tear_down_fails(pytester: pytest.Pytester, wh
     assert len(kept(pytester)) == 1
 
 
-@pytest.mark.parametrize("when", ["before", "after", "in"])
+@pytest.mark.parametrize("when", ["before", "after", "in", "later"])
 def test_of_a_sync_test_too(pytester: pytest.Pytester, when: str) -> None:
     pytester.makepyfile(
         f"""
@@ -105,12 +105,17 @@ def test_of_a_sync_test_too(pytester: pytest.Pytester, when: str) -> None:
             seed = "test_of_a_sync_test_too.py::test_that_comes_later"
             assert sync_lan.random.random() == random.Random(seed).random()
             sync_lan.expect_none("icmp", within=0)
+            sync_lan.host("c").send(bytes(14))
+            sync_lan.expect(lambda packet: True)
+            assert {when != "later"}
         """
     )
     result = run(pytester)
-    outcome = {"in": {"failed": 1, "passed": 1}}.get(when, {"errors": 1, "passed": 1 if when == "before" else 2})
-    result.assert_outcomes(**outcome)
-    assert len(kept(pytester)) == 1
+    outcome = {"before": {"errors": 1, "passed": 1}, "after": {"errors": 1, "passed": 2}}
+    result.assert_outcomes(**outcome.get(when, {"failed": 1, "passed": 1}))
+    (file,) = kept(pytester)
+    frames = len(captures.read(pytester.path / "vswitch-output" / file).packets)
+    assert frames == (1 if when == "later" else 8), "only its own"
 
 
 def test_the_seed_is_the_node_id_unless_it_is_given(pytester: pytest.Pytester) -> None:

@@ -48,8 +48,10 @@ class Recording:
         self._gone: list[tuple[int, int]] = []  # when that was, and their serials
         ports.watch(self)
 
-    async def stream(self, request: CaptureRequest, matches: Matches | None = None) -> AsyncGenerator[bytes, None]:
-        """What there is, as pcapng. Raises InputError and RefusedError for a filter."""
+    async def stream(
+        self, request: CaptureRequest, matches: Matches | None = None, since_ns: int = 0
+    ) -> AsyncGenerator[bytes, None]:
+        """What there is since a moment (Unix time, ns), as pcapng. Raises InputError and RefusedError for a filter."""
         capture = Capture(
             f"vswitch {__version__}",
             2**62,
@@ -59,7 +61,9 @@ class Recording:
             matches=matches or await find_filter(request.filter),
             filter_text=request.filter,
         )
-        segments = list(self._recorder.segments)  # what comes from now on is not in it
+        segments = [
+            one for one in self._recorder.segments if one.time_ns >= since_ns
+        ]  # what comes from now on is not in it
         for serial, port in self._names.items():
             if not request.ports or port.is_one_of(request.ports):
                 capture.add_interface(serial, port.name, port.url)

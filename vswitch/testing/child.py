@@ -77,7 +77,7 @@ class Child:
         while True:
             what, *words = await self._receive()
             if what == "call" and words[:2] == [LAN, "save"]:
-                await self._send(("ok", await lan.save(*words[2])))
+                await self._send(("ok", await lan.save(*words[2], **words[3])))
             else:
                 await self._send(("error", error))
 

@@ -258,6 +258,7 @@ class Lan:
         those at one machine's ports. Its `sniffed_on` is the port, `direction` 1 where it came in and 2 where it left,
         `comments` say why it was dropped. Raises ExpectationFailed, InputError for a wrong filter.
         """
+        __tracebackhide__ = True
         packet = await self._find(wanted, within, at, since)
         if packet is None:
             last = describe(await self._last(since))
@@ -268,6 +269,7 @@ class Lan:
         self, wanted: Wanted, *, within: float = 1.0, at: Station | None = None, since: int | None = None
     ) -> None:
         """Nothing like it since the test began, or since `since`, nor in the next `within` seconds."""
+        __tracebackhide__ = True
         packet = await self._find(wanted, within, at, since)
         if packet is not None:
             raise ExpectationFailed(f"a frame was {_shown(wanted)}{describe([packet])}")
@@ -276,15 +278,15 @@ class Lan:
         """What passes while its `async with` block runs; afterwards `packets` has it."""
         return Capturing(self, wanted, at)
 
-    async def save(self, directory: Path) -> list[Path]:
-        """Writes what is known into a directory: every port's frames as pcapng, and each guest's console.
+    async def save(self, directory: Path, since: int | None = None) -> list[Path]:
+        """Writes what is known into a directory: every port's frames, since a moment, as pcapng, and guests' consoles.
 
         May be called when the LAN has ended. Answers the files.
         """
         directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
         files = [directory / "lan.pcapng"]
         with files[0].open("wb") as file:
-            async with aclosing(self.switch.recorded(CaptureRequest())) as blocks:
+            async with aclosing(self.switch.recorded(CaptureRequest(), since_ns=since or self.begun_ns)) as blocks:
                 async for data in blocks:
                     file.write(data)
         for guest in self.guests.values():

@@ -134,7 +134,7 @@ class SyncLan(Remote):
 
     def _counted(self, name: str, words: Any, named: Any) -> tuple[str, Any, Any]:
         """Frames since the test began count, where it does not say otherwise."""
-        if name in ("expect", "expect_none") and self._since is not None:
+        if name in ("expect", "expect_none", "save") and self._since is not None:
             named = {"since": self._since, **named}
         return name, words, named
 
