@@ -121,7 +121,7 @@ class VSwitch:
         self._running = False
         self._nursery.cancel_scope.cancel()
         try:
-            if error is not None and not _is_cancelled(error):  # the block's own error: as it is, not in a group
+            if error is not None and not is_cancelled(error):  # the block's own error: as it is, not in a group
                 await self._nursery_manager.__aexit__(None, None, None)
                 return None
             return await self._nursery_manager.__aexit__(kind, error, traceback)
@@ -326,7 +326,8 @@ class VSwitch:
         return f"{wanted.scheme}{number}"
 
 
-def _is_cancelled(error: BaseException) -> bool:
+def is_cancelled(error: BaseException) -> bool:
+    """Whether an error, alone or in a group, is trio's way of ending a block."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(trio.Cancelled) is not None
     return isinstance(error, trio.Cancelled)

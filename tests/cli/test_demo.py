@@ -16,13 +16,13 @@ import pytest
 from tests.cli.program import MORTAL, PROGRAM, Home, is_one_line
 from tests.e2e.guest import guest_image
 from tests.waiting import until
+from vswitch.endpoints.qemu import guest_mac
 from vswitch.testing.guest_image import default_cache
-from vswitch.testing.link import mac_address
 from vswitch.testing.qemu import QEMU
 
 DEMO_TIMEOUT_S = 180.0  # it takes six seconds; on a machine that is busy, more
 STOP_TIMEOUT_S = 10.0
-A, B = mac_address("a/0"), mac_address("b/0")
+A, B = guest_mac("a/0"), guest_mac("b/0")
 
 
 @pytest.fixture

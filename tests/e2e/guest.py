@@ -22,8 +22,9 @@ import trio
 
 from tests.e2e.rig import require_qemu
 from tests.needs import require
+from vswitch.endpoints.qemu import guest_mac
+from vswitch.testing.guest import kernel_arguments
 from vswitch.testing.guest_image import GuestImage, GuestImageError, build
-from vswitch.testing.link import mac_address
 from vswitch.testing.qemu import Channel, Qemu
 from vswitch.testing.shell import Result, VirtioShell
 
@@ -53,7 +54,7 @@ class Guest:
 
     def __init__(self, name: str, *nics: Nic, pass_fds: Sequence[int] = (), arguments: Sequence[str] = ()) -> None:
         self.name = name
-        macs = (nic.mac or mac_address(f"{name}/{index}") for index, nic in enumerate(nics))
+        macs = (nic.mac or guest_mac(f"{name}/{index}") for index, nic in enumerate(nics))
         self.nics = tuple(replace(nic, mac=mac) for nic, mac in zip(nics, macs, strict=True))
         self.qemu: Qemu
         self._pass_fds = pass_fds
@@ -85,7 +86,7 @@ class Guest:
             port = f"socket,id=port,fd={channel.theirs.fileno()}"
             arguments = ["-name", self.name, "-machine", "q35", "-accel", "tcg", "-m", str(MEMORY_MIB)]
             arguments += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]
-            arguments += ["-append", self._kernel_arguments(), "-no-reboot"]
+            arguments += ["-append", kernel_arguments(self.name, [nic.ip for nic in self.nics]), "-no-reboot"]
             arguments += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
             arguments += ["-chardev", port]
             arguments += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port"]
@@ -96,15 +97,6 @@ class Guest:
             arguments += self._arguments
             with closing(Qemu(*arguments, channels=[channel], pass_fds=self._pass_fds)) as self.qemu:
                 yield
-
-    def _kernel_arguments(self) -> str:
-        # A panic restarts the machine at once, which -no-reboot turns into QEMU's end. Leaving out the
-        # self-tests of the kernel's ciphers saves a quarter of a second. Testing the timer takes a machine that has
-        # its processor to itself: on a busy one the kernel finds no timer and panics.
-        words = ["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", "no_timer_check"]
-        words += [f"vswitch.name={self.name}"]
-        words += [f"vswitch.ip{index or ''}={nic.ip}" for index, nic in enumerate(self.nics) if nic.ip]
-        return " ".join(words)
 
 
 @asynccontextmanager

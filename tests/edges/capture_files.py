@@ -4,8 +4,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,15 +73,6 @@ def files(directory: Path) -> list[str]:
 
 def name(number: int, later_s: float = 0) -> str:
     return f"lan_{number:05}_{time.strftime('%Y%m%d%H%M%S', time.localtime(NOW_S + later_s))}.pcapng"
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 class Ended(NamedTuple):

@@ -25,9 +25,9 @@ from tests.edges.capture_files import (
     name,
     packet,
     refused,
-    umask,
 )
 from tests.needs import require
+from tests.umasks import umask
 from vswitch.edges import capture_file
 from vswitch.edges.capture_file import NONE, CaptureFile, CaptureStopped, Rotation
 from vswitch.errors import InputError, RefusedError

@@ -7,13 +7,14 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
 from tests.needs import require
+from tests.umasks import umask
 from vswitch.endpoints import unix_socket
 from vswitch.errors import RefusedError
 
@@ -31,15 +32,6 @@ def bound(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.bind(str(path))
     return sock
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 def refused(path: Path) -> str:

@@ -6,8 +6,7 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from tests.cli.program import Home
 from tests.endpoints.kinds import sockaddr_un, vde_plug, vde_request
 from tests.needs import require
 from tests.peers import TIMEOUT_S, until, up
+from tests.umasks import umask
 from vswitch import VSwitch
 from vswitch.endpoints.url import UNIX_PATH_MAX, VDE_NAME_MAX, parse
 from vswitch.errors import InputError, RefusedError
@@ -30,15 +30,6 @@ def path(directory: Path) -> Path:
 
 def mode(path: Path) -> str:
     return f"{stat.S_IMODE(path.lstat().st_mode):04o}"
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 async def refused(path: Path, **parameters: object) -> str:

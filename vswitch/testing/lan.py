@@ -19,12 +19,14 @@ import trio
 from scapy.packet import Packet
 
 from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, VSwitch
+from vswitch.endpoints.qemu import guest_mac
+from vswitch.switch import is_cancelled
 from vswitch.testing import guest_image
 from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
 from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest import Guest, GuestDied, Image, Login, Machine
 from vswitch.testing.host import ScapyHost
-from vswitch.testing.link import Link, Nic, mac_address
+from vswitch.testing.link import Link, Nic
 from vswitch.testing.qemu import QemuError
 
 NETWORK = "10.0.0.0/24"
@@ -71,7 +73,7 @@ class Lan:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         try:
-            if error is not None and not _is_cancelled(error):  # the block's own error: as it is, not in a group
+            if error is not None and not is_cancelled(error):  # the block's own error: as it is, not in a group
                 await self._stack.__aexit__(None, None, None)
                 return None
             return await self._stack.__aexit__(kind, error, traceback)
@@ -353,7 +355,7 @@ class Lan:
 
     def _link(self, name: str, seed: str, nic: Nic) -> Link:
         self._check_name(name)
-        link = Link(self.switch, name, nic.mac or mac_address(seed), self._interface(nic.ip), nic)
+        link = Link(self.switch, name, nic.mac or guest_mac(seed), self._interface(nic.ip), nic)
         self._links[name] = link
         return link
 
@@ -417,12 +419,6 @@ class Capturing:
 
 def _is_since(packet: Packet, moment_ns: int) -> bool:
     return bool(packet.time * 10**9 >= moment_ns)
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(trio.Cancelled) is not None
-    return isinstance(error, trio.Cancelled)
 
 
 def _leaf(group: BaseException | None) -> BaseException | None:

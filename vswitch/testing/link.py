@@ -1,6 +1,5 @@
 """Cables: what plugs a machine into the switch of a test's LAN."""
 
-import hashlib
 import ipaddress
 import socket
 from dataclasses import dataclass, field
@@ -62,8 +61,3 @@ class Link:
         if self._attachment is not None:
             attachment, self._attachment = self._attachment, None
             await attachment.detach()
-
-
-def mac_address(seed: str) -> str:
-    """A MAC address of QEMU's range, always the same for the same seed."""
-    return "52:54:00:" + hashlib.sha256(seed.encode()).digest()[:3].hex(":")
