@@ -8,12 +8,14 @@ import hashlib
 import lzma
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,14 @@ import trio
 
 from tests.e2e.rig import require_qemu
 from tests.needs import require
-from vswitch.testing import guest_image
-from vswitch.testing.guest_image import GuestImage, GuestImageError, build
+from tests.signals import default_signals
+from tests.waiting import until
+from vswitch.testing import build_process, guest_image
+from vswitch.testing.guest_image import GuestImage, GuestImageError, SourceError, build
 from vswitch.testing.qemu import Channel, Qemu, QemuError
 
 TIMEOUT_S = 90.0
+TOOL = Path(__file__).parents[2] / "tools" / "guest_image"
 NFT_MODULES = ("nf_tables", "nft_ct")
 Answer = tuple[int, bytes, bytes]  # status, stdout, stderr
 
@@ -380,9 +385,93 @@ def test_a_link_out_of_the_root_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_the_tool_prints_two_paths(image: GuestImage) -> None:
-    tool = Path(__file__).parents[2] / "tools" / "guest_image"
-    done = subprocess.run([sys.executable, "-I", tool], capture_output=True, text=True, check=True)
+    nothing_installed = "-IS"
+    done = subprocess.run([sys.executable, nothing_installed, TOOL], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(image.kernel), str(image.initrd)]
+
+
+# -- what a builder leaves -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def builder(cache: Path, root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A builder in a process of its own, which waits for apt, and apt for a program that it has started."""
+    programs = root / "waiting"
+    programs.mkdir()
+    for name in ("apt-get", "apt-cache", "dpkg-deb"):
+        (programs / name).write_text("#!/bin/sh\nsleep 1000 &\nwait\n")
+        (programs / name).chmod(0o755)
+    environment = {"PATH": f"{programs}:{os.defpath}", "VSWITCH_CACHE": str(cache)}
+    with default_signals():
+        process = subprocess.Popen([sys.executable, "-IS", TOOL], cwd=root, env=environment)
+    with process:
+        try:
+            until(lambda: "sleep" in running(cache), "apt has started a program")
+            yield process
+        finally:
+            process.kill()
+
+
+def running(cache: Path) -> list[str]:
+    """The programs that know of the cache."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if f"VSWITCH_CACHE={cache}" in (process / "environ").read_text(errors="replace").split("\0"):
+                found.append((process / "cmdline").read_text().partition("\0")[0])
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL])
+def test_what_a_builder_has_started_ends_with_it_and_what_it_leaves_is_removed(
+    no_apt: Path, empty_root: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    cache = tmp_path / "cache"
+    with builder(cache, tmp_path) as process:
+        process.send_signal(number)
+        assert process.wait(TIMEOUT_S) == -number
+        until(lambda: running(cache) == [], "all that it has started has ended")
+    assert len(list((cache / "guest").iterdir())) == 1
+    broken_apt(no_apt)
+    refusal(cache)
+    assert list((cache / "guest").iterdir()) == []
+
+
+def test_what_is_not_known_to_be_left_by_the_dead_stays(no_apt: Path, empty_root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    guest = cache / "guest"
+    broken_apt(no_apt)
+    with builder(cache, tmp_path):
+        (living,) = guest.iterdir()
+        dead, old, young = (guest / f"building-{name}" for name in ("dead", "old", "young"))
+        for directory in (dead, old, young):
+            (directory / "work" / "packages").mkdir(parents=True)
+        (dead / build_process.LOCK).touch()
+        too_long_ago = time.time() - build_process.UNLOCKED_MAX_AGE_S - 1
+        os.utime(old, (too_long_ago, too_long_ago))
+        refusal(cache)
+        assert set(guest.iterdir()) == {living, young}
+        assert "sleep" in running(cache)
+
+
+def test_an_interrupt_ends_what_a_program_has_started(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        script = "VSWITCH_CACHE=$0 sleep 1000 & kill -USR1 $PPID; wait"
+        with pytest.raises(KeyboardInterrupt):
+            guest_image.run("/bin/sh", "-c", script, tmp_path)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    until(lambda: running(tmp_path) == [], "sleep has ended")
+
+
+def test_a_program_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_process, "COMMAND_TIMEOUT_S", 0.01)
+    with pytest.raises(SourceError, match=r"^sleep took more than 0\.01 s$"):
+        guest_image.run("sleep", "1000")
 
 
 @contextmanager

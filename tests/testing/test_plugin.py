@@ -12,6 +12,7 @@ import pytest
 from tests import captures
 from tests.cli.program import package_root
 from tests.e2e.guest import guest_image
+from tests.signals import default_signals
 from tests.waiting import until
 
 HOSTS = """
@@ -372,13 +373,15 @@ def test_nothing_is_left_running(pytester: pytest.Pytester, kind: str, number: s
         "print('up', flush=True); guest.run('sleep 60', timeout=60)",
     )
     pytester.makepyfile(test_it=GUESTS.format(name=name, then=then, then_sync=then_sync))
-    with subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", f"test_it.py::{kind}", "test_it.py"],
-        cwd=pytester.path,
-        stdout=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    ) as process:
+    with default_signals():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", f"test_it.py::{kind}", "test_it.py"],
+            cwd=pytester.path,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+    with process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.endswith("up\n"):

@@ -8,7 +8,8 @@ of the host's own kernel and busybox, as virtme-ng does it.
 
 The image is kept under a digest of this file and of what was asked for. So a second call returns at once,
 without apt and without a network, and an edit here makes a new image. It is built in a temporary directory
-beside its final place and then renamed, so that concurrent builders cannot hurt each other.
+beside its final place and then renamed, so that concurrent builders cannot hurt each other. What a builder
+leaves that is killed, the next one removes.
 
 The guest takes commands from its first virtio-serial port, as `INIT` tells below. What the kernel has to say,
 and whatever stops the boot, goes to the serial console. With `-no-reboot`, whatever ends the guest ends QEMU: a
@@ -16,8 +17,9 @@ panic (with `panic=-1`), an init that fails, `poweroff`, `reboot`. To have it bo
 with `reboot: reset`, `system_reset`, the event RESET, and `set-action` with `reboot: shutdown` only when the guest
 answers, because the firmware resets the machine once more by itself.
 
-Only the standard library is used, so that this file runs by itself, with nothing installed. Its parts: what
-the guest runs, `build`, the two sources (Debian, the host), what is taken from either, the archive.
+Only the standard library is used, here and in build_process.py, so that this runs with nothing installed.
+The parts of this file: what the guest runs, `build`, the two sources (Debian, the host), what is taken from
+either, the archive.
 """
 
 from __future__ import annotations
@@ -31,19 +33,22 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+
+if not __package__:  # run by its path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vswitch.testing import build_process
+from vswitch.testing.build_process import CommandError, work_directory
 
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "iperf3")
 # Of the dependencies, only these are followed: the real kernel behind its metapackage, and shared libraries.
 FOLLOWED = ("linux-image-", "lib")
 # What the guest loads. The modules these depend on come along, those built into the kernel are skipped.
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "8021q", "af_packet")
-COMMAND_TIMEOUT_S = 600
 APT_OPTIONS = ("-oAPT::Sandbox::User=root", "-oAcquire::Retries=3", "-oAcquire::http::Timeout=30")
 PROGRAM_DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
 # Where a host keeps its libraries; Debian has a directory per architecture, Alpine all in /lib and /usr/lib.
@@ -256,9 +261,9 @@ def image_in(directory: Path) -> GuestImage:
 def put(directory: Path, modules: Sequence[str], get_parts: Callable[[Path], Parts]) -> GuestImage:
     """Builds the image of the parts that `get_parts`, given a directory to work in, finds; all or nothing."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="building-", dir=directory.parent) as work:
-        image = Path(work, "image")
-        write_image(image, get_parts(Path(work)), modules)
+    with work_directory(directory.parent) as work:
+        image = work / "image"
+        write_image(image, get_parts(work), modules)
         try:
             image.rename(directory)
         except OSError:
@@ -291,25 +296,9 @@ class Parts:
 def run(*command: str | Path, cwd: Path | None = None) -> bytes:
     """What the program prints. Raises SourceError, without advice, if it fails."""
     try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=COMMAND_TIMEOUT_S,
-            check=True,
-        )
-    except FileNotFoundError as error:
-        raise SourceError(f"{command[0]} not found") from error
-    except subprocess.TimeoutExpired as error:
-        raise SourceError(f"{command[0]} took more than {COMMAND_TIMEOUT_S} s") from error
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").splitlines()
-        said = [line for line in lines if line and not line.startswith("W: ")]
-        why = said[0] if said else f"exit status {error.returncode}"
-        raise SourceError(f"{command[0]}: {why}") from error
-    return done.stdout
+        return build_process.run(command, cwd)
+    except CommandError as error:
+        raise SourceError(str(error)) from error
 
 
 # -- parts from Debian ---------------------------------------------------------------------------------------
