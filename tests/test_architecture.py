@@ -9,7 +9,8 @@ import vswitch
 
 PACKAGE = Path(vswitch.__file__ or "").parent
 ROOMS = ["cli", "testing", "switch", "control", "services", "endpoints", "edges", "protocols", "dataplane"]
-GROUND = ["heap", "units", "errors", "version"]  # in this order, and known to all but the data plane
+# In this order, and known to all but the data plane.
+GROUND = ["heap", "units", "outlet", "supervision", "errors", "version"]
 DATA_PLANE_MAY_IMPORT = {
     *("collections", "ctypes", "errno", "librt", "mypy_extensions", "os", "select", "socket", "struct", "sys", "time"),
     "typing",

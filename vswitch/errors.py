@@ -27,3 +27,10 @@ class RefusedError(VSwitchError):
 def printable(text: str) -> str:
     """Text from outside, safe for a terminal or a log line: one line, whatever is in it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def only(error: BaseException) -> BaseException:
+    """The one error in a group of one, which is what a task's error arrives in."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -3,7 +3,9 @@
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -12,17 +14,19 @@ import trio
 
 from vswitch.control import api, captures, config, model
 from vswitch.control.captures import CaptureRequest, FileRequest, LiveCapture, Matches
-from vswitch.control.recording import Recording, RecordLimits
+from vswitch.control.recording import Recording, RecordLimits, check_fits
 from vswitch.dataplane import compiled
+from vswitch.edges.capture import Budget
 from vswitch.edges.capture_file import CaptureStopped
-from vswitch.endpoints import create
+from vswitch.endpoints import create, forwarding
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.partition import Partition
-from vswitch.endpoints.policy import Policy
+from vswitch.endpoints.policy import Policy, mac_text, query
 from vswitch.endpoints.ports import Ports, now_ms
-from vswitch.endpoints.qemu import guest_mac
+from vswitch.endpoints.qemu import guest_mac, next_mac
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
 from vswitch.errors import InputError, RefusedError
+from vswitch.supervision import Failures, contain_once_started
 from vswitch.version import __version__
 
 log = logging.getLogger("vswitch")
@@ -75,7 +79,7 @@ class VSwitch:
 
     `ageing_s` is how long a silent station stays in the MAC table (seconds), `table_size` how many it holds. A
     `hub` learns nothing: it repeats every frame, whatever it says, to all other ports. With `record` it keeps in memory
-    what passed last.
+    what passed last; captures together hold `capture_memory` bytes that are not written yet.
     All tasks and descriptors belong to the block and are gone when it ends. Raises InputError for a name or
     value that cannot be right.
     """
@@ -88,45 +92,68 @@ class VSwitch:
         table_size: int = config.TABLE_SIZE_DEFAULT,
         hub: bool = False,
         record: RecordLimits | None = None,
+        capture_memory: int = captures.BUDGET_DEFAULT,
     ) -> None:
         self.name = check_name(name)
         self._ageing_s = config.check_ageing(ageing_s)
         self._table_size = config.check_table_size(table_size)
         self._hub = hub
-        self._record = record
+        self._record = None if record is None else check_fits(record)
         self._recording: Recording | None = None
+        self._capture_budget = Budget(captures.check_budget(capture_memory))
         self._endpoints: dict[str, Endpoint] = {}
         self._guests: dict[str, int] = {}  # by endpoint, how many were told an address
-        self._handed_out: set[str] = set()
+        self._handed_out: dict[str, None] = {}  # addresses, the last one last
         self._running = False
 
     async def __aenter__(self) -> Self:
-        self._running = True
+        self._life: AbstractAsyncContextManager[None] = self._live()
+        await self._life.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._life.__aexit__(kind, error, traceback)
+
+    @asynccontextmanager
+    async def _live(self) -> AsyncIterator[None]:
+        """Forwarding has a nursery of its own. What talks to peers and clients is in another inside it, and ends first.
+
+        No task in either raises an error: what fails is contained, and starts again if it must always run.
+        """
         if not compiled():
             log.warning("the data plane runs uncompiled, at a small part of its speed; reinstall to compile it")
         self._started_s = trio.current_time()
         self._ports = Ports(table_size=self._table_size, ageing_s=self._ageing_s, hub=self._hub)
         if self._record is not None:
             self._recording = Recording(self._ports, self._record)
-        self._nursery_manager = trio.open_nursery()
-        self._nursery = await self._nursery_manager.__aenter__()
-        self._nursery.start_soon(self._ports.drive)
-        self._nursery.start_soon(self._ports.age)
-        self._nursery.start_soon(self._ports.give_memory_back)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        self._running = False
-        self._nursery.cancel_scope.cancel()
+        error: BaseException | None = None
         try:
-            if error is not None and not is_cancelled(error):  # the block's own error: as it is, not in a group
-                await self._nursery_manager.__aexit__(None, None, None)
-                return None
-            return await self._nursery_manager.__aexit__(kind, error, traceback)
+            async with trio.open_nursery() as data_plane:
+                forwarding.start(self._ports, data_plane)
+                async with trio.open_nursery() as beside:
+                    self._nursery = beside
+                    self._running = True
+                    try:
+                        yield
+                    except BaseException as raised:
+                        if is_cancelled(raised):
+                            raise
+                        error = raised  # the block's own: as it is, not in a group
+                    finally:
+                        self._running = False
+                        beside.cancel_scope.cancel()
+                data_plane.cancel_scope.cancel()
         finally:
             self._ports.close()
+        if error is not None:
+            raise error
+
+    @property
+    def failures(self) -> Failures:
+        """What has failed beside forwarding, and did not stop it."""
+        return self._ports.failures
 
     async def attach(self, target: str | EndpointConfig | socket.socket, **parameters: object) -> Attachment:
         """Let peers in by `target`; returns when they can come, and runs on until detached.
@@ -149,12 +176,16 @@ class VSwitch:
         self._check_policy(wanted)
         endpoint = create(wanted, name, self._ports, sock)
         self._endpoints[name] = endpoint
-        attachment: Attachment = await self._nursery.start(self._run_endpoint, endpoint)
+        attachment: Attachment = await self._nursery.start(self._run_endpoint, endpoint, name=f"endpoint {name}")
         return attachment
 
     async def serve_control(self, path: str) -> None:
         """Answer the control API on a unix socket at `path`; returns when it listens. Raises RefusedError."""
-        await self._nursery.start(api.serve, self, path)
+        await self._nursery.start(self._serve_control, path, name="the control socket")
+
+    async def _serve_control(self, path: str, task_status: trio.TaskStatus[None]) -> None:
+        serve = partial(api.serve, self, path)
+        await contain_once_started(self.failures, "the control socket", serve, task_status.started, again=True)
 
     async def told_to_stop(self) -> None:
         """Wait until a peer that may do so, such as a VDE management client, tells the switch to end."""
@@ -172,6 +203,7 @@ class VSwitch:
             mac_moves=self._ports.table.moves,
             mac_evictions=self._ports.table.evictions,
             pid=os.getpid(),
+            failures=self.failures.total,
             totals=model.totals(self._ports),
         )
 
@@ -250,62 +282,106 @@ class VSwitch:
             if name not in known:
                 there_are = ", ".join(sorted(known)) or "none"
                 raise InputError(f"there is no port or endpoint {name!r}; there are {there_are}")
-        return await captures.prepare(self._ports, request, matches)
+        return await captures.prepare(self._ports, self._capture_budget, request, matches)
 
     def recorded(
-        self, request: CaptureRequest, matches: Matches | None = None, since_ns: int = 0
+        self, request: CaptureRequest, matches: Matches | None = None, since: int = 0
     ) -> AsyncGenerator[bytes, None]:
-        """What the flight recorder has since a moment (Unix time, ns), as pcapng.
+        """What the flight recorder has since a `moment`, as pcapng. Raises RefusedError if there is none."""
+        return self._recorder().stream(request, matches, since)
 
-        Raises RefusedError if there is none.
-        """
+    def moment(self) -> int:
+        """Now, for `recorded`. Raises RefusedError if there is no flight recorder."""
+        return self._recorder().moment()
+
+    def _recorder(self) -> Recording:
         if self._recording is None:
             raise RefusedError(f"switch {self.name!r} records nothing; start it with --record 60s or --record 64MiB")
-        return self._recording.stream(request, matches, since_ns)
+        return self._recording
 
     async def capture_to(self, file: FileRequest, capture: LiveCapture) -> None:
         """Have a capture written into files until it is complete or ended; returns when it has begun.
 
         Raises InputError and RefusedError if the file cannot be had. `capture.done` is set when it is over.
         """
-        await self._nursery.start(self._write_capture, file, capture)
+        await self._nursery.start(self._write_capture, file, capture, name=f"the capture to {file.path}")
 
     async def _write_capture(self, file: FileRequest, capture: LiveCapture, task_status: trio.TaskStatus[None]) -> None:
+        async def write(started: Callable[[], None]) -> None:
+            try:
+                await capture.write(file, started)
+            except CaptureStopped as error:
+                capture.stopped = str(error)
+                log.warning("%s", error)
+
         try:
-            await capture.write(file, task_status.started)
-        except CaptureStopped as error:
-            capture.stopped = str(error)
-            log.warning("%s", error)
+            await contain_once_started(self.failures, f"the capture to {file.path}", write, task_status.started)
         finally:
             capture.done.set()
 
     def endpoints(self) -> list[model.EndpointInfo]:
         """The endpoints, in the order they came."""
-        return [
-            model.EndpointInfo(name=endpoint.name, url=endpoint.config.absolute().url)
-            for endpoint in self._endpoints.values()
-        ]
+        return [model.EndpointInfo(name=name, url=self._full_url(known)) for name, known in self._endpoints.items()]
+
+    def _full_url(self, endpoint: Endpoint) -> str:
+        """An endpoint's URL with the policy that its next peer meets."""
+        url = endpoint.config.absolute().url
+        parameters = ["single=yes"] if endpoint.config.single else []
+        if (policy := self._policy_of(endpoint)) != Policy():
+            parameters.append(query(policy))
+        return url + ("&" if "?" in url else "?") + "&".join(parameters) if parameters else url
+
+    def _policy_of(self, endpoint: Endpoint) -> Policy:
+        """The policy that an endpoint's next peer meets. A port that stays may have been given another one."""
+        itself = (port.policy for port in self._ports if port.name == port.endpoint == endpoint.name)
+        return next(itself, endpoint.config.policy)
 
     async def next_guest(self, endpoint: str) -> str:
         """A MAC address for one more guest of an endpoint: not in the MAC table, and never handed out before.
 
-        Raises InputError if there is no such endpoint.
+        Where the policy names the stations, it is one of them: the next in order, or when all have been handed out, the
+        one that was longest ago. Raises InputError if there is no such endpoint.
         """
         if endpoint not in self._endpoints:
             raise InputError(f"there is no endpoint {endpoint!r}; there are {', '.join(self._endpoints) or 'none'}")
-        taken = {station.mac for station in await self.macs()}
+        stations = await self.macs()
+        taken = {station.mac for station in stations if not (station.static and station.port == endpoint)}
+        mac = self._named_mac(self._endpoints[endpoint], taken) or self._new_mac(endpoint, taken)
+        self._handed_out.pop(mac, None)
+        self._handed_out[mac] = None
+        return mac
+
+    def _named_mac(self, endpoint: Endpoint, taken: set[str]) -> str | None:
+        """The station of an endpoint's policy whose turn it is.
+
+        None if it names none, or if others may come as well and all of its have been handed out.
+        """
+        policy = self._policy_of(endpoint)
+        named = [mac_text(mac) for mac in policy.stations]
+        if policy.senders is None and endpoint.config.scheme == "mcast":  # whose many guests share a port
+            named = [mac for mac in named if mac not in taken and mac not in self._handed_out]
+        free = [mac for mac in named if mac not in taken]
+        return next_mac(free or named, self._handed_out) if named else None
+
+    def _new_mac(self, endpoint: str, taken: set[str]) -> str:
         while True:
             number = self._guests[endpoint] = self._guests.get(endpoint, 0) + 1
             mac = guest_mac(self.name, endpoint, str(number))
             if mac not in taken and mac not in self._handed_out:
-                self._handed_out.add(mac)
                 return mac
 
     async def _run_endpoint(self, endpoint: Endpoint, task_status: trio.TaskStatus[Attachment]) -> None:
         attachment = Attachment(endpoint, self._ports)
+        again = endpoint.sock is None  # else its socket is closed with it
         try:
             with attachment.scope:
-                await endpoint.run(lambda: task_status.started(attachment))
+                await contain_once_started(
+                    self.failures,
+                    f"endpoint {endpoint.name}",
+                    endpoint.run,
+                    lambda: task_status.started(attachment),
+                    again=again,
+                )
         finally:
             del self._endpoints[endpoint.name]
             attachment.done.set()

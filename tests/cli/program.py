@@ -15,13 +15,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import vswitch
+from tests.signals import default_signals
 from vswitch.control import client
 
 START_TIMEOUT_S = 20.0
@@ -108,7 +108,7 @@ class Home:
         `under` is a program, with arguments, that starts it.
         """
         log = self.root / f"log-{len(list(self.root.glob('log-*')))}"
-        with log.open("wb") as stderr:
+        with log.open("wb") as stderr, default_signals():
             process = subprocess.Popen(
                 [*MORTAL, *under, *PROGRAM, "serve", *arguments],
                 env=self.env | (env or {}),
@@ -170,17 +170,20 @@ class Serving:
 
     def wait_ready_or_end(self) -> bool:
         """Reads standard output as far as the line `ready`, or to its end; answers whether it got ready."""
+        while not f"\n{self._output.decode()}".endswith("\nready\n"):
+            if not self.read_more():
+                return False
+        return True
+
+    def read_more(self) -> bool:
+        """Reads what comes next on standard output; answers whether that was not its end."""
         assert self.process.stdout is not None
-        deadline = time.monotonic() + START_TIMEOUT_S
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            while not f"\n{self._output.decode()}".endswith("\nready\n"):
-                assert selector.select(deadline - time.monotonic()), f"not ready in time: {self.log}"
-                data = os.read(self.process.stdout.fileno(), 65536)
-                if not data:
-                    return False
-                self._output += data
-        return True
+            assert selector.select(START_TIMEOUT_S), f"nothing more in time: {self.log}"
+        data = os.read(self.process.stdout.fileno(), 65536)
+        self._output += data
+        return bool(data)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """The exit code after a signal; fails if it takes longer than promised."""
@@ -241,6 +244,13 @@ def check_refused(home: Home, *arguments: str, code: int, said: str) -> None:
         assert said in serving.error
         assert "Traceback" not in serving.log
         assert serving.lines == []
+
+
+def rss(pid: int) -> int:
+    """A process's resident memory, in bytes."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def is_one_line(text: str) -> bool:

@@ -19,6 +19,7 @@ from tests.captures import IN, OUT, parse
 from tests.cli.program import MORTAL, PROGRAM, Home, check_refused, connect, is_one_line
 from tests.frames import BROADCAST, frame, framed, mac, unframed
 from tests.needs import require
+from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.edges.packet_filter import is_available
 
@@ -108,15 +109,17 @@ class Capturing:
 
 @contextmanager
 def capturing(home: Home, *arguments: str, stdout: int = subprocess.PIPE) -> Iterator[Capturing]:
-    with subprocess.Popen(
-        [*MORTAL, *PROGRAM, "capture", *arguments],
-        env=home.env,
-        cwd=home.root,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-    ) as process:
+    with default_signals():
+        process = subprocess.Popen(
+            [*MORTAL, *PROGRAM, "capture", *arguments],
+            env=home.env,
+            cwd=home.root,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+    with process:
         try:
             yield Capturing(process)
         finally:

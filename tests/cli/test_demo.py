@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.program import MORTAL, PROGRAM, Home, is_one_line
 from tests.e2e.guest import guest_image
+from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.endpoints.qemu import guest_mac
 from vswitch.testing.guest_image import default_cache
@@ -33,16 +34,18 @@ def guests() -> None:
 @contextmanager
 def demo(home: Home, *arguments: str, **env: str) -> Iterator[subprocess.Popen[str]]:
     """A `vswitch demo` that sees the programs and the image there are; killed in the end if it still runs."""
-    with subprocess.Popen(
-        [*MORTAL, *PROGRAM, "demo", *arguments],
-        env=home.env | {"PATH": os.environ["PATH"], "VSWITCH_CACHE": str(default_cache())} | env,
-        cwd=home.root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    ) as process:
+    with default_signals():
+        process = subprocess.Popen(
+            [*MORTAL, *PROGRAM, "demo", *arguments],
+            env=home.env | {"PATH": os.environ["PATH"], "VSWITCH_CACHE": str(default_cache())} | env,
+            cwd=home.root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+    with process:
         try:
             yield process
         finally:
@@ -73,10 +76,10 @@ def fake(home: Home, program: str, script: str) -> str:
     return f"{home.programs}:{os.environ['PATH']}"
 
 
-def children(process: subprocess.Popen[str], program: str) -> list[int]:
+def children(pid: int, program: str) -> list[int]:
     """Those that run a program, of all that the main thread has started: trio, too, starts one, to find a library."""
     found = []
-    for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+    for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             if Path(f"/proc/{word}/cmdline").read_text().split("\0")[0] == program:
                 found.append(int(word))
@@ -139,9 +142,9 @@ def test_a_number_of_guests_that_there_cannot_be(home: Home, count: str) -> None
 def test_ctrl_c_while_they_boot_leaves_nothing_running(home: Home) -> None:
     with demo(home) as process, ExitStack() as stack:
         assert process.stdout is not None
-        until(lambda: len(children(process, QEMU)) == 2, "both guests boot", DEMO_TIMEOUT_S)
+        until(lambda: len(children(process.pid, QEMU)) == 2, "both guests boot", DEMO_TIMEOUT_S)
         assert os.read(process.stdout.fileno(), 1000).endswith(b"are booting ... ")  # and nobody waits to hear of it
-        guests = [os.pidfd_open(pid) for pid in children(process, QEMU)]
+        guests = [os.pidfd_open(pid) for pid in children(process.pid, QEMU)]
         for guest in guests:
             stack.callback(os.close, guest)
         begun = time.monotonic()
@@ -155,16 +158,18 @@ def test_ctrl_c_while_they_boot_leaves_nothing_running(home: Home) -> None:
 def test_ctrl_c_while_the_image_is_built_leaves_nothing_behind(home: Home) -> None:
     fake(home, QEMU, "exit 1")
     for program in ("apt-cache", "apt-get", "dpkg-deb"):
-        path = fake(home, program, "exec sleep 1000")
+        path = fake(home, program, "sleep 1000 & exec sleep 1000")
     cache = home.root / "cache"
     with demo(home, PATH=path, VSWITCH_CACHE=str(cache)) as process:
-        apt = os.pidfd_open(until(lambda: children(process, "sleep"), "apt-cache runs", DEMO_TIMEOUT_S)[0])
-        try:
+        apt = until(lambda: children(process.pid, "sleep"), "apt-cache runs", DEMO_TIMEOUT_S)
+        apt += until(lambda: children(apt[0], "sleep"), "apt-cache has started a program")
+        with ExitStack() as stack:
+            running = [os.pidfd_open(pid) for pid in apt]
+            for descriptor in running:
+                stack.callback(os.close, descriptor)
             press_ctrl_c(process)
             output, errors = process.communicate(timeout=STOP_TIMEOUT_S)
-            until(lambda: has_ended(apt), "apt-cache has ended")
-        finally:
-            os.close(apt)
+            until(lambda: all(map(has_ended, running)), "both have ended")
     assert (process.returncode, errors.strip()) == (130, "")
     assert output == "Building the tiny guest (once, some seconds) ...\n"
     assert list((cache / "guest").iterdir()) == []

@@ -19,6 +19,7 @@ from tests import captures
 from tests.cli.program import COMMAND_TIMEOUT_S, MORTAL, Home, connect, is_one_line, read_to_end
 from tests.frames import BROADCAST, framed, mac
 from tests.needs import require
+from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.cli.extcap import CONFIG, DLTS
 from vswitch.edges.packet_filter import is_available
@@ -67,16 +68,18 @@ class Desk:
     @contextmanager
     def start(self, *command: str) -> Iterator[subprocess.Popen[str]]:
         """A program that goes on, in a process group of its own, which is killed in the end if it still runs."""
-        with subprocess.Popen(
-            [*MORTAL, *command],
-            env=self.home.env,
-            cwd=self.home.root,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process:
+        with default_signals():
+            process = subprocess.Popen(
+                [*MORTAL, *command],
+                env=self.home.env,
+                cwd=self.home.root,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        with process:
             try:
                 yield process
             finally:

@@ -11,9 +11,13 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.cli.program import COMMAND_TIMEOUT_S, PROGRAM, Home, connect, is_one_line
+from tests.e2e.test_qemu_datagrams import free_group
 from tests.frames import BROADCAST, frame, framed
 from tests.waiting import until
+from vswitch import InputError, VSwitch
 from vswitch.endpoints import qemu
+from vswitch.endpoints.policy import Policy, read_mac
+from vswitch.testing import Lan
 
 TCP = "tcp://127.0.0.1:1234"
 COMMANDS = ["qemu-args", "libvirt-xml"]
@@ -127,6 +131,112 @@ def test_an_address_that_a_station_has_is_not_given_to_another(home: Home) -> No
         guest.sendall(framed([frame(BROADCAST, int(taken.replace(":", ""), 16))]))
         until(lambda: home.get("macs"), "the station is learned")
         assert mac(printed(home, "qemu-args", "unix1")) == qemu.guest_mac("default", "unix1", "4")
+
+
+# What the port's policy says
+
+A, B, C = "52:54:00:00:00:0a", "52:54:00:00:00:0b", "52:54:00:00:00:0c"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_only_address_that_may_send_is_printed_again_and_again(home: Home, command: str) -> None:
+    for policy in (f"allow_mac={A}", f"single&static={A}", f"single&static={A}&locked"):
+        assert [mac(printed(home, command, f"unix://a?{policy}")) for _ in range(2)] == [A, A]
+    assert not home.directory.exists()
+
+
+def test_several_that_may_send_are_printed_in_turn_without_a_switch(home: Home) -> None:
+    url = f"unix://a?allow_mac={A},{B}"
+    assert [mac(printed(home, COMMANDS[at % 2], url)) for at in range(3)] == [A, B, A]
+    assert mac(printed(home, "qemu-args", f"unix://b?allow_mac={C},{A}")) == C
+    (home.directory / "named-macs").write_bytes(b"\xff\0 x\n")
+    assert mac(printed(home, "qemu-args", url)) == A
+
+
+def test_a_running_endpoint_gives_those_of_its_own_policy_in_turn(home: Home) -> None:
+    with home.serve(f"unix://lan.sock?name=lab&allow_mac={A},{B},{C}") as serving:
+        assert [mac(line) for line in serving.lines if "-netdev" in line] == [A, B]
+        with connect(f"unix://{home.root}/lan.sock") as guest:
+            guest.sendall(framed([frame(BROADCAST, int(A.replace(":", ""), 16))]))
+            until(lambda: home.get("macs"), "the station is learned")
+            # C was not printed yet; A, which was longest ago, is in use.
+            given = [mac(printed(home, "qemu-args", target)) for target in ("lab", "lab.1", "unix://lan.sock")]
+            assert given == [C, B, C]
+        until(lambda: not home.get("macs"), "the station is forgotten")
+        assert mac(printed(home, "libvirt-xml", "unix://lan.sock?vlan=7")) == A
+
+
+def test_stations_that_are_always_there_are_printed_though_they_are_known(home: Home) -> None:
+    with home.serve(f"unix://g.sock?single&name=vm&static={A},{B}&locked", f"unix://h.sock?allow_mac={A},{C}"):
+        assert [mac(printed(home, "qemu-args", "vm")) for _ in range(2)] == [B, A]
+        # A is behind the other port for ever.
+        assert [mac(printed(home, "qemu-args", "unix1")) for _ in range(2)] == [C, C]
+
+
+async def test_a_group_has_other_guests_than_its_static_ones() -> None:
+    async with VSwitch() as switch:
+        for name, policy in (("open", f"static={A}"), ("closed", f"static={B}&locked")):
+            await switch.attach(f"mcast://{free_group()}?name={name}&{policy}")
+        assert [await switch.next_guest("open") for _ in range(2)] == [A, qemu.guest_mac("default", "open", "1")]
+        assert [await switch.next_guest("closed") for _ in range(2)] == [B, B]
+
+
+async def test_the_policy_is_the_one_that_the_port_has_now(tmp_path: Path) -> None:
+    async with VSwitch() as switch:
+        await switch.attach(f"unix://{tmp_path}/a?single&name=vm&vlan=10&allow_mac={A}")
+        switch.set_policy("vm", Policy(trunk=(20,), allow_mac=(read_mac(B),)))
+        assert [endpoint.url for endpoint in switch.endpoints()] == [
+            f"unix://{tmp_path}/a?single=yes&trunk=20&allow_mac={B}"
+        ]
+        assert await switch.next_guest("vm") == B
+
+
+async def test_a_machine_of_a_test_has_an_address_that_its_port_lets_in() -> None:
+    async with Lan() as lan:
+        hosts = [await lan.host(name, allow_mac=[A, B]) for name in "ab"] + [await lan.host("c", static=C)]
+        assert [host.mac for host in hosts] == [A, B, C]
+        with pytest.raises(InputError, match=f"^d: the port drops what comes from {B}; add allow_mac={B}, or leave"):
+            await lan.host("d", mac=B, allow_mac=A)
+        with pytest.raises(InputError, match=r"^d: allow_mac: 'x' is not a MAC address"):
+            await lan.host("d", allow_mac="x")
+        assert (await lan.host("d", mac=B, allow_mac=[A, B])).ip == "10.0.0.4"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_named_guest_that_the_port_refuses_is_one_line_that_says_what_would_be_right(
+    home: Home, command: str
+) -> None:
+    web = qemu.named_guest("web").mac
+    for policy, more in (
+        (f"allow_mac={A},{B}", f"add allow_mac={web} to"),
+        (f"single&static={A},{B}&locked", f"add static={web} to"),
+        (f"single&static={A},{B}&locked&allow_mac={A},{B}", f"add allow_mac={web} and static={web} to"),
+    ):
+        code, said = refused(home, command, f"unix://a?{policy}", "--guest", "web")
+        assert code == 2
+        assert said.startswith(f"vswitch: unix://a?{policy}: the port drops what comes from {web}")
+        assert f"allowed are {A}, {B}: leave --guest out, or {more} the endpoint" in said
+    for policy in (f"allow_mac={A},{web}", f"single&static={A}", "locked", "mirror_of=a"):
+        assert mac(home.run(command, f"unix://a?{policy}", "--guest", "web").stdout) == web
+
+
+def test_a_named_guest_meets_the_policy_of_the_endpoint_that_runs(home: Home) -> None:
+    with home.serve(f"unix://lan.sock?name=lab&allow_mac={A}"):
+        for target in ("lab", "lab.1", "unix://lan.sock", f"unix://lan.sock?allow_mac={qemu.named_guest('web').mac}"):
+            code, said = refused(home, "qemu-args", target, "--guest", "web")
+            assert code == 2
+            assert f"allowed are {A}: " in said
+
+
+def test_what_is_said_of_the_port_is_kept_out_of_the_command_line(home: Home) -> None:
+    with home.serve("unix://lan.sock?name=lab&vlan=10&max_frame=1400"):
+        for target in ("lab", "unix://lan.sock"):
+            done = home.run("qemu-args", target, "--guest", "web")
+            assert done.returncode == 0
+            assert done.stdout.endswith(f"mac={qemu.named_guest('web').mac},host_mtu=1386\n")
+            assert len(shlex.split(done.stdout)) == 4
+            assert [line[:12] for line in done.stderr.splitlines()] == ["# in VLAN 10", "# max_frame="]
+            assert "<!-- in VLAN 10: " in printed(home, "libvirt-xml", target, "--guest", "web")
 
 
 # What is plugged into

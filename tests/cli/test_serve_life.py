@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import captures
 from tests.cli.program import COMMAND_TIMEOUT_S, Home, connect, is_one_line
 from tests.frames import BROADCAST, frame, framed, mac
 from tests.needs import require
@@ -337,3 +339,38 @@ def test_a_guest_that_hangs_up_hard_is_just_gone(home: Home) -> None:
         until(lambda: not home.get("ports"), "the port is gone")
         assert "tcp1.1 down" in serving.log
         assert serving.process.poll() is None
+
+
+def every_ending_signal() -> list[int]:
+    names = ["HUP", "QUIT", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "POLL", "PWR", "STKFLT", "XCPU"]
+    return [*(int(signal.Signals[f"SIG{name}"]) for name in names), signal.SIGRTMIN, signal.SIGRTMAX]
+
+
+@pytest.mark.parametrize("number", every_ending_signal())
+def test_every_signal_that_ends_a_program_ends_it_in_order(home: Home, number: int) -> None:
+    path = home.root / "lan.sock"
+    with home.serve(f"unix://{path}", "--capture", "lan.pcapng") as serving:
+        with connect(f"unix://{path}") as guest:
+            guest.sendall(framed([frame(BROADCAST, mac(1))]))
+            until(lambda: home.get("status")["totals"]["rx_frames"], "the frame")
+        serving.process.send_signal(number)
+        assert serving.ended() == 0
+        assert ": stopping" in serving.log
+    assert not path.exists()
+    assert list(home.directory.iterdir()) == []
+    captured = captures.read(home.root / "lan.pcapng")
+    assert captured.frames("unix1.1", captures.IN) == [frame(BROADCAST, mac(1))]
+    assert captured.statistics
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_that_was_ignored_when_it_started_stays_so(home: Home, number: signal.Signals) -> None:
+    shell = shutil.which("sh")
+    require(shell, "a shell is needed")
+    assert shell is not None
+    ignoring = [shell, "-c", f'trap "" {number.name[3:]}; exec "$@"', shell]
+    with home.serve("tcp://127.0.0.1:0", under=ignoring) as serving:
+        serving.process.send_signal(number)
+        assert home.get("status")["ports"] == 0
+        assert serving.stop() == 0
+        assert f"{number.name}: stopping" not in serving.log

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from tests.cli.program import COMMAND_TIMEOUT_S, Home, connect, is_one_line, package_root, read_to_end
+from tests.e2e.test_qemu_datagrams import free_group
 from tests.frames import BROADCAST, frame, framed, mac
 from tests.needs import require
 from tests.waiting import until
@@ -103,6 +104,55 @@ def test_a_connector_is_printed_with_the_lines_of_a_guest_that_listens(home: Hom
         assert hint == "  add to a guest's QEMU:"
         assert re.fullmatch(rf"    -netdev stream,id=net0,server=on,addr\.type=unix,addr\.path={path} {DEVICE}", line)
         assert ready == "ready"
+
+
+A, B, C = "52:54:00:00:00:0a", "52:54:00:00:00:0b", "52:54:00:00:00:0c"
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [
+        (f"unix://lan.sock?allow_mac={B},{A},{C}", [B, A]),
+        (f"unix://lan.sock?allow_mac={A}", [A]),
+        (f"unix://lan.sock?single&allow_mac={A},{B}", [A]),
+        (f"unix://lan.sock?single&static={B}", [B]),
+        (f"unix://lan.sock?single&static={B},{A}&allow_mac={A},{C}&locked", [A]),
+        (f"unix://lan.sock?connect&static={C}&locked", [C]),
+        (f"udp://127.0.0.1:0?allow_mac={A}", [A, A]),  # for two kinds of netdev
+    ],
+)
+def test_the_printed_addresses_are_those_that_the_port_lets_in(home: Home, url: str, addresses: list[str]) -> None:
+    with home.serve(url) as serving:
+        assert re.findall("mac=(.*)", "\n".join(serving.lines)) == addresses
+
+
+def test_a_group_is_printed_with_no_more_guests_than_its_port_takes(home: Home) -> None:
+    groups = [f"mcast://{free_group()}?name={policy[0]}&{policy}" for policy in ("max_macs=1", "pad=yes")]
+    with home.serve(*groups) as serving:
+        limited, other = "\n".join(serving.lines).split("\np  ")
+        assert (limited.count("-netdev dgram"), other.count("-netdev dgram")) == (1, 2)
+
+
+def test_a_guest_with_a_printed_address_gets_its_frames_through_and_no_other(home: Home) -> None:
+    with home.serve(f"unix://{home.root}/g?allow_mac={A}", f"unix://{home.root}/o?single") as serving:
+        printed = re.findall("mac=(.*)", "\n".join(serving.lines))[0]
+        with connect(f"unix://{home.root}/o") as other, connect(f"unix://{home.root}/g") as guest:
+            until(lambda: all(port["up"] for port in home.get("ports")) and len(home.get("ports")) == 2, "both are in")
+            good = framed([frame(BROADCAST, int(printed.replace(":", ""), 16))])
+            guest.sendall(framed([frame(BROADCAST, int(B.replace(":", ""), 16))]) + good)
+            assert other.recv(65536) == good
+            assert home.get("status")["totals"]["drops"] == {"spoofed_mac": 1}
+
+
+def test_what_to_know_of_a_port_stands_above_its_lines(home: Home) -> None:
+    with home.serve("unix://lan.sock?vlan=10&max_frame=1400", "unix://m?single&mirror_of=unix1") as serving:
+        head, vlan, mtu, title, first, second, _, mirror, *_ = serving.lines
+        assert head.startswith("unix1 ")
+        assert vlan == "  in VLAN 10: the guest sends frames without a tag"
+        assert mtu == "  max_frame=1400: the guest's MTU has to be 1386 or less"
+        assert title == "  add to each guest's QEMU one of:"
+        assert all(re.fullmatch(rf"    -netdev stream,.* {DEVICE},host_mtu=1386", line) for line in (first, second))
+        assert mirror.startswith("  a mirror: ")
 
 
 def test_a_path_that_needs_it_is_quoted_for_the_shell(home: Home) -> None:
@@ -254,10 +304,11 @@ def test_nobody_has_to_read_from_the_ready_descriptor(home: Home) -> None:
 
 def test_standard_output_as_the_ready_descriptor_stays_open(home: Home) -> None:
     with home.serve("tcp://127.0.0.1:0", "--ready-fd", "1") as serving:
-        home.get("status")  # which is answered when all is said
+        assert serving.process.stdout is not None
+        while serving.lines[-2:] != ["ready", "ready"]:
+            serving.read_more()
         assert os.readlink(f"/proc/{serving.pid}/fd/1").startswith("pipe:")
         assert serving.stop() == 0
-        assert serving.lines[-2:] == ["ready", "ready"]
 
 
 def test_the_log_goes_to_standard_error(home: Home) -> None:

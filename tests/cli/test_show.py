@@ -47,6 +47,7 @@ STATUS_SHAPE: dict[str, Any] = {
     "mac_moves": int,
     "mac_evictions": int,
     "pid": int,
+    "failures": int,
     "totals": {"rx_frames": int, "copies": int, "tx_frames": int, "queued_frames": int, "drops": {}},
 }
 

@@ -19,6 +19,7 @@ from tests.cli.program import COMMAND_TIMEOUT_S, MORTAL, START_TIMEOUT_S, STOP_T
 from tests.frames import BROADCAST, frame, mac
 from tests.namespaces import needed_for_tap
 from tests.needs import require
+from tests.signals import default_signals
 from tests.vde2 import program
 from tests.waiting import until
 from vswitch.cli import vde_options
@@ -88,7 +89,7 @@ def started(
 ) -> Iterator[Switch]:
     """A vde_switch in `home`'s directory lan; killed in the end if it still runs."""
     log = home.root / f"log-{len(list(home.root.glob('log-*')))}"
-    with log.open("wb") as file:
+    with log.open("wb") as file, default_signals():
         process = subprocess.Popen(
             [*MORTAL, *under, *COMMAND, "-s", "lan", *arguments],
             env=home.env | {"HOME": str(home.root)},
@@ -106,14 +107,15 @@ def started(
 
 def run(home: Home, *arguments: str, typed: bytes = b"", under: Sequence[str] = ()) -> tuple[int, bytes, str]:
     """A vde_switch to its end: exit code, standard output and error."""
-    done = subprocess.run(
-        [*under, *COMMAND, *arguments],
-        env=home.env | {"HOME": str(home.root)},
-        cwd=home.root,
-        input=typed,
-        capture_output=True,
-        timeout=COMMAND_TIMEOUT_S,
-    )
+    with default_signals():
+        done = subprocess.run(
+            [*under, *COMMAND, *arguments],
+            env=home.env | {"HOME": str(home.root)},
+            cwd=home.root,
+            input=typed,
+            capture_output=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
     return done.returncode, done.stdout, done.stderr.decode()
 
 
@@ -387,15 +389,6 @@ def test_shutdown_ends_it(home: Home, where: str) -> None:
 # Signals
 
 
-@pytest.fixture
-def terminals_end_counts() -> Iterator[None]:
-    """Children inherit that SIGHUP is ignored, as it is where the tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("terminals_end_counts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_its_files_are_gone(home: Home, number: signal.Signals) -> None:
     with started(home, "-M", "mgmt", "-p", "pid") as switch:

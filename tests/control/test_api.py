@@ -13,6 +13,7 @@ from typing import Any
 import h11
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, until
@@ -263,6 +264,38 @@ async def test_idle_connections_do_not_keep_others_from_being_answered(path: str
         assert (await ask(path)).status == 200
         for stream in idle:
             await stream.aclose()
+
+
+@pytest.mark.parametrize("number", ["0", "x", "%00", "9" * 5000])
+async def test_a_capture_that_is_not_there_cannot_be_ended(path: str, number: str) -> None:
+    async with controlled(path) as switch:
+        answer = await ask(path, f"/v1/captures/{number}", "DELETE")
+        assert (answer.status, answer.json["error"]) == (404, "there is no such capture")
+        assert switch.failures.total == 0
+
+
+async def test_a_head_begins_no_capture_that_goes_on(path: str) -> None:
+    async with controlled(path) as switch:
+        answer = await ask(path, "/v1/capture", "HEAD")
+        assert (answer.status, answer.body) == (200, b"")
+        ended = await ask(path, f"/v1/captures/{answer.headers['vswitch-capture']}", "DELETE")
+        assert ended.status == 404
+        assert switch.failures.total == 0
+
+
+@pytest.mark.parametrize("target", ["/v1/status", "/v1/nonsense"])
+async def test_a_client_that_reads_nothing_is_hung_up_on(path: str, target: str, autojump_clock: MockClock) -> None:
+    request = f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+    async def ask_on(stream: trio.SocketStream) -> None:
+        with trio.fail_after(10 * TIMEOUT_S):
+            while True:
+                await stream.send_all(request * 100)
+
+    async with controlled(path) as switch, await trio.open_unix_socket(path) as stream:
+        with pytest.raises(trio.BrokenResourceError):
+            await ask_on(stream)
+        assert switch.failures.total == 0
 
 
 async def test_nothing_of_it_is_left(path: str) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -18,9 +19,10 @@ from tests.captures import IN, OUT, Read, parse
 from tests.frames import BROADCAST, frame, framed, mac
 from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, check_balance, until
-from vswitch import InputError, RefusedError, VSwitch
+from vswitch import InputError, RefusedError, VSwitch, heap
 from vswitch.control import captures
 from vswitch.control.captures import CaptureRequest, FileRequest, LiveCapture
+from vswitch.control.recording import RecordLimits
 from vswitch.edges import packet_filter
 
 FILTERS = "no libpcap here"
@@ -154,9 +156,9 @@ async def test_captures_start_and_stop_during_traffic_without_a_lost_frame(tmp_p
         assert len(read.frames("b", OUT)) in range(len(found) - 10, len(found) + 11)
 
 
-async def test_what_a_reader_that_stops_does_not_take_is_missed_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captures, "HELD_MAX", 20_000)
+async def test_what_a_reader_that_stops_does_not_take_is_missed_exactly() -> None:
     async with lan() as (switch, a, b):
+        switch._capture_budget.size = 20_000
         live, stream, content = await streamed(switch)
         for at in range(0, 1000, 50):
             await say(a, b, numbered(50, at))
@@ -186,7 +188,6 @@ async def test_what_a_reader_that_stops_does_not_take_is_missed_exactly(monkeypa
 
 
 async def test_a_lossless_capture_has_forwarding_wait_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captures, "HELD_MAX", 20_000)
     monkeypatch.setattr(captures, "FULL", 20_000)
     burst = numbered(2000, size=1000)
     async with lan() as (switch, a, b):
@@ -394,3 +395,90 @@ async def test_who_hangs_up_on_the_api_ends_its_capture(tmp_path: Path) -> None:
                 await sock.receive_some()
                 await until(lambda: switch._ports.bridge.journal.on)
         await until(lambda: not switch._ports.bridge.journal.on)
+
+
+async def test_what_a_filter_of_a_users_own_raises_ends_that_capture_only(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(data: bytes) -> bool:
+        raise ZeroDivisionError("a test's own")
+
+    async with lan() as (switch, a, b):
+        live, stream, content = await streamed(switch)
+        failing = await switch.capture(CaptureRequest(), fail)
+        async with failing:
+            await say(a, b, numbered(10))
+            await say(a, b, numbered(10, 10))
+            assert failing.stopped is not None
+            assert "ZeroDivisionError" in failing.stopped
+        assert switch.failures.total == 1
+        assert "a capture has failed: ZeroDivisionError: a test's own" in caplog.text
+        live.end()
+        check(parse(content + await rest(stream)), numbered(20))
+
+
+async def test_a_lossless_capture_that_nobody_reads_ends_and_forwarding_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(captures, "FULL", 20_000)
+    monkeypatch.setattr(captures, "LOSSLESS_PATIENCE_S", 0.05)
+    async with lan() as (switch, a, b):
+        live, stream, content = await streamed(switch, lossless=True)
+        await say(a, b, numbered(100, size=1000))
+        await say(a, b, numbered(100, 100, size=1000))
+        assert live.summary().stopped == "nothing of it was taken for 0.05 s"
+        assert "a lossless capture has ended" in caplog.text
+        read = parse(content + await rest(stream))
+    kept = len(read.frames("a", IN))
+    assert 10 < kept < 200
+    assert read.frames("a", IN) == numbered(kept, size=1000)
+
+
+async def test_a_disk_that_hangs_holds_up_neither_forwarding_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(captures, "LAST_WRITES_S", 0.05)
+    hangs = threading.Event()
+    written = os.pwrite
+
+    def pwrite(file: int, data: bytes, offset: int) -> int:
+        if offset > 1000:
+            hangs.wait(TIMEOUT_S)
+        return written(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    try:
+        async with lan() as (switch, a, b):
+            await switch.capture_to(
+                FileRequest(path=str(tmp_path / "lan.pcapng"), floor=0), await switch.capture(CaptureRequest())
+            )
+            for at in range(0, 200, 50):
+                await say(a, b, numbered(50, at))
+        assert "is cut off: its disk takes nothing" in caplog.text
+    finally:
+        hangs.set()
+
+
+async def test_a_step_of_the_clock_empties_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
+    async with (
+        VSwitch(record=RecordLimits(2**20, 60.0)) as switch,
+        await Peer.plugged_into(switch, name="a") as a,
+        await Peer.plugged_into(switch, name="b") as b,
+    ):
+        for at, step_s in enumerate((0, 3600, -7200)):
+            now_ns += step_s * 10**9
+            await say(a, b, numbered(10, 10 * at))
+        read = parse(b"".join([portion async for portion in switch.recorded(CaptureRequest())]))
+        moment = switch.moment()
+        await say(a, b, numbered(1, 30))
+        since = parse(b"".join([portion async for portion in switch.recorded(CaptureRequest(), since=moment)]))
+    assert read.frames("a", IN) == numbered(30)
+    assert since.frames("a", IN) == numbered(1, 30)
+    assert len({packet.time_ns for packet in read.packets}) == 3
+
+
+def test_there_is_no_recording_beyond_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "available", lambda: 100 * 2**20)
+    VSwitch(record=RecordLimits(75 * 2**20, 60.0))
+    with pytest.raises(RefusedError, match="there is not the memory to record 76 MiB; record 75MiB at most"):
+        VSwitch(record=RecordLimits(76 * 2**20, 60.0))

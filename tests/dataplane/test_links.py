@@ -31,9 +31,10 @@ class Switch:
         for _ in range(ports):
             self.plug()
 
-    def plug(self) -> socket.socket:
-        here, there = socket.socketpair()
+    def plug(self, kind: type[socket.socket] = socket.socket) -> socket.socket:
+        ours, there = socket.socketpair()
         there.setblocking(False)
+        here = kind(fileno=ours.detach())
         link = StreamLink(here, self.bridge.add_port(self.queue_bytes_max), self.bridge)
         self.loop.add(link)
         self.links.append(link)
@@ -301,3 +302,46 @@ def test_a_peer_that_takes_nothing_but_still_talks_stays(switch: Switch) -> None
     assert receive(listener) == framed([numbered(number) for number in range(3)])
     assert drops(switch.links[0].port) == {"port_down": 3}
     check_balance(switch.bridge)
+
+
+class RaisesWhenRead(socket.socket):
+    """What no socket does: stands for a fault of ours in what is done with a chunk."""
+
+    def recv(self, *_: object) -> bytes:
+        raise ZeroDivisionError
+
+
+class RaisesWhenSentTo(socket.socket):
+    def send(self, *_: object) -> int:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("kind", [RaisesWhenRead, RaisesWhenSentTo])
+def test_a_link_that_raises_what_none_should_is_lost_alone(switch: Switch, kind: type[socket.socket]) -> None:
+    a, b, broken = switch.plug(), switch.plug(), switch.plug(kind)
+    if kind is RaisesWhenRead:
+        broken.send(b"!")
+    hello = framed([frame(BROADCAST, mac(1))])
+    a.send(hello)
+    switch.run()
+    assert receive(b) == hello
+    assert switch.links[2].lost == "internal error"
+    assert [type(error) for error in switch.loop.failures] == [ZeroDivisionError]
+    a.send(hello)
+    switch.run()
+    assert receive(b) == hello
+    check_balance(switch.bridge)
+
+
+def test_what_a_peer_has_sent_before_it_is_gone_is_taken_in_at_once(switch: Switch) -> None:
+    """However much it is: ports of the dead must not add up while others come."""
+    a, b = switch.plug(), switch.plug()
+    frames = [frame(mac(2), mac(1), 1000, payload=number.to_bytes(4)) for number in range(100)]
+    b.send(framed([frame(BROADCAST, mac(2))]))
+    switch.run()
+    assert a.send(framed(frames)) == len(framed(frames))
+    a.close()
+    assert not switch.loop.turn(0, 10.0)
+    assert switch.loop.polls == 3 + 1
+    assert switch.links[0].lost is not None
+    assert unframed(receive(b)) == frames

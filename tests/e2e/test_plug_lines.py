@@ -16,9 +16,12 @@ from xml.etree import ElementTree
 import pytest
 import trio
 
+from tests.cli.program import Home
+from tests.e2e.guest import Guest, boot, guest_image
 from tests.e2e.rig import require_qemu, rig
 from tests.e2e.test_qemu_netdevs import free_port
 from tests.frames import BROADCAST, frame, mac
+from tests.hosts import Host
 from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, until
 from vswitch.endpoints import libvirt, qemu
@@ -149,3 +152,25 @@ async def test_without_an_address_a_device_takes_a_slot_that_libvirt_has_given_a
         pytest.raises(QemuError, match="slot 1 function 0 not available"),
     ):
         await running.started()
+
+
+async def test_a_guest_started_from_the_line_of_a_port_with_a_policy_gets_its_frames_through(directory: Path) -> None:
+    """README's kind of port: one address, in a VLAN, with shorter frames than usual."""
+    guest_image()
+    root = directory / "home"
+    root.mkdir()
+    home = Home(root)
+    urls = [f"unix://{directory}/g?vlan=10&allow_mac=52:54:00:00:00:07&max_frame=1400", f"unix://{directory}/o?vlan=10"]
+    with home.serve(*urls) as serving:
+        line = next(line for line in serving.lines if "-netdev" in line)
+        guest = Guest("guest", arguments=shlex.split(line))
+        async with boot(guest), await Peer.connected_to(f"unix://{directory}/o") as wire, trio.open_nursery() as tasks:
+            host = Host(wire, "10.0.0.2", 2)
+            tasks.start_soon(host.run)
+            assert (await guest.run("cat /sys/class/net/eth0/mtu")).stdout.strip() == "1386"
+            # The largest packet that the card sends; the answer is as long.
+            done = await guest.run("ip address add 10.0.0.1/24 dev eth0; ping -c 1 -W 9 -s 1358 10.0.0.2")
+            assert done.ok, done.stdout
+            assert ("unix1.1", "52:54:00:00:00:07") in {(known["port"], known["mac"]) for known in home.get("macs")}
+            assert home.get("status")["totals"]["drops"] == {}
+            tasks.cancel_scope.cancel()

@@ -13,15 +13,17 @@ from tests.captures import IN, OUT, Interface, Read, parse
 from tests.frames import BROADCAST, frame, framed, mac
 from vswitch.dataplane.drops import DROP_REASONS, PASSED, QUEUE_FULL
 from vswitch.dataplane.journal import UNKNOWN, Entry
-from vswitch.edges.capture import SNAPLEN_MAX, Capture, Piece
+from vswitch.edges.capture import SNAPLEN_MAX, Budget, Capture, Piece
 
 NOW_NS = 1_795_363_200_123_456_789
 PLENTY = 1 << 24
 
 
-def made(held_max: int = PLENTY, **parameters: Any) -> Capture:
-    """A capture of two ports, 0 and 1."""
-    capture = Capture("vswitch test", held_max, **parameters)
+def made(held_max: int = PLENTY, budget: Budget | None = None, **parameters: Any) -> Capture:
+    """A capture of two ports, 0 and 1, which has its budget for itself or shares one."""
+    budget = budget or Budget(held_max)
+    capture = Capture("vswitch test", budget, **parameters)
+    budget.captures.append(capture)
     capture.add_interface(0, "web", "tcp://127.0.0.1:1234")
     capture.add_interface(1, "lab.1", "unix:///lab.sock?name=läb")
     return capture
@@ -58,7 +60,7 @@ def drained(capture: Capture) -> bytes:
 def content(capture: Capture, *entries: Entry) -> bytes:
     """The whole capture, if these entries are all there is."""
     header = capture.header()
-    capture.take(list(entries))
+    capture.take(list(entries), 0)
     return header + drained(capture) + capture.trailer(NOW_NS + 1)
 
 
@@ -173,7 +175,7 @@ def test_it_takes_as_many_frames_as_it_is_to(frames_max: int, everybody: Write) 
 
 def test_without_a_limit_it_is_never_complete() -> None:
     capture = made()
-    capture.take([entry(*[frame(BROADCAST, mac(1))] * 100)])
+    capture.take([entry(*[frame(BROADCAST, mac(1))] * 100)], 0)
     assert not capture.is_complete()
 
 
@@ -182,12 +184,12 @@ def test_what_it_cannot_hold_is_missed_exactly_and_said(everybody: Write) -> Non
     capture = made(held_max=500)
     burst = [frame(BROADCAST, mac(1), 60, payload=bytes([number])) for number in range(10)]
     whole = capture.header()
-    capture.take([entry(*burst), entry(*burst[:3], port=1, direction=OUT)])
+    capture.take([entry(*burst), entry(*burst[:3], port=1, direction=OUT)], 0)
     whole += drained(capture)
     kept = capture.frames
     assert 0 < kept < 10
     assert capture.missed() == 13 - kept
-    capture.take([entry(burst[8], first=8), entry(burst[9], first=9)])
+    capture.take([entry(burst[8], first=8), entry(burst[9], first=9)], 0)
     whole += drained(capture)
     read = everybody(whole + capture.trailer(NOW_NS))
     assert [packet.data for packet in read.packets] == [*burst[:kept], burst[8], burst[9]]
@@ -199,22 +201,22 @@ def test_what_was_given_away_is_held_until_it_is_written() -> None:
     capture = made(held_max=500)
     data = frame(BROADCAST, mac(1))
     header = capture.header()
-    capture.take([entry(data)])
+    capture.take([entry(data)], 0)
     assert 0 < capture.held() <= 500
     (given,) = portion(capture)
     assert capture.held() == len(given.blocks)
-    capture.take([entry(*[data] * 10)])
+    capture.take([entry(*[data] * 10)], 0)
     (later,) = portion(capture)
     kept = capture.frames - 1
     assert 0 < kept < 10
     assert capture.held() == len(given.blocks) + len(later.blocks)
-    capture.take([entry(data)])
+    capture.take([entry(data)], 0)
     assert capture.missed() == 11 - kept
     capture.wrote(given)
     assert capture.held() == len(later.blocks)
     capture.wrote(later)
     assert capture.held() == 0
-    capture.take([entry(data)])
+    capture.take([entry(data)], 0)
     (last,) = portion(capture)
     blocks = header + given.blocks + later.blocks + last.blocks
     assert [packet.missed for packet in parse(blocks).packets] == [0] * (1 + kept) + [11 - kept]
@@ -224,10 +226,10 @@ def test_an_interface_that_comes_later_is_declared_before_its_first_packet(every
     data = frame(BROADCAST, mac(1))
     capture = made()
     whole = capture.header()
-    capture.take([entry(data), entry(data, port=5)])  # which nobody captures yet
+    capture.take([entry(data), entry(data, port=5)], 0)  # which nobody captures yet
     whole += drained(capture)
     capture.add_interface(5, "late", "tap://late")
-    capture.take([entry(data, first=1), entry(data, port=5, first=1)])
+    capture.take([entry(data, first=1), entry(data, port=5, first=1)], 0)
     whole += drained(capture)
     read = everybody(whole + capture.trailer(NOW_NS))
     assert [interface.name for interface in read.interfaces] == ["web", "lab.1", "late"]
@@ -238,12 +240,12 @@ def test_a_port_that_takes_the_number_of_one_that_is_gone_is_another_interface(e
     data = frame(BROADCAST, mac(1))
     capture = made()
     whole = capture.header()
-    capture.take([entry(data)])
+    capture.take([entry(data)], 0)
     capture.remove_interface(0)
     capture.remove_interface(77)  # one that was never captured
-    capture.take([entry(data, first=1)])
+    capture.take([entry(data, first=1)], 0)
     capture.add_interface(0, "other", "tcp://other")
-    capture.take([entry(data, first=2)])
+    capture.take([entry(data, first=2)], 0)
     whole += drained(capture)
     read = everybody(whole + capture.trailer(NOW_NS))
     assert [(packet.port, packet.id) for packet in read.packets] == [("web", 0), ("other", 2)]
@@ -255,12 +257,12 @@ def test_a_frame_without_a_port_is_in_no_capture() -> None:
 
 
 def test_without_ports_and_frames_it_is_a_capture_too(everybody: Write) -> None:
-    assert everybody(Capture("nobody", PLENTY).header()) == Read(application="nobody")
+    assert everybody(Capture("nobody", Budget(PLENTY)).header()) == Read(application="nobody")
 
 
 @pytest.mark.parametrize("name", ["", "a", "abc", "abcd", "Ünïcödé", "x" * 300])
 def test_a_name_of_any_length_is_whole(name: str, everybody: Write) -> None:
-    capture = Capture("test", PLENTY)
+    capture = Capture("test", Budget(PLENTY))
     capture.add_interface(0, name or "n", name * 3)
     read = everybody(content(capture, entry(frame(BROADCAST, mac(1)))))
     assert read.interfaces == [Interface(name or "n", name * 3, SNAPLEN_MAX, "")]
@@ -295,7 +297,7 @@ def test_whatever_is_seen_is_read_back_or_counted(
     received = [0, 0]
     for port, direction, reason, frames, first, time_ns, drain in bursts:
         taken = capture.frames
-        capture.take([entry(*frames, port=port, direction=direction, reason=reason, first=first, time_ns=time_ns)])
+        capture.take([entry(*frames, port=port, direction=direction, reason=reason, first=first, time_ns=time_ns)], 0)
         kept = capture.frames - taken
         wanted = port < 2 and not (only_drops and reason == PASSED)
         assert 0 <= kept <= (len(frames) if wanted else 0)
@@ -325,7 +327,7 @@ def test_much_is_given_away_in_pieces_in_the_order_it_was_seen() -> None:
     capture = made()
     burst = [number.to_bytes(4) + bytes(996) for number in range(2000)]
     header = capture.header()
-    capture.take([entry(*burst[:1000]), entry(*burst[1000:], port=1, direction=OUT, first=1000)])
+    capture.take([entry(*burst[:1000]), entry(*burst[1000:], port=1, direction=OUT, first=1000)], 0)
     pieces = capture.portion()
     assert len(pieces) >= 5
     assert sum(len(piece.blocks) for piece in pieces) == capture.held()
@@ -334,3 +336,69 @@ def test_much_is_given_away_in_pieces_in_the_order_it_was_seen() -> None:
     assert [packet.data for packet in read.packets] == burst
     assert [packet.id for packet in read.packets] == list(range(2000))
     assert capture.portion() == []
+
+
+def test_the_one_that_holds_most_makes_room_and_is_told_what_it_misses() -> None:
+    """A reader that is fast misses nothing, however many are slow."""
+    budget = Budget(64 * 1024)
+    slow, fast = made(budget=budget), made(budget=budget)
+    blocks = {slow: slow.header(), fast: fast.header()}
+    number = 0
+    for _ in range(50):
+        for capture in (slow, fast):
+            capture.take([entry(*[frame(BROADCAST, mac(1), 200)] * 20, first=number)], 0)
+        number += 20
+        assert slow.held() + fast.held() <= budget.size + 1000
+        blocks[fast] += drained(fast)
+    assert (fast.missed(), fast.frames) == (0, 1000)
+    while slow.held():
+        blocks[slow] += drained(slow)
+    slow.take([entry(frame(BROADCAST, mac(1)), first=number)], 0)
+    blocks[slow] += drained(slow)
+    read = parse(blocks[slow] + slow.trailer(NOW_NS))
+    assert 0 < slow.missed() == 1001 - len(read.packets) == sum(packet.missed for packet in read.packets)
+    assert slow.frames == len(read.packets)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 40), st.integers(20, 400), st.booleans()), max_size=60),
+    st.integers(20_000, 100_000),
+)
+def test_captures_share_what_they_may_hold_and_account_for_every_frame(
+    steps: list[tuple[int, int, int, bool]], size: int
+) -> None:
+    budget = Budget(size)
+    everyone = [made(budget=budget) for _ in range(4)]
+    blocks = [capture.header() for capture in everyone]
+    frames = 0
+    for reader, count, length, second in steps:
+        run = entry(*[frame(BROADCAST, mac(1), length)] * count, port=int(second))
+        for capture in everyone:
+            capture.take([run], 0)
+        frames += count
+        assert sum(capture.held() for capture in everyone) <= size + len(everyone) * 500
+        if reader < len(everyone):
+            blocks[reader] += drained(everyone[reader])
+    for number, capture in enumerate(everyone):
+        while capture.held():
+            blocks[number] += drained(capture)
+        for port in (0, 1):
+            capture.take([entry(frame(BROADCAST, mac(1)), port=port)], 0)
+        while capture.held():
+            blocks[number] += drained(capture)
+        read = parse(blocks[number] + capture.trailer(NOW_NS))
+        said = sum(packet.missed for packet in read.packets)
+        assert len(read.packets) + said == frames + 2
+        assert (capture.frames, capture.missed()) == (len(read.packets), said)
+        read.check_statistics()
+
+
+def test_a_lossless_capture_takes_all_and_the_others_make_room() -> None:
+    budget = Budget(32 * 1024)
+    careful, other = made(budget=budget, lossless=True), made(budget=budget)
+    for _ in range(40):
+        for capture in (careful, other):
+            capture.take([entry(*[frame(BROADCAST, mac(1), 200)] * 10)], 0)
+    assert careful.missed() == 0
+    assert other.held() < 4096
+    assert other.missed() > 300

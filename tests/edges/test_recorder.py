@@ -27,12 +27,21 @@ def test_it_keeps_the_newest_within_its_size_and_age(turns: list[tuple[int, int]
     now = 0
     for size, pause in turns:
         now += pause
-        recorder.take([entry(b"x" * size, now)])
+        recorder.take([entry(b"x" * size)], now)
         kept.append((now, weight([entry(b"x" * size)])))
         while kept and (sum(weight for _, weight in kept) > size_max or kept[0][0] < now - 200):
             del kept[0]
-        assert [(segment.time_ns, segment.size) for segment in recorder.segments] == kept
+        assert [(segment.now, segment.size) for segment in recorder.segments] == kept
         assert recorder.size == sum(weight for _, weight in kept) <= size_max
+
+
+def test_a_step_of_the_clock_that_stamps_empties_nothing() -> None:
+    recorder = Recorder(FOREVER, 1000)
+    for now, stamp_ns in ((0, 10**18), (100, 10**18 + 3600 * 10**9), (200, 10**18 - 3600 * 10**9)):
+        recorder.take([entry(b"x", stamp_ns)], now)
+    assert [segment.number for segment in recorder.segments] == [0, 1, 2]
+    recorder.take([entry(b"x", 0)], 1101)
+    assert [segment.number for segment in recorder.segments] == [2, 3]
 
 
 def test_a_chunk_is_charged_once_for_all_that_lies_in_it() -> None:
@@ -51,7 +60,7 @@ def test_what_is_charged_is_what_is_held() -> None:
     for number in range(50):
         chunk = framed([frame(BROADCAST, mac(1), 500 + number)] * 40)
         entries = [entry(chunk, port=port) for port in range(5)]
-        recorder.take(entries)
+        recorder.take(entries, 0)
         held += sys.getsizeof(chunk) + sum(sys.getsizeof(each) for each in entries) + sys.getsizeof(entries)
     assert 0.9 * held < int(recorder.size) < 1.15 * held
     if compiled():  # millions of them are nothing to the collector
@@ -64,7 +73,7 @@ def test_what_it_keeps_are_the_received_chunks_themselves() -> None:
     chunk = framed([frame(BROADCAST, mac(1), 1000)] * 5)
     switch.ingress(switch.ports[0], chunk, 0, 0)
     recorder = Recorder(FOREVER, FOREVER)
-    recorder.take(taken(switch))
+    recorder.take(taken(switch), 0)
     (segment,) = recorder.segments
     assert [(each.port, each.direction) for each in segment.entries] == [(0, IN), (1, OUT), (2, OUT)]
     assert all(each.chunk is chunk for each in segment.entries)
@@ -75,7 +84,7 @@ def test_what_it_keeps_are_the_received_chunks_themselves() -> None:
 
 def test_nothing_to_keep_is_nothing() -> None:
     recorder = Recorder(100, FOREVER)
-    recorder.take([])
+    recorder.take([], 0)
     assert (recorder.size, len(recorder.segments)) == (0, 0)
-    recorder.take([entry(b"x" * 1000)])  # more than it may keep at all
+    recorder.take([entry(b"x" * 1000)], 0)  # more than it may keep at all
     assert (recorder.size, len(recorder.segments)) == (0, 0)

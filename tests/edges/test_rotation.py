@@ -181,13 +181,15 @@ def test_by_time_no_file_is_left_empty(path: Path) -> None:
     capture.close()
 
 
-def test_by_time_when_the_clock_is_set_back(path: Path) -> None:
-    capture = begin(path, Rotation(seconds=60.0))
-    capture.write(FRAME, 1, NOW_S - 7200)
-    capture.write(FRAME, 1, NOW_S - 7200 + 59)
+@pytest.mark.parametrize("step_s", [-7200, 7200])
+def test_by_time_whatever_the_clock_is_set_to(step_s: int, path: Path) -> None:
+    """The age of a file is by the clock that nobody sets, its name by the other."""
+    capture = CaptureFile(str(path), HEADER, lambda: TRAILER, NOW_S, Rotation(seconds=60.0), 0, steady_s=5.0)
+    capture.write(FRAME, 1, NOW_S + step_s, 5.0)
+    capture.write(FRAME, 1, NOW_S + step_s + 59, 64.0)
     assert files(path.parent) == [name(1)]
-    capture.write(FRAME, 1, NOW_S - 7200 + 60)
-    assert len(files(path.parent)) == 2
+    capture.write(FRAME, 1, NOW_S + step_s + 60, 65.0)
+    assert files(path.parent) == [name(1), name(2, step_s + 60)]
     capture.close()
 
 

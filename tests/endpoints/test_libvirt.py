@@ -114,3 +114,18 @@ def test_a_comment_says_where_it_goes(url: str, where: str) -> None:
     assert first.startswith("<!-- ")
     assert first.endswith(" -->")
     assert where in first
+
+
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:5", "mcast://230.0.0.1:5", "udp://127.0.0.1:5", "unix:///run/a"])
+def test_a_card_is_told_its_mtu_by_arguments_as_libvirt_refuses_to_in_these_elements(url: str) -> None:
+    netdev = qemu.best_netdev(parse(url), (7, 2), WEB, "vswitch0")
+    device = f"virtio-net-pci,netdev=vswitch0,mac={WEB.mac},host_mtu=1400,addr=0x10"
+    assert arguments(element(f"{url}?max_frame=1414")) == ["-netdev", netdev, "-device", device]
+
+
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:5", "unix:///run/a"])
+def test_a_comment_says_which_vlan_a_guest_is_in(url: str) -> None:
+    _, second, third, *_ = libvirt.xml(parse(f"{url}?vlan=10&up=no"), (7, 2), WEB).splitlines()
+    assert second.startswith("<!-- up=no: ")
+    assert third.startswith("<!-- in VLAN 10: ")
+    assert element(f"{url}?vlan=10&up=no").tag == element(url).tag

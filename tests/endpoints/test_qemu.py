@@ -7,7 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.endpoints.test_policy import PORT, QUERIES, policy
+from vswitch.dataplane.drops import PASSED, TOO_LONG
 from vswitch.endpoints import qemu
+from vswitch.endpoints.policy import build_egress, build_ingress, query, read_mac, remarks
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError
 
@@ -228,3 +231,119 @@ def test_a_guest_has_an_address_of_its_own_that_stays_the_same() -> None:
     assert all(re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", address) for address in addresses)
     assert qemu.guest_mac("default", "tcp1", "1") == "52:54:00:c4:00:dd"
     assert qemu.guest_mac("ab", "c") != qemu.guest_mac("a", "bc")
+
+
+# What a port's policy asks of the line
+
+A, B, C = "52:54:00:00:00:0a", "52:54:00:00:00:0b", "52:54:00:00:00:0c"
+
+
+def macs(*texts: str) -> tuple[int, ...]:
+    return tuple(map(read_mac, texts))
+
+
+@pytest.mark.parametrize("given", [*QUERIES, "mirror_of=%2526,a%26b,%ff,%2f", "rate=3fps&burst=1.0019s"])
+def test_a_policy_is_written_as_it_is_read(given: str) -> None:
+    found = policy(given)
+    written = query(found)
+    assert parse(f"{PORT}&{written}").policy == found
+    assert written.isascii()
+
+
+@pytest.mark.parametrize(
+    ("given", "senders", "stations"),
+    [
+        ("", None, ()),
+        ("sticky&max_macs=1", None, ()),
+        (f"allow_mac={B},{A}", (B, A), (B, A)),
+        (f"static={B},{A}", None, (B, A)),
+        (f"trunk=1,2&static={B}@1,{A}@1,{B}@2", None, (B, A)),
+        (f"static={B}&locked", (B,), (B,)),
+        (f"static={C},{B}&allow_mac={A},{B}", (B, A), (B, A)),
+        (f"static={C},{B}&allow_mac={A},{B}&locked", (B,), (B,)),
+        (f"static={C}&allow_mac={A}&locked", (), ()),
+        ("locked", None, ()),
+        (f"locked&allow_mac={A}", (A,), (A,)),
+    ],
+)
+def test_who_may_send_and_whose_address_is_printed(
+    given: str, senders: tuple[str, ...] | None, stations: tuple[str, ...]
+) -> None:
+    found = policy(given)
+    assert found.senders == (None if senders is None else macs(*senders))
+    assert found.stations == macs(*stations)
+    for mac in macs(A, B, C):
+        assert (found.lacks(mac) == []) == (found.senders is None or mac in found.senders)
+
+
+@pytest.mark.parametrize("given", ["", "vlan=10", "trunk=10", "trunk=10&native=20", "qinq=100"])
+@pytest.mark.parametrize("size", [86, 1400, 1513, 1514, 1517, 1518, 9018])
+def test_what_a_guest_with_the_mtu_sends_and_is_sent_is_not_too_long(given: str, size: int) -> None:
+    found = policy(f"{given}&max_frame={size}")
+    longest = found.mtu + 14 + (4 if given.startswith(("trunk", "qinq")) else 0)
+    ingress, egress = build_ingress(found), build_egress(found)
+    assert ingress is not None
+    assert egress is not None
+    assert egress.frame_max == size
+    assert (ingress.check_frame(longest, 0), ingress.check_frame(longest + 1, 0)) == (PASSED, TOO_LONG)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("", None),
+        ("max_frame=9018", None),
+        ("max_frame=1514", None),
+        ("max_frame=1513", 1499),
+        ("max_frame=1414", 1400),
+        ("max_frame=82", 68),
+        ("max_frame=81", None),
+        ("trunk=10&max_frame=1518", None),
+        ("trunk=10&native=20&max_frame=1517", 1499),
+        ("qinq=10&max_frame=1418", 1400),
+        ("vlan=10&max_frame=1514", None),
+        ("vlan=10&max_frame=1513", 1499),
+    ],
+)
+def test_a_card_is_told_an_mtu_below_the_usual_one_that_a_driver_takes(given: str, told: int | None) -> None:
+    assert qemu.host_mtu(policy(given)) == told
+
+
+def test_the_mtu_is_the_devices() -> None:
+    assert qemu.words("n", A, 1400)[-1] == f"virtio-net-pci,netdev=net0,mac={A},host_mtu=1400"
+    assert qemu.arguments("n", A, 1400) == f"-netdev n -device virtio-net-pci,netdev=net0,mac={A},host_mtu=1400"
+
+
+def test_addresses_are_given_in_order_and_then_the_one_that_was_longest_ago() -> None:
+    given: list[str] = []
+    for expected in (A, B, C, A, B):
+        mac = qemu.next_mac([A, B, C], given)
+        assert mac == expected
+        given = [*(other for other in given if other != mac), mac]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", []),
+        (f"allow_mac={A}&locked&static={A}&sticky", []),
+        ("vlan=10", ["in VLAN 10: the guest sends frames without a tag"]),
+        ("trunk=10,20", ["in VLAN 10, 20: the guest has to tag its frames"]),
+        ("trunk=all", ["in VLAN all: the guest has to tag its frames"]),
+        ("trunk=10,30&native=30", ["in VLAN 30 without a tag, in VLAN 10 with one"]),
+        ("trunk=all&native=30", ["in VLAN 30 without a tag, in VLAN all with one"]),
+        ("trunk=30&native=30", ["in VLAN 30 without a tag"]),
+        ("trunk=1,2,3,4,5,6,7,8,9,10", ["in VLAN 1, 2, 3, 4, 5, 6, 7, 8, 2 more: the guest has to tag its frames"]),
+        ("qinq=100", ["in service VLAN 100: tags are the guest's own"]),
+        ("max_frame=60", ["max_frame=60: the guest's MTU has to be 46 or less"]),
+        ("up=no&vlan=2", ["up=no: ", "in VLAN 2: "]),
+        ("mirror_of=--%3E", ["a mirror: "]),
+        ("locked", ["locked=yes without static=: "]),
+        (f"locked&static={A}&allow_mac={B}", ["no guest may send here: "]),
+    ],
+)
+def test_what_is_to_be_known_of_a_port_is_a_line_that_is_safe_in_any_comment(given: str, said: list[str]) -> None:
+    found = remarks(policy(given))
+    assert len(found) == len(said)
+    assert all(line.startswith(start) for line, start in zip(found, said, strict=True))
+    assert not any("--" in line or not line.isprintable() for line in found)

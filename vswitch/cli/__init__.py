@@ -11,11 +11,11 @@ from vswitch.cli.capture import capture, dump
 from vswitch.cli.completion import completion
 from vswitch.cli.demo import demo
 from vswitch.cli.extcap import extcap
-from vswitch.cli.output import give_up
+from vswitch.cli.output import complain, give_up
 from vswitch.cli.plug import libvirt_xml, qemu_args
 from vswitch.cli.serve import serve
-from vswitch.cli.show import macs, ports, status, vlans
-from vswitch.errors import VSwitchError, printable
+from vswitch.cli.show import failures, macs, ports, status, vlans
+from vswitch.errors import VSwitchError, only, printable
 from vswitch.version import __version__
 
 
@@ -25,7 +25,10 @@ def cli() -> None:
     """A virtual LAN for QEMU guests, in one process and without root."""
 
 
-COMMANDS = (serve, demo, status, ports, macs, vlans, capture, dump, extcap, qemu_args, libvirt_xml, completion)
+COMMANDS = (
+    *(serve, demo, status, ports, macs, vlans, failures, capture, dump, extcap, qemu_args, libvirt_xml),
+    completion,
+)
 for command in COMMANDS:
     cli.add_command(command)
 
@@ -35,7 +38,7 @@ def main() -> None:
     try:
         cli.main(prog_name="vswitch", standalone_mode=False)
     except BaseException as error:
-        code = _tell(_only(error))
+        code = _tell(only(error))
         if code is None:
             raise
         sys.exit(code)
@@ -45,7 +48,7 @@ def main() -> None:
 def _tell(error: BaseException) -> int | None:
     """Say what a person did wrong or the system refuses, in one line; answers the exit code, or None for a bug."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        print(error.format_message(), file=sys.stderr)
+        complain(error.format_message())
         return 2
     if isinstance(error, click.ClickException):
         return _fail(error.format_message(), 2)
@@ -64,13 +67,6 @@ def _tell(error: BaseException) -> int | None:
     return None
 
 
-def _only(error: BaseException) -> BaseException:
-    """The one error in a group of one, which is what a task's error arrives in."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
 def _fail(message: str, code: int) -> int:
-    print(f"vswitch: {printable(' '.join(message.split()))}", file=sys.stderr)
+    complain(f"vswitch: {printable(' '.join(message.split()))}")
     return code

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from vswitch import units
+from vswitch.cli import signals
 from vswitch.cli.output import give_up, say
 from vswitch.cli.pcapng_text import TextCapture
 from vswitch.cli.show import complete_name
@@ -162,7 +163,7 @@ def ending(stream: client.Stream) -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         stream.end()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in signals.ending():
         before[number] = signal.signal(number, end)
     try:
         yield

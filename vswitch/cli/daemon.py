@@ -2,7 +2,6 @@
 
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -12,24 +11,12 @@ from contextlib import suppress
 from vswitch.errors import RefusedError, VSwitchError
 
 STDERR = 2
-LINE_BYTES_MAX = 4096  # PIPE_BUF: so much a pipe takes at once, if it takes anything
+LINE_BYTES_MAX = 4096
 READY = b"ready"
 SYSLOG_ADDRESS = "/dev/log"
 SYSLOG_PRIORITY = 3 << 3 | 6  # RFC 5424 6.2.1: a daemon's, informational
 
 log = logging.getLogger("vswitch")
-
-
-class StderrLog(logging.Handler):
-    """Lines on standard error; those that it has no room for are lost. Whoever started us may never read it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        poll = select.poll()
-        poll.register(STDERR, select.POLLOUT)
-        with suppress(OSError):
-            if any(event & select.POLLOUT for _, event in poll.poll(0)):
-                line = f"vde_switch: {self.format(record)}\n"
-                os.write(STDERR, line.encode(errors="backslashreplace")[:LINE_BYTES_MAX])
 
 
 class SystemLog(logging.Handler):

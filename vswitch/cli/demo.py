@@ -1,8 +1,9 @@
 """`vswitch demo`: two tiny guests on a new switch find and ping each other, and what they said is shown."""
 
-import signal
+import logging
+import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from vswitch.cli.output import say
+from vswitch.cli import signals
+from vswitch.cli.output import in_background, said, say
 from vswitch.cli.pcapng_text import TextCapture
 from vswitch.control.captures import CaptureRequest
 from vswitch.errors import RefusedError, printable
@@ -56,9 +58,12 @@ def demo(count: int) -> None:
     try:
         # Not in one of trio's threads: Ctrl-C ends apt-get, too, and what it has left is removed.
         image = _image()
-        trio.run(_demo, Lan(), image, count)
+        with in_background("vswitch: %(message)s", level=logging.WARNING):
+            number = signals.run(_demo, Lan(), image, count)
     except* (GuestDied, GuestImageError, QemuError) as group:
         raise RefusedError(_in_one_line(group)) from None
+    if number is not None:
+        sys.exit(128 + number)
 
 
 def _image() -> "GuestImage":
@@ -71,22 +76,9 @@ def _image() -> "GuestImage":
 
 
 async def _demo(lan: "Lan", image: "GuestImage", count: int) -> None:
-    interrupted = False
-
-    async def end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-        nonlocal interrupted
-        async for _ in signals:
-            interrupted = True
-            scope.cancel()
-
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(end_on_signal, signals, nursery.cancel_scope)
-            async with lan:
-                await _show(lan, image, count)
-            nursery.cancel_scope.cancel()
-    if interrupted:
-        raise KeyboardInterrupt
+    async with lan:
+        await _show(lan, image, count)
+    await said()
 
 
 async def _show(lan: "Lan", image: "GuestImage", count: int) -> None:
@@ -114,7 +106,7 @@ async def _boot(lan: "Lan", image: "GuestImage", count: int) -> "list[Guest]":
     addresses = dict(zip(NAMES, map(str, lan.network.hosts()), strict=False))
     names = NAMES[:count]
     listed = _listed([f"{name} ({addresses[name]})" for name in names])
-    print(f"A switch, and {NUMBERS[count]} guests, {listed}, are booting ... ", end="", flush=True)
+    say(f"A switch, and {NUMBERS[count]} guests, {listed}, are booting ... ", end="")
     begun = time.monotonic()
 
     async def boot(name: str) -> None:

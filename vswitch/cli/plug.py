@@ -2,15 +2,17 @@
 
 An endpoint is meant by its URL, whether it exists yet or not, or by its name or a port's in a running switch. A
 guest with a name has an address derived from that name alone, so that it is the same in every command. A
-guest without gets the next address not in use: from the switch that has the endpoint, or from a counter.
+guest without gets the next address not in use: from the switch that has the endpoint, or from a counter. Where the
+port's policy names the stations that may send, the address is one of theirs.
 """
 
 import fcntl
 import re
 import secrets
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import click
 import trio
@@ -20,13 +22,17 @@ from vswitch.cli.output import say
 from vswitch.cli.show import complete_name
 from vswitch.control import client, model, runtime
 from vswitch.endpoints import libvirt, qemu
+from vswitch.endpoints.policy import Policy, listed, mac_text, read_mac, remarks
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
 from vswitch.errors import InputError, RefusedError
 
 QEMU_ANSWER_S = 3.0
 LAST_MAC = "last-mac"  # the file with the address that was handed out last without a switch
+NAMED_MACS = "named-macs"  # the same of addresses that policies name, the last one last
+NAMED_MACS_MAX = 4096
 
 Source = tuple[Path, str]  # the switch that has an endpoint, and the endpoint's name there
+Running = tuple[EndpointConfig, Source]
 
 
 def _plugs(command: Callable[..., None]) -> Callable[..., None]:
@@ -63,7 +69,10 @@ def libvirt_xml(target: str, name: str | None, guest: str | None, qemu_version: 
 
 
 def _line(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest) -> str:
-    return qemu.arguments(qemu.best_netdev(config, version, guest), guest.mac)
+    line = qemu.arguments(qemu.best_netdev(config, version, guest), guest.mac, qemu.host_mtu(config.policy))
+    for remark in remarks(config.policy):
+        click.echo(f"# {remark}", err=True)  # standard output is for a command line, which no comment may cut short
+    return line
 
 
 def _plug(
@@ -77,10 +86,14 @@ def _plug(
     version = None if version_text is None else qemu_version.parse(version_text)
     if "://" in target:
         config = _parse(target)
-        source = _source(config, name) if named is None or name is not None else None
+        running = _find_url(config, name)
     else:
-        config, source = _find(target, name)
-    plugged = named or qemu.unnamed_guest(_next_mac() if source is None else _next_mac_of(*source))
+        running = _find(target, name)
+    if running is not None:
+        config, source = running  # its policy is what the guest will meet, whatever was written now
+    if guest is not None and named is not None:
+        _check_may_send(config.policy, target, guest, named.mac)
+    plugged = named or qemu.unnamed_guest(_next_mac(config.policy) if running is None else _next_mac_of(*source))
     if version is None:
         version = trio.run(qemu_version.QemuVersion().get, QEMU_ANSWER_S)
     try:
@@ -97,24 +110,42 @@ def _parse(url: str) -> EndpointConfig:
     return config
 
 
-def _source(config: EndpointConfig, name: str | None) -> Source | None:
-    """A running switch with an endpoint of that URL. Raises RefusedError if the one called `name` has none."""
+def _check_may_send(policy: Policy, target: str, guest: str, mac: str) -> None:
+    """Whether a port takes in what a guest sends. Raises InputError."""
+    if lacking := policy.lacks(read_mac(mac)):
+        allowed = listed(map(mac_text, policy.senders or ())) or "none"
+        more = " and ".join(f"{name}={mac}" for name in lacking)
+        raise InputError(
+            f"{target}: the port drops what comes from {mac}, the address of --guest {guest}; allowed are {allowed}: "
+            f"leave --guest out, or add {more} to the endpoint"
+        )
+
+
+def _find_url(config: EndpointConfig, name: str | None) -> Running | None:
+    """The endpoint of that URL in a running switch. Raises RefusedError if the switch called `name` has none."""
     if name is not None:
         path = client.find(name)
         endpoints = _endpoints(path)
-        found = [endpoint.name for endpoint in endpoints if endpoint.url == config.url]
-        if not found:
+        found = _of_url(path, endpoints, config.url)
+        if found is None:
             raise RefusedError(f"switch {name!r} has no endpoint {config.url}; it has {_listed(endpoints)}")
-        return path, found[0]
+        return found
     for path in map(runtime.control_path, client.names()):
         with suppress(RefusedError):  # one that does not answer hands nothing out either
-            for endpoint in _endpoints(path):
-                if endpoint.url == config.url:
-                    return path, endpoint.name
+            if found := _of_url(path, _endpoints(path), config.url):
+                return found
     return None
 
 
-def _find(target: str, name: str | None) -> tuple[EndpointConfig, Source]:
+def _of_url(path: Path, endpoints: Iterable[model.EndpointInfo], url: str) -> Running | None:
+    for endpoint in endpoints:
+        config = parse(endpoint.url)
+        if config.url == url:
+            return config, (path, endpoint.name)
+    return None
+
+
+def _find(target: str, name: str | None) -> Running:
     """The endpoint of that name, or that a port of that name belongs to. Raises RefusedError."""
     check_name(target)
     path = client.find(name)
@@ -141,18 +172,43 @@ def _next_mac_of(path: Path, endpoint: str) -> str:
     return client.decode(path, client.post(path, f"endpoints/{endpoint}/guests"), model.GuestInfo).mac
 
 
-def _next_mac() -> str:
-    """An address that no call before got: the one after the last, which a file remembers; the first is random."""
-    path = runtime.make_directory() / LAST_MAC
+def _next_mac(policy: Policy) -> str:
+    """An address that no call before got, as a file remembers, or where a policy names them, longest ago."""
+    named = [mac_text(mac) for mac in policy.stations]
+    if len(named) == 1:
+        return named[0]
+    return _next_named(named) if named else _next_number()
+
+
+def _next_number() -> str:
+    """The address after the last; the first is random."""
+    with _memory(LAST_MAC) as file:
+        last = file.read(7)
+        number = int(last, 16) if re.fullmatch("[0-9a-f]{6}", last) else secrets.randbits(24)
+        digits = f"{(number + 1) % 2**24:06x}"
+        file.truncate(0)
+        file.write(digits)
+    return f"52:54:00:{digits[:2]}:{digits[2:4]}:{digits[4:]}"
+
+
+def _next_named(named: Sequence[str]) -> str:
+    """The next of some addresses, in turn."""
+    with _memory(NAMED_MACS) as file:
+        given = file.read().split()
+        mac = qemu.next_mac(named, given)
+        file.truncate(0)
+        file.write("\n".join([*(other for other in given if other != mac), mac][-NAMED_MACS_MAX:]))
+    return mac
+
+
+@contextmanager
+def _memory(name: str) -> Iterator[TextIO]:
+    """A file of what was handed out, for this call alone. Raises RefusedError."""
+    path = runtime.make_directory() / name
     try:
-        with path.open("a+") as file:
+        with path.open("a+", errors="replace") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            last = file.read(7)
-            number = int(last, 16) if re.fullmatch("[0-9a-f]{6}", last) else secrets.randbits(24)
-            digits = f"{(number + 1) % 2**24:06x}"
-            file.truncate(0)
-            file.write(digits)
+            yield file
     except OSError as error:
         raise RefusedError(f"cannot use {path}: {error.strerror}; remove it, or say --guest NAME") from None
-    return f"52:54:00:{digits[:2]}:{digits[2:4]}:{digits[4:]}"

@@ -3,34 +3,32 @@
 import fcntl
 import logging
 import os
-import signal
 import socket
-import sys
-from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import click
 import trio
 
 from vswitch import units
-from vswitch.cli import process
-from vswitch.cli.output import say
+from vswitch.cli import process, signals
+from vswitch.cli.output import in_background, said, say
 from vswitch.cli.qemu_version import QemuVersion
+from vswitch.control import captures, runtime
 from vswitch.control import config as configuration
-from vswitch.control import runtime
 from vswitch.control.captures import CaptureRequest, FileRequest
-from vswitch.control.recording import RecordLimits, read_limits
+from vswitch.control.recording import RecordLimits, check_fits, read_limits
 from vswitch.endpoints import qemu
+from vswitch.endpoints.policy import remarks
 from vswitch.endpoints.unix_socket import InUseError
 from vswitch.endpoints.url import EndpointConfig, check_name, check_unix_path, parse
-from vswitch.errors import InputError, RefusedError
+from vswitch.errors import InputError, RefusedError, VSwitchError
 from vswitch.switch import Attachment, VSwitch
 
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
 GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAID_S = 1.0  # how long to wait for somebody to read what is printed, before others are told that it is ready
 
 log = logging.getLogger("vswitch")
 T = TypeVar("T")
@@ -43,6 +41,7 @@ T = TypeVar("T")
 @click.option("--ageing", metavar="TIME", help="Forget stations silent for so long. [default: 300s]")
 @click.option("--table-size", metavar="N", type=int, help="Most stations to remember. [default: 8192]")
 @click.option("--capture", "capture_file", metavar="FILE", help="Write what passes to a pcapng file.")
+@click.option("--capture-memory", metavar="SIZE", help="What all captures may hold together. [default: 64MiB]")
 @click.option("--record", metavar="LIMIT", help="Keep what passed last in memory, for dump: 60s or 64MiB.")
 @click.option("--ready-fd", metavar="N", type=int, help="Write 'ready' to this descriptor when guests can connect.")
 def serve(
@@ -52,6 +51,7 @@ def serve(
     ageing: str | None,
     table_size: int | None,
     capture_file: str | None,
+    capture_memory: str | None,
     record: str | None,
     ready_fd: int | None,
 ) -> None:
@@ -71,17 +71,20 @@ def serve(
         endpoints = _default_endpoints(name)
     _check_descriptors([endpoint.fd for endpoint in endpoints if endpoint.scheme == "fd"], ready_fd)
     control = check_unix_path(str(runtime.make_directory() / f"{name}.ctl"))
-    switch = VSwitch(name, ageing_s=ageing_s, table_size=table_size, record=_record(record))
+    switch = VSwitch(
+        name,
+        ageing_s=ageing_s,
+        table_size=table_size,
+        record=_record(record),
+        capture_memory=_first(_capture_memory(capture_memory), wanted.capture_memory, captures.BUDGET_DEFAULT),
+    )
     qemu_version = QemuVersion()
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     process.prepare()
-    signalled: list[int] = []  # before and after trio looks at signals
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, _: signalled.append(number))
     capture = None if capture_file is None else FileRequest(path=capture_file)
-    trio.run(_serve, switch, endpoints, control, capture, ready_fd, qemu_version, signalled)
-    for number in STOP_SIGNALS:  # more of them change nothing now
-        signal.signal(number, signal.SIG_IGN)
+    with in_background("%(asctime)s %(message)s", "%H:%M:%S"):
+        signals.run(
+            _serve, switch, endpoints, control, capture, ready_fd, qemu_version, told=partial(_notify, "STOPPING=1")
+        )
 
 
 async def _serve(
@@ -91,55 +94,50 @@ async def _serve(
     capture: FileRequest | None,
     ready_fd: int | None,
     qemu_version: QemuVersion,
-    signalled: list[int],
 ) -> None:
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
-            if signalled:
-                nursery.cancel_scope.cancel()
-            async with switch:
-                try:
-                    await switch.serve_control(control)
-                except InUseError:
-                    raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
-                if capture is not None:
-                    await switch.capture_to(capture, await switch.capture(CaptureRequest()))
-                attached = [await switch.attach(endpoint) for endpoint in endpoints]
-                switch.check_mirrors()
-                version = await qemu_version.get(QEMU_ANSWER_S)
-                for endpoint in attached:
-                    say(await _how_to_plug_in(switch, endpoint, version))
-                say("ready")
-                _tell_starter(ready_fd)
-                await switch.told_to_stop()
-                log.info("told to stop: stopping")
-                _notify("STOPPING=1")
-                nursery.cancel_scope.cancel()
-
-
-async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for number in signals:
-        log.info("%s: stopping", signal.Signals(number).name)
+    async with switch, trio.open_nursery() as nursery:
+        try:
+            await switch.serve_control(control)
+        except InUseError:
+            raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
+        if capture is not None:
+            await switch.capture_to(capture, await switch.capture(CaptureRequest()))
+        attached = [await switch.attach(endpoint) for endpoint in endpoints]
+        switch.check_mirrors()
+        version = await qemu_version.get(QEMU_ANSWER_S)
+        for endpoint in attached:
+            say(await _how_to_plug_in(switch, endpoint, version))
+        say("ready")
+        with trio.move_on_after(SAID_S):
+            await said()
+        nursery.start_soon(_tell_starter, ready_fd)
+        await switch.told_to_stop()
+        log.info("told to stop: stopping")
         _notify("STOPPING=1")
-        scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 async def _how_to_plug_in(switch: VSwitch, endpoint: Attachment, version: qemu.Version) -> str:
     """The endpoint's name and what to paste into a QEMU command line: first what suits the QEMU that was found."""
-    config = endpoint.config
+    config, policy = endpoint.config, endpoint.config.policy
     several = config.listens or config.scheme == "mcast"
-    macs = [await switch.next_guest(endpoint.name) for _ in range(GUESTS_SHOWN if several else 1)]
-    lines = [f"{endpoint.name}  {endpoint.url}"]
+    count = GUESTS_SHOWN if several else 1
+    if policy.senders:
+        count = min(count, len(policy.senders))
+    if config.scheme == "mcast" and policy.max_macs is not None:  # its guests share a port
+        count = min(count, policy.max_macs + len(policy.static))
+    macs = [await switch.next_guest(endpoint.name) for _ in range(count)]
+    lines = [f"{endpoint.name}  {endpoint.url}", *(f"  {remark}" for remark in remarks(policy))]
     try:
         choices = [qemu.netdevs(config, version, qemu.unnamed_guest(mac)) for mac in macs]
     except InputError as error:
         return "\n".join([*lines, f"  {error}"])
-    for netdevs in zip(*choices, strict=True):
-        first = "  add to each guest's QEMU one of:" if several else "  add to a guest's QEMU:"
+    title = "  add to each guest's QEMU one of:" if several else "  add to a guest's QEMU:"
+    for number, netdevs in enumerate(zip(*choices, strict=True)):
         suits = "for any QEMU" if netdevs[0].since == qemu.ANY_VERSION else "from QEMU 7.2 on"
-        lines.append(first if len(lines) == 1 else f"  or, {suits}:")
-        lines += [f"    {qemu.arguments(netdev.text, mac)}" for netdev, mac in zip(netdevs, macs, strict=True)]
+        lines.append(title if number == 0 else f"  or, {suits}:")
+        for netdev, mac in zip(netdevs, macs, strict=True):
+            lines.append(f"    {qemu.arguments(netdev.text, mac, qemu.host_mtu(policy))}")
     return "\n".join(lines)
 
 
@@ -162,15 +160,22 @@ def _ageing(text: str | None) -> float | None:
 
 def _record(text: str | None) -> RecordLimits | None:
     try:
-        return None if text is None else read_limits(text)
+        return None if text is None else check_fits(read_limits(text))
+    except VSwitchError as error:
+        raise type(error)(f"--record: {error}") from None
+
+
+def _capture_memory(text: str | None) -> int | None:
+    try:
+        return None if text is None else captures.check_budget(units.size(text))
     except InputError as error:
-        raise InputError(f"--record: {error}") from None
+        raise InputError(f"--capture-memory: {error}") from None
 
 
 def _check_descriptors(guests: list[int], ready_fd: int | None) -> None:
     """Descriptors named on the command line are ones that were passed on, each named once. Raises InputError.
 
-    Python opens none that a child would inherit: those that are inheritable were inherited.
+    Only inherited descriptors are inheritable: Python marks the ones it opens close-on-exec.
     """
     for fd in guests:
         if not _is_inherited(fd):
@@ -193,11 +198,12 @@ def _is_inherited(fd: int) -> bool:
         return False
 
 
-def _tell_starter(ready_fd: int | None) -> None:
-    _notify("READY=1")
+async def _tell_starter(ready_fd: int | None) -> None:
+    """In a thread: a full pipe, or a service manager that does not read, must not hold anything up."""
+    await trio.to_thread.run_sync(_notify, "READY=1", True, abandon_on_cancel=True)
     if ready_fd is not None:
         try:
-            os.write(ready_fd, b"ready\n")
+            await trio.to_thread.run_sync(os.write, ready_fd, b"ready\n", abandon_on_cancel=True)
         except BrokenPipeError:
             log.warning("--ready-fd %s: nobody reads it", ready_fd)
         except OSError as error:
@@ -206,9 +212,10 @@ def _tell_starter(ready_fd: int | None) -> None:
             os.close(ready_fd)
 
 
-def _notify(state: str) -> None:
+def _notify(state: str, wait: bool = False) -> None:
     """sd_notify(3): tell the service manager, if there is one that wants to know."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address.startswith(("/", "@")):
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.setblocking(wait)
             notify.sendto(state.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)

@@ -1,4 +1,4 @@
-"""`vswitch status|ports|macs|vlans`: what a running switch says, as a table for people or as JSON for programs."""
+"""`vswitch status|ports|macs|vlans|failures`: what a running switch says, as a table, or as JSON for programs."""
 
 import io
 import shutil
@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from vswitch.cli.output import say
 from vswitch.control import client, model, runtime
+from vswitch.errors import InputError
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ def status(name: str | None, as_json: bool) -> None:
         ("copies", f"{totals.copies:,}"),
         ("queued", f"{totals.queued_frames:,}"),
         ("dropped", _drops(totals.drops)),
+        *([("failures", f"{shown.failures:,}; see: vswitch failures")] if shown.failures else []),
     ]
     _table(None, rows)
 
@@ -102,6 +104,27 @@ def vlans(name: str | None, as_json: bool) -> None:
         return
     rows = [(str(vlan.vlan), ", ".join(vlan.untagged) or "-", ", ".join(vlan.tagged) or "-") for vlan in shown]
     _table(("VLAN", "UNTAGGED", "TAGGED"), rows)
+
+
+@click.command()
+@_asks
+@click.argument("reference", required=False)
+def failures(name: str | None, as_json: bool, reference: str | None) -> None:
+    """List what has failed beside forwarding, or all there is to know of one, by its reference."""
+    shown = _ask(name, "failures", as_json, list[model.FailureInfo])
+    if shown is None:
+        return
+    if reference is None:
+        _table(
+            ("REFERENCE", "COUNT", "WHAT", "ERROR"),
+            [(failure.reference, f"{failure.count:,}", failure.what, failure.error) for failure in shown],
+        )
+        return
+    found = [failure for failure in shown if failure.reference == reference]
+    if not found:
+        there_are = ", ".join(failure.reference for failure in shown) or "none"
+        raise InputError(f"there is no failure {reference!r}; there are {there_are}")
+    say(f"{found[0].what} has failed, {found[0].count:,} times:\n\n{found[0].details.rstrip()}")
 
 
 def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | None:

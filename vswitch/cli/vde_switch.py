@@ -12,23 +12,23 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import NamedTuple
 
 import msgspec
 import trio
 
-from vswitch.cli import daemon, process, vde_options
-from vswitch.cli.output import give_up, say
+from vswitch.cli import daemon, process, signals, vde_options
+from vswitch.cli.output import complain, give_up, in_background, say
 from vswitch.control.config import TABLE_SIZE_DEFAULT
 from vswitch.endpoints import vde_directory
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.endpoints.vde import VdeSwitch
 from vswitch.endpoints.vde_console import PROMPT, VDE_VERSION, Console
 from vswitch.endpoints.vde_mgmt import RECEIVE_BYTES, Lines
-from vswitch.errors import InputError, RefusedError, VSwitchError, printable
+from vswitch.errors import InputError, RefusedError, VSwitchError, only, printable
 from vswitch.switch import VSwitch
 from vswitch.version import __version__
 
@@ -74,7 +74,7 @@ def _main(arguments: list[str]) -> int:
             else:
                 _run(plan, lambda: None)
     except VSwitchError as error:
-        print(f"vde_switch: {error}", file=sys.stderr)
+        complain(f"vde_switch: {error}")
         return error.exit_code
     except BrokenPipeError:  # nobody reads --help
         give_up()
@@ -138,63 +138,32 @@ def _tap(name: str) -> EndpointConfig:
 
 def _run(plan: Plan, ready: Callable[[], None]) -> None:
     """The switch's life. Raises InputError and RefusedError, if anything."""
-    _prepare_process(plan)
-    stop_signals = _stop_signals(plan)
-    signalled: list[int] = []  # before and after trio looks at signals
-    for number in stop_signals:
-        signal.signal(number, lambda number, _: signalled.append(number))
-    try:
-        trio.run(_serve, plan, ready, stop_signals, signalled)
-    except BaseExceptionGroup as group:
-        raise _only(group) from None
-    finally:
-        for number in stop_signals:  # more of them change nothing now
-            signal.signal(number, signal.SIG_IGN)
-
-
-def _stop_signals(plan: Plan) -> list[signal.Signals]:
-    """A terminal's end is the switch's, but not that of a daemon, which vde_switch lets go on, nor under nohup."""
-    if plan.daemon or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    if plan.daemon:  # vde_switch, too, lets a daemon go on when its terminal has ended
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        return [signal.SIGINT, signal.SIGTERM]
-    return [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        logging.basicConfig(handlers=[daemon.SystemLog()], format="%(message)s", level=logging.INFO)
+    process.prepare()
+    try:
+        with nullcontext() if plan.daemon else in_background("vde_switch: %(message)s"):
+            signals.run(_serve, plan, ready)
+    except BaseExceptionGroup as group:
+        raise only(group) from None
 
 
-def _only(error: BaseException) -> BaseException:
-    """The one error in a group of one, which is what a task's error arrives in."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-async def _serve(
-    plan: Plan, ready: Callable[[], None], stop_signals: list[signal.Signals], signalled: list[int]
-) -> None:
-    with trio.open_signal_receiver(*stop_signals) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
-            if signalled:
-                nursery.cancel_scope.cancel()
-            async with plan.switch as switch:
-                vde, *_ = [await switch.attach(endpoint) for endpoint in plan.endpoints]
-                _give_away(plan)
-                assert isinstance(vde.endpoint, VdeSwitch)
-                console = Console(vde.endpoint)
-                nursery.start_soon(_stop_when_told, switch, nursery.cancel_scope)
-                await _begin(console, plan.commands)
-                with _pid_file(plan.pid_file):
-                    ready()
-                    if not plan.stdin:
-                        await trio.sleep_forever()
-                    await _converse(console)
-                    log.info("end of standard input: stopping")
-                    nursery.cancel_scope.cancel()
-
-
-async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for number in signals:
-        log.info("%s: stopping", signal.Signals(number).name)
-        scope.cancel()
+async def _serve(plan: Plan, ready: Callable[[], None]) -> None:
+    async with plan.switch as switch, trio.open_nursery() as nursery:
+        vde, *_ = [await switch.attach(endpoint) for endpoint in plan.endpoints]
+        _give_away(plan)
+        assert isinstance(vde.endpoint, VdeSwitch)
+        console = Console(vde.endpoint)
+        nursery.start_soon(_stop_when_told, switch, nursery.cancel_scope)
+        await _begin(console, plan.commands)
+        with _pid_file(plan.pid_file):
+            ready()
+            if not plan.stdin:
+                await trio.sleep_forever()
+            await _converse(console)
+            log.info("end of standard input: stopping")
+            nursery.cancel_scope.cancel()
 
 
 async def _stop_when_told(switch: VSwitch, scope: trio.CancelScope) -> None:
@@ -287,12 +256,6 @@ def _open_standard_files() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= daemon.STDERR:
         os.set_inheritable(fd, True)
     os.close(fd)
-
-
-def _prepare_process(plan: Plan) -> None:
-    handler = daemon.SystemLog() if plan.daemon else daemon.StderrLog()
-    logging.basicConfig(handlers=[handler], format="%(message)s", level=logging.INFO)
-    process.prepare()
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ A capture watches the switch's ports from when it is entered, and each port that
 taken in portions: as much as has come together while the last one was sent or written.
 """
 
+import logging
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -15,19 +16,23 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from vswitch.edges.capture import SNAPLEN_MAX, Capture, Piece
-from vswitch.edges.capture_file import NONE, CaptureFile, CaptureStopped, read_rotation
+from vswitch.edges.capture import SNAPLEN_MAX, Budget, Capture, Piece
+from vswitch.edges.capture_file import NONE, CaptureFile, CaptureStopped, Rotation, read_rotation
 from vswitch.edges.packet_filter import PacketFilter
 from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.errors import InputError
 from vswitch.version import __version__
 
-HELD_MAX = 64 * 2**20  # bytes that are not written yet; a turn of the loop adds a few of these MiB at most
-LOSSLESS_HELD_MAX = 2**30
+BUDGET_DEFAULT = 64 * 2**20  # bytes that all captures of a switch may hold together
+BUDGET_MIN, BUDGET_MAX = 2**20, 2**36
 FULL = 32 * 2**20  # where a lossless capture has forwarding wait
 BUSY = 8 * 2**20  # where any has it wait for a moment, each millisecond
-MOMENT_S = 0.002
 PATIENCE_S = 0.2  # but not for who has written nothing for so long
+LOSSLESS_PATIENCE_S = 5.0
+LAST_WRITES_S = 1.0  # what a capture gets to write its last when it is cut off
+
+
+log = logging.getLogger("vswitch")
 
 
 class CaptureRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +71,9 @@ class CaptureSummary(msgspec.Struct, frozen=True, kw_only=True):
 class LiveCapture:
     """One capture, which runs while its `async with` block does; made by `prepare`."""
 
-    def __init__(self, ports: Ports, request: CaptureRequest, matches: Callable[[bytes], bool] | None) -> None:
+    def __init__(
+        self, ports: Ports, budget: Budget, request: CaptureRequest, matches: Callable[[bytes], bool] | None
+    ) -> None:
         self.request = request
         self._ports = ports
         self._some = trio.Event()
@@ -79,7 +86,8 @@ class LiveCapture:
         self.stopped: str | None = None  # why it was over before its time
         self.sink = self._capture = Capture(
             f"vswitch {__version__}",
-            LOSSLESS_HELD_MAX if request.lossless else HELD_MAX,
+            budget,
+            lossless=request.lossless,
             snaplen=request.snaplen,
             only_drops=request.drops,
             frames_max=request.count,
@@ -88,7 +96,8 @@ class LiveCapture:
         )
 
     async def __aenter__(self) -> Self:
-        self._ports.watch(self)
+        self._capture.budget.captures.append(self._capture)
+        self._ports.watchers.add(self, self._ports)
         self._watching = True
         return self
 
@@ -96,11 +105,13 @@ class LiveCapture:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop_watching()
+        self._capture.budget.captures.remove(self._capture)
+        self._ports.swollen.set()
 
     def _stop_watching(self) -> None:
         if self._watching:
             self._watching = False
-            self._ports.unwatch(self)
+            self._ports.watchers.remove(self)
             self._ended = True  # nobody waits for it any more
             self._room.set()
 
@@ -130,33 +141,53 @@ class LiveCapture:
 
         However it ends, cancelled too, what is captured is in the file, and the file is complete.
         """
-        capture = self._capture
+        rotation = read_rotation(file.rotate, file.keep) if file.rotate or file.keep is not None else NONE
+        stopped: CaptureStopped | None = None
+        in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
         async with self:
-            rotation = read_rotation(file.rotate, file.keep) if file.rotate or file.keep is not None else NONE
-            now_s = time.time()
-            into = CaptureFile(
-                file.path, capture.header(), lambda: capture.trailer(time.time_ns()), now_s, rotation, file.floor
-            )
-            try:
-                started()
-                await self._write_portions(into)
-            finally:
-                self.end()
-                with suppress(CaptureStopped), trio.CancelScope(shield=True):
-                    await self._write_portions(into)
-                    await trio.to_thread.run_sync(into.close)
+            into = await in_thread(self._open, file, rotation)
+            async with trio.open_nursery() as nursery:
+                with trio.CancelScope(shield=True) as writing:
+                    nursery.start_soon(self._end_soon, writing, name=f"the end of {into.path}")
+                    try:
+                        started()
+                        async for interfaces, pieces in self._portions():
+                            await in_thread(self._append, into, interfaces, pieces)
+                        await in_thread(into.close)
+                    except CaptureStopped as error:
+                        stopped = error
+                if writing.cancelled_caught:
+                    log.warning("the capture to %s is cut off: its disk takes nothing", into.path)
+                nursery.cancel_scope.cancel()
+        if stopped is not None:
+            raise stopped
 
-    async def _write_portions(self, into: CaptureFile) -> None:
-        async for interfaces, pieces in self._portions():
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._append, into, interfaces, pieces)
+    async def _end_soon(self, writing: trio.CancelScope) -> None:
+        """When this is cancelled, the last is written, unless that takes too long."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.end()
+            writing.deadline = trio.current_time() + LAST_WRITES_S
+
+    def _open(self, file: FileRequest, rotation: Rotation) -> CaptureFile:
+        capture = self._capture
+        return CaptureFile(
+            file.path,
+            capture.header(),
+            lambda: capture.trailer(time.time_ns()),
+            time.time(),
+            rotation,
+            file.floor,
+            time.monotonic(),
+        )
 
     def _append(self, file: CaptureFile, interfaces: bytes, pieces: list[Piece]) -> None:
         if interfaces:
             file.declare(interfaces)
         while pieces:  # and each is let go of
             piece = pieces.pop(0)
-            file.write(piece.blocks, piece.frames, time.time())
+            file.write(piece.blocks, piece.frames, time.time(), time.monotonic())
             self._capture.wrote(piece)
 
     async def _portions(self) -> AsyncIterator[tuple[bytes, list[Piece]]]:
@@ -189,34 +220,59 @@ class LiveCapture:
     def port_removed(self, port: SwitchPort) -> None:
         self._capture.remove_interface(port.port.serial)
 
-    async def wait_for_room(self) -> None:
-        """Have forwarding wait: for as long as it takes where nothing may be missing, else for a moment.
+    def failed(self, error: Exception) -> None:
+        self.stopped = f"it has failed: {error!r}"
+        self._stop_watching()
+        self._some.set()
 
-        Whoever writes may only lack the processor's time, which forwarding would take all of.
+    async def wait_for_room(self, until_s: float) -> None:
+        """Have forwarding wait: for a moment, or until it is written where nothing may be missing.
+
+        Whoever writes may only lack the processor's time, which forwarding would take all of. Who writes nothing at all
+        is not waited for: then what does not fit is missing, or a lossless capture ends.
         """
         capture = self._capture
-        while self.request.lossless and capture.held() > FULL and not self._ended:
+        full = min(FULL, capture.budget.share())
+        while self.request.lossless and capture.held() > full and not self._ended:
             self._room = trio.Event()
-            await self._room.wait()
-        if capture.held() <= BUSY or capture.written > self._written:
-            self._written = capture.written
-            self._wrote_s = trio.current_time()
-        if capture.held() > BUSY and trio.current_time() - self._wrote_s < PATIENCE_S:
-            self._room = trio.Event()
-            with trio.move_on_after(MOMENT_S):
+            with trio.move_on_after(LOSSLESS_PATIENCE_S) as patience:
                 await self._room.wait()
+            if patience.cancelled_caught and not self._has_written():
+                self.stopped = f"nothing of it was taken for {LOSSLESS_PATIENCE_S:g} s"
+                log.warning("a lossless capture has ended: %s", self.stopped)
+                self._stop_watching()
+                self._some.set()
+        busy = min(BUSY, capture.budget.share() // 4)
+        if self._has_written() or capture.held() <= busy:
+            self._wrote_s = trio.current_time()
+        if capture.held() > busy and trio.current_time() - self._wrote_s < PATIENCE_S:
+            self._room = trio.Event()
+            with trio.move_on_at(until_s):
+                await self._room.wait()
+
+    def _has_written(self) -> bool:
+        """Whether more of it is written than when this was asked last."""
+        before, self._written = self._written, self._capture.written
+        return self._written > before
 
 
 Matches = Callable[[bytes], bool]
 
 
-async def prepare(ports: Ports, request: CaptureRequest, matches: Matches | None = None) -> LiveCapture:
+async def prepare(ports: Ports, budget: Budget, request: CaptureRequest, matches: Matches | None = None) -> LiveCapture:
     """A capture that has not begun. Raises InputError for what is wrong, RefusedError for a filter without libpcap."""
     if not 1 <= request.snaplen <= SNAPLEN_MAX:
         raise InputError(f"a snap length of {request.snaplen} is out of range; 1 to {SNAPLEN_MAX} bytes")
     if request.count < 0:
         raise InputError(f"a count of {request.count} is out of range")
-    return LiveCapture(ports, request, matches or await find_filter(request.filter))
+    return LiveCapture(ports, budget, request, matches or await find_filter(request.filter))
+
+
+def check_budget(size: int) -> int:
+    """Raises InputError if it is out of range."""
+    if not BUDGET_MIN <= size <= BUDGET_MAX:
+        raise InputError(f"captures cannot share {size} bytes; 1MiB to 64GiB can be held")
+    return size
 
 
 async def find_filter(text: str) -> Matches | None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from vswitch import units
+from vswitch.control.captures import check_budget
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
 from vswitch.errors import InputError, RefusedError
 
@@ -24,6 +25,7 @@ class SwitchConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     ageing_s: float | None = None
     table_size: int | None = None
+    capture_memory: int | None = None  # bytes
     endpoints: tuple[EndpointConfig, ...] = ()
 
 
@@ -90,6 +92,7 @@ _SWITCH: dict[str, tuple[str, type, Callable[[Any], Any], str]] = {
     "name": ("name", str, check_name, 'name = "lab"'),
     "ageing": ("ageing_s", str, lambda text: check_ageing(units.duration(text)), 'ageing = "300s"'),
     "table_size": ("table_size", int, check_table_size, "table_size = 8192"),
+    "capture_memory": ("capture_memory", str, lambda text: check_budget(units.size(text)), 'capture_memory = "64MiB"'),
 }
 
 

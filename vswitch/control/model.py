@@ -14,6 +14,7 @@ from vswitch.dataplane.frame import PREFIX
 from vswitch.dataplane.port import Port
 from vswitch.endpoints.policy import Policy
 from vswitch.endpoints.ports import Ports, SwitchPort
+from vswitch.supervision import Failure
 
 PORTION_SLOTS = 1024
 PORTION_STATIONS = 256
@@ -98,7 +99,28 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     mac_moves: int
     mac_evictions: int
     pid: int
+    failures: int = 0
     totals: Totals
+
+
+class FailureInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault that did not stop forwarding: what has failed, how often, and where (a traceback)."""
+
+    reference: str
+    what: str
+    error: str
+    count: int
+    details: str
+
+
+def failure_info(failure: Failure) -> FailureInfo:
+    return FailureInfo(
+        reference=failure.reference,
+        what=failure.what,
+        error=failure.error,
+        count=failure.count,
+        details=failure.details,
+    )
 
 
 def port_info(port: SwitchPort) -> PortInfo:

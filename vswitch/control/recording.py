@@ -5,15 +5,16 @@ from typing import NamedTuple
 
 import trio
 
-from vswitch import units
+from vswitch import heap, units
 from vswitch.control.captures import CaptureRequest, Matches, find_filter
-from vswitch.edges.capture import Capture
+from vswitch.edges.capture import UNBOUNDED, Budget, Capture
 from vswitch.edges.recorder import Recorder
 from vswitch.endpoints.ports import Ports, SwitchPort
-from vswitch.errors import InputError
+from vswitch.errors import InputError, RefusedError
 from vswitch.version import __version__
 
-SIZE_DEFAULT = 256 * 2**20
+MIB = 2**20
+SIZE_DEFAULT = 256 * MIB
 SIZE_MIN, SIZE_MAX = 2**20, 2**36
 AGE_MAX_S = 1e6
 
@@ -39,39 +40,54 @@ def read_limits(text: str) -> RecordLimits:
     return RecordLimits(size, age_s)
 
 
+def check_fits(limits: RecordLimits) -> RecordLimits:
+    """Raises RefusedError if there is not the memory for it: the system would end the whole program some time later."""
+    most = heap.available() * 3 // 4
+    if limits.size > most:
+        raise RefusedError(
+            f"there is not the memory to record {limits.size // MIB:,} MiB; record {most // MIB}MiB at most"
+        )
+    return limits
+
+
 class Recording:
     """What passed the switch's ports last. It watches them from when it is made."""
 
     def __init__(self, ports: Ports, limits: RecordLimits) -> None:
-        self.sink = self._recorder = Recorder(limits.size, int(limits.age_s * 1e9))
+        self.sink = self._recorder = Recorder(limits.size, int(limits.age_s * 1e3))
         self._names: dict[int, SwitchPort] = {}  # by serial, also of ports that are gone
-        self._gone: list[tuple[int, int]] = []  # when that was, and their serials
-        ports.watch(self)
+        self._gone: list[tuple[int, int]] = []  # how many segments there had been then, and their serials
+        self._ports = ports
+        ports.watchers.add(self, ports)
+
+    def moment(self) -> int:
+        """A moment for `stream`: now."""
+        self._ports.watchers.tell()
+        return int(self._recorder.taken)
 
     async def stream(
-        self, request: CaptureRequest, matches: Matches | None = None, since_ns: int = 0
+        self, request: CaptureRequest, matches: Matches | None = None, since: int = 0
     ) -> AsyncGenerator[bytes, None]:
-        """What there is since a moment (Unix time, ns), as pcapng. Raises InputError and RefusedError for a filter."""
+        """What there is since a moment, as pcapng. Raises InputError and RefusedError for a filter."""
         capture = Capture(
             f"vswitch {__version__}",
-            2**62,
+            Budget(UNBOUNDED),
             snaplen=request.snaplen,
             only_drops=request.drops,
             frames_max=request.count,
             matches=matches or await find_filter(request.filter),
             filter_text=request.filter,
         )
-        segments = [
-            one for one in self._recorder.segments if one.time_ns >= since_ns
-        ]  # what comes from now on is not in it
+        # What comes from now on is not in it.
+        segments = [segment for segment in self._recorder.segments if segment.number >= since]
         for serial, port in self._names.items():
             if not request.ports or port.is_one_of(request.ports):
                 capture.add_interface(serial, port.name, port.url)
         yield capture.header()
         time_ns = 0
         for segment in segments:
-            time_ns = segment.time_ns
-            capture.take(segment.entries)
+            time_ns = segment.entries[0].time_ns
+            capture.take(segment.entries, segment.now)
             while pieces := capture.portion():
                 for piece in pieces:
                     yield piece.blocks
@@ -79,16 +95,18 @@ class Recording:
         yield capture.trailer(time_ns)
 
     def told(self) -> None:
-        oldest = self._recorder.segments[0].time_ns if self._recorder.segments else 0
-        while self._gone and self._gone[0][0] < oldest:
+        oldest = self._recorder.segments[0].number if self._recorder.segments else self._recorder.taken
+        while self._gone and self._gone[0][0] <= oldest:
             del self._names[self._gone.pop(0)[1]]
 
     def port_added(self, port: SwitchPort) -> None:
         self._names[port.port.serial] = port
 
     def port_removed(self, port: SwitchPort) -> None:
-        segments = self._recorder.segments
-        self._gone.append((segments[-1].entries[-1].time_ns if segments else 0, port.port.serial))
+        self._gone.append((int(self._recorder.taken), port.port.serial))
 
-    async def wait_for_room(self) -> None:
+    def failed(self, error: Exception) -> None:
+        """It goes on with what comes next."""
+
+    async def wait_for_room(self, until_s: float) -> None:
         """It always has room."""

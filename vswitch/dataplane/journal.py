@@ -46,21 +46,27 @@ class Entry:
 
 
 class Sink:
-    """Who gets the entries, at once and in the order that things happened. It raises nothing."""
+    """Who gets the entries, at once and in the order that things happened."""
 
-    def take(self, entries: list[Entry]) -> None:
+    def take(self, entries: list[Entry], now: i64) -> None:
+        """`now` is the time, in milliseconds, that learning and ageing go by: it never steps."""
         raise NotImplementedError
 
 
 @final
 class Journal:
-    """One switch's, which is on while it has sinks. `time_ns` is set before each read."""
+    """One switch's, which is on while it has sinks. `time_ns` and `now` are set before each read.
+
+    What a sink raises is kept in `failures`, and the others still get their entries.
+    """
 
     def __init__(self) -> None:
         self.on = False
         self.sinks: list[Sink] = []
+        self.failures: list[tuple[Sink, Exception]] = []
         self.entries: list[Entry] = []
         self.time_ns: i64 = 0
+        self.now: i64 = 0
         self.current: i64 = UNKNOWN  # the id of the first frame of the run that is being forwarded
         self._following: i64 = 0
 
@@ -97,4 +103,7 @@ class Journal:
             entries = self.entries
             self.entries = []
             for sink in self.sinks:
-                sink.take(entries)
+                try:
+                    sink.take(entries, self.now)
+                except Exception as error:
+                    self.failures.append((sink, error))

@@ -28,6 +28,7 @@ LAST_BATCHES: Final = 16  # that are taken in of a peer that takes no more
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
+GONE: Final = select.EPOLLHUP | select.EPOLLERR
 
 
 @final
@@ -35,7 +36,8 @@ class Loop:
     """Drives links.
 
     `lost` collects those that failed, already unregistered; whoever drives the loop closes them. `callers` are the
-    shared sockets with strangers to see to: a turn ends early for them.
+    shared sockets with strangers to see to: a turn ends early for them. `failures` are errors that no link should
+    raise; they end that link only. `polls` counts how often epoll was asked for what is ready.
     """
 
     def __init__(self, bridge: Bridge) -> None:
@@ -43,6 +45,8 @@ class Loop:
         self.epoll = select.epoll()
         self.lost: list[Link] = []
         self.callers: list[SharedSocket] = []
+        self.failures: list[Exception] = []
+        self.polls: i64 = 0
         self._sources: list[Source | None] = []  # by descriptor
         self._masks: list[int] = []  # what epoll watches each descriptor for
         self._by_port: list[Link | None] = []  # by port index
@@ -76,10 +80,9 @@ class Loop:
 
     def finish(self, link: Link, now: i64) -> None:
         """Take in what the peer of a link has sent before it went."""
+        self.bridge.journal.now = now
         self.stamp()
-        for _ in range(LAST_BATCHES):
-            if link.receive(now) == 0:
-                break
+        self._receive_last(link, now)
 
     def watch(self, source: Source) -> None:
         """Read from a source. Raises OSError."""
@@ -105,6 +108,15 @@ class Loop:
         if self.bridge.journal.on:
             self.bridge.journal.time_ns = time.time_ns()
 
+    def is_busy(self) -> bool:
+        """Whether there is something to do, as far as one can tell without doing it."""
+        if self._next_event < len(self._events) or len(self.bridge.dirty) > 0:
+            return True
+        self._events = self.epoll.poll(0, EVENTS_MAX)
+        self._next_event = 0
+        self.polls += 1
+        return len(self._events) > 0
+
     def close(self) -> None:
         self.epoll.close()
 
@@ -117,6 +129,7 @@ class Loop:
         deadline = time.monotonic() + budget
         pool = self.bridge.pool
         journal = self.bridge.journal
+        journal.now = now
         self.stamp()
         if len(self.waiting) > 0:
             self._go_on(now)
@@ -127,6 +140,7 @@ class Loop:
         while True:
             if self._next_event >= len(self._events):
                 self._events = self.epoll.poll(0, EVENTS_MAX)
+                self.polls += 1
                 self._next_event = 0
                 if len(self._events) == 0:
                     return False
@@ -142,7 +156,10 @@ class Loop:
                     self.bridge.take_pressed()  # what it was before does not matter
                     if journal.on:
                         journal.time_ns = time.time_ns()
-                    work += source.receive(now)
+                    if mask & GONE:  # nothing more will come: get it over with
+                        work += self._receive_last(source, now)
+                    else:
+                        work += self._receive(source, now)
                     pressed = self.bridge.take_pressed()
                     if pressed is not None:
                         self._wait(source, pressed, now)
@@ -153,6 +170,37 @@ class Loop:
             journal.hand_on()
             if len(self.callers) > 0 or time.monotonic() >= deadline:
                 return True
+
+    def _receive(self, source: Source, now: i64) -> i64:
+        """Have a source receive. One that raises what none should is lost, or loses that batch."""
+        try:
+            return source.receive(now)
+        except Exception as error:
+            self._fail(source, error)
+            return 0
+
+    def _receive_last(self, source: Source, now: i64) -> i64:
+        """Take in what the peer of a source has sent before it went, or most of it."""
+        work: i64 = 0
+        for _ in range(LAST_BATCHES):
+            received = self._receive(source, now)
+            if received == 0:
+                break
+            work += received
+        return work
+
+    def _send(self, link: Link) -> i64:
+        """Have a link flush, likewise."""
+        try:
+            return link.flush()
+        except Exception as error:
+            self._fail(link, error)
+            return 0
+
+    def _fail(self, source: Source, error: Exception) -> None:
+        self.failures.append(error)
+        if source.lost is None and isinstance(source, Link):
+            source.lost = "internal error"
 
     def _flush(self, deadline: float, now: i64) -> None:
         """Flush dirty ports, one at least, until the deadline; the others stay dirty."""
@@ -165,7 +213,7 @@ class Loop:
             link = self._by_port[port.index]
             if link is None or link.port is not port or port.blocked:
                 continue
-            link.flush()
+            self._send(link)
             if link.lost is not None:
                 self._lose_after(link, now)
             elif port.blocked:
@@ -214,7 +262,7 @@ class Loop:
         failed: list[Link] = []
         still: list[Link] = []
         for link in waiting:
-            work += link.flush()
+            work += self._send(link)
             if link.lost is not None:
                 failed.append(link)
             elif link.port.queued_frames == 0:

@@ -104,8 +104,9 @@ class CaptureFile:
     """The file that a capture is being written to, and those before it.
 
     `header`: the blocks that each file begins with; `declare` adds to them. `trailer` gives those that it ends with; it
-    is called in the thread that writes, and may be called when nothing ends. `now_s` is Unix time. `floor`: bytes to
-    leave free on the file system, 0 for none, None for 64 MiB or a twentieth of it, whichever is less.
+    is called in the thread that writes, and may be called when nothing ends. `now_s` is Unix time, for names;
+    `steady_s` is the same moment by a clock that nobody sets, for ages, if there is one. `floor`: bytes to leave free
+    on the file system, 0 for none, None for 64 MiB or a twentieth of it, whichever is less.
 
     The first file is there at once. Raises InputError if the path cannot be one, and RefusedError if the system will
     not have it; then nothing has been made.
@@ -121,6 +122,7 @@ class CaptureFile:
         now_s: float,
         rotation: Rotation = NONE,
         floor: int | None = None,
+        steady_s: float | None = None,
     ) -> None:
         if not os.path.basename(path) or "\0" in path:
             raise InputError(f"{path!r} is no file's name; write one like lan.pcapng")
@@ -132,7 +134,7 @@ class CaptureFile:
         self._file = -1
         self._size = 0
         self._frames = 0
-        self._begun_s = now_s
+        self._begun_s = steady_s = now_s if steady_s is None else steady_s
         self._trailer_size = 0
         self._room = 0  # bytes that may be written before free space is looked up again
         self._made: deque[_Made] = deque()  # those that are complete, if they are to be deleted some time
@@ -140,7 +142,7 @@ class CaptureFile:
             self.path = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)  # whatever the cwd is later
             self._prefix, self._suffix = os.path.splitext(self.path)
             _check_earlier(self.path, rotating=rotation != NONE)
-            self._begin(now_s)
+            self._begin(now_s, steady_s)
         except OSError as error:
             raise RefusedError(f"cannot write {path}: {_reason(error)}") from None
 
@@ -154,18 +156,18 @@ class CaptureFile:
             self._put(memoryview(blocks))
             self._measure_trailer()
 
-    def write(self, blocks: bytes, frames: int, now_s: float) -> None:
+    def write(self, blocks: bytes, frames: int, now_s: float, steady_s: float | None = None) -> None:
         """Appends whole blocks, one for each frame; where the rotation asks for it, a new file is begun between them.
 
         Raises CaptureStopped once nothing more can be written; what did get into the file are whole blocks, and stays.
         """
         with self._stopping():
-            self._begun_s = min(self._begun_s, now_s)  # the clock was set back: better late than never
-            due = self._rotation.seconds is not None and now_s - self._begun_s >= self._rotation.seconds
+            steady_s = now_s if steady_s is None else steady_s
+            due = self._rotation.seconds is not None and steady_s - self._begun_s >= self._rotation.seconds
             rest = memoryview(blocks)
             while rest:
                 if due:
-                    self._rotate(now_s)
+                    self._rotate(now_s, steady_s)
                 size, count = self._fitting(rest, frames)
                 self._put(rest[:size])
                 self._frames += count
@@ -201,14 +203,14 @@ class CaptureFile:
             return _whole(blocks, sys.maxsize, 1)
         return fitting
 
-    def _rotate(self, now_s: float) -> None:
+    def _rotate(self, now_s: float, steady_s: float) -> None:
         if not self._frames:
-            self._begun_s = now_s  # nothing has come until now
+            self._begun_s = steady_s  # nothing has come until now
             return
         self._finish()
-        self._begin(now_s)
+        self._begin(now_s, steady_s)
 
-    def _begin(self, now_s: float) -> None:
+    def _begin(self, now_s: float, steady_s: float) -> None:
         """A new file with its header, or none at all."""
         while self._rotation.keep and len(self._made) >= self._rotation.keep:
             self._made.popleft().delete()
@@ -216,7 +218,7 @@ class CaptureFile:
         self._make_room(len(self._header))
         self._file = self._create(now_s)
         self._size = self._frames = 0
-        self._begun_s = now_s
+        self._begun_s = steady_s
         try:
             self._append(memoryview(self._header))
         except OSError:

@@ -18,33 +18,38 @@ CHUNK_BYTES: Final = 64  # a chunk's header, and what the heap adds
 
 @final
 class Segment:
-    """Entries that came together, and the memory they hold."""
+    """Entries that came together, the memory they hold, and when they came, in milliseconds by a clock without steps.
 
-    def __init__(self, entries: list[Entry], size: i64) -> None:
+    `number` is how many segments there were before.
+    """
+
+    def __init__(self, entries: list[Entry], size: i64, now: i64, number: i64) -> None:
         self.entries = entries
         self.size = size
-        self.time_ns = entries[0].time_ns
+        self.now = now
+        self.number = number
 
 
 @final
 class Recorder(Sink):
-    """Keeps `size_max` bytes at most, and nothing older than `age_max_ns`."""
+    """Keeps `size_max` bytes at most, and nothing older than `age_max` (milliseconds). `taken` counts the segments."""
 
-    def __init__(self, size_max: i64, age_max_ns: i64) -> None:
+    def __init__(self, size_max: i64, age_max: i64) -> None:
         self.size_max = size_max
-        self.age_max_ns = age_max_ns
+        self.age_max = age_max
         self.size: i64 = 0
+        self.taken: i64 = 0
         self.segments: deque[Segment] = deque()
 
-    def take(self, entries: list[Entry]) -> None:
+    def take(self, entries: list[Entry], now: i64) -> None:
         """Some more."""
         if len(entries) == 0:
             return
-        segment = Segment(entries, weight(entries))
+        segment = Segment(entries, weight(entries), now, self.taken)
+        self.taken += 1
         self.segments.append(segment)
         self.size += segment.size
-        oldest = entries[len(entries) - 1].time_ns - self.age_max_ns
-        while self.size > self.size_max or self.segments[0].time_ns < oldest:
+        while self.size > self.size_max or self.segments[0].now < now - self.age_max:
             gone: Segment = self.segments.popleft()
             self.size -= gone.size
             if len(self.segments) == 0:

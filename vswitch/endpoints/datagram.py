@@ -28,6 +28,7 @@ from vswitch.endpoints.sock_diag import SockDiag, plain_address
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig, check_unix_path
 from vswitch.errors import InputError, RefusedError, printable
+from vswitch.supervision import keep_running
 
 LOOK_MIN_S = 0.05  # how often to look for a remote end that is not there
 LOOK_MAX_S = 0.5
@@ -58,7 +59,7 @@ class Peers(Endpoint):
                     self._single = self.ports.add(self.name, self.name, self.config)
                     self._look_for_remote()
                 started()
-                await self._tend()
+                await keep_running(self.ports.failures, f"looking after the peers of {self.name}", self._tend)
             finally:
                 for port in [port for port in self.ports if port.endpoint == self.name]:
                     self.ports.remove(port)

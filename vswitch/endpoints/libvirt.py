@@ -1,7 +1,8 @@
 """What to write into a libvirt domain for an endpoint: an `<interface>`, or QEMU's own arguments.
 
 libvirt has elements for TCP (`client`, `server`), UDP and multicast, over IPv4 and with numeric addresses. For
-the rest there is `<qemu:commandline>`. Its multicast guests join where the route to the group goes.
+the rest there is `<qemu:commandline>`. Its multicast guests join where the route to the group goes. It refuses `<mtu>`
+in these elements, so that a guest whose card has to be told its MTU gets QEMU's arguments, too.
 """
 
 import ipaddress
@@ -9,6 +10,7 @@ import socket
 from xml.etree import ElementTree
 
 from vswitch.endpoints import inet, qemu
+from vswitch.endpoints.policy import remarks
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError
 
@@ -29,18 +31,20 @@ _MCAST_HINT = (
 
 
 def xml(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest) -> str:
-    """The element for a guest of an endpoint, with a comment that says where it goes.
+    """The element for a guest of an endpoint, with comments: where it goes, and what to know of the port.
 
     Raises InputError if nothing of libvirt's or QEMU's plugs in there.
     """
     netdev = qemu.best_netdev(config, version, guest, ID)
-    element = _interface(config, guest.mac)
+    mtu = qemu.host_mtu(config.policy)
+    element = _interface(config, guest.mac) if mtu is None else None
     hints = [_INTERFACE_HINT]
     if element is None:
-        element = _commandline(netdev, guest.mac)
+        element = _commandline(netdev, guest.mac, mtu)
         hints = [_COMMANDLINE_HINT]
     elif config.scheme == "mcast" and _joined_elsewhere(config):
         hints.append(_MCAST_HINT.format(group=config.host, device=_device(config.iface)))
+    hints += remarks(config.policy)
     ElementTree.register_namespace("qemu", QEMU_NAMESPACE)
     ElementTree.indent(element)
     text = ElementTree.tostring(element, encoding="unicode")
@@ -64,9 +68,9 @@ def _interface(config: EndpointConfig, mac: str) -> ElementTree.Element | None:
     return interface
 
 
-def _commandline(netdev: str, mac: str) -> ElementTree.Element:
+def _commandline(netdev: str, mac: str, mtu: int | None) -> ElementTree.Element:
     commandline = ElementTree.Element(f"{{{QEMU_NAMESPACE}}}commandline")
-    *words, device = qemu.words(netdev, mac, ID)
+    *words, device = qemu.words(netdev, mac, mtu, ID)
     for word in (*words, f"{device},addr={PCI_SLOT}"):
         ElementTree.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=word)
     return commandline

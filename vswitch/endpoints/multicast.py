@@ -19,6 +19,7 @@ from vswitch.endpoints import inet
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.errors import InputError, RefusedError
+from vswitch.supervision import keep_running
 
 RECEIVE_BUFFER = 1 << 20
 SWITCHES_NOTICED = 8  # on one group
@@ -76,9 +77,13 @@ class Multicast(Endpoint):
             await trio.sleep_forever()
         else:
             sock = trio.socket.from_stdlib_socket(presence.sock)
-            while True:
-                await sock.recv(1)
-                noticed.say(message, self.name, self.url)
+
+            async def notice() -> None:
+                while True:
+                    await sock.recv(1)
+                    noticed.say(message, self.name, self.url)
+
+            await keep_running(self.ports.failures, f"noticing others on {self.url}", notice)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,11 @@ To add one: a field of Policy, a line in PARAMETERS, and what the data plane goe
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 from librt.vecs import vec
@@ -15,9 +16,9 @@ from mypy_extensions import i64
 
 from vswitch import units
 from vswitch.dataplane import drops
-from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, TPIDS, VLAN_MAX
+from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, HEADER, TPIDS, VLAN_MAX
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy, Limiter
-from vswitch.dataplane.vlan import ALL_VLANS, NO_VLANS, TRANSPARENT, PortVlans, vlan_set
+from vswitch.dataplane.vlan import ALL_VLANS, NO_VLANS, TAG, TRANSPARENT, PortVlans, vlan_set
 from vswitch.endpoints import values
 from vswitch.errors import InputError
 from vswitch.protocols.guard import Guard
@@ -28,6 +29,8 @@ BURST_DEFAULT_S = 0.1
 BURST_MAX_S = 60.0
 MACS_MAX = 2**20
 ALLOWED_MAX = 1024
+LISTED_MAX = 8  # of a list, in a text for a person
+MTU_DEFAULT = 1500  # of a card that is told nothing
 
 _MAC = re.compile(r"[0-9a-f]{2}([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){4}", re.IGNORECASE)
 
@@ -82,6 +85,38 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             return self.native
         return self.vlan or self.qinq or TRANSPARENT.pvid
 
+    @property
+    def senders(self) -> tuple[int, ...] | None:
+        """The only stations whose frames may come in, static ones first; None: the policy names none.
+
+        What a port has learned before it was locked passes as well.
+        """
+        static = tuple(dict.fromkeys(station.mac for station in self.static))
+        if self.allow_mac:
+            static = tuple(mac for mac in static if mac in self.allow_mac)
+        if self.locked and self.static:
+            return static
+        return tuple(dict.fromkeys((*static, *self.allow_mac))) if self.allow_mac else None
+
+    @property
+    def stations(self) -> tuple[int, ...]:
+        """The stations that are meant to be behind the port, in the order to give their addresses to guests."""
+        return tuple(dict.fromkeys(station.mac for station in self.static)) if self.senders is None else self.senders
+
+    @property
+    def mtu(self) -> int:
+        """What `max_frame` leaves to a guest's packets: room for a tag stays where its frames are to have one."""
+        return self.max_frame - HEADER - (TAG if self.trunk is not None or self.qinq is not None else 0)
+
+    def lacks(self, mac: int) -> list[str]:
+        """The parameters that have to name a station, too, before its frames may come in."""
+        lacking = []
+        if self.allow_mac and mac not in self.allow_mac:
+            lacking.append("allow_mac")
+        if self.locked and self.static and all(mac != station.mac for station in self.static):
+            lacking.append("static")
+        return lacking
+
 
 def read(given: dict[str, Any]) -> Policy:
     """The policy that some parameters make, by their names. Raises InputError."""
@@ -96,8 +131,7 @@ def read(given: dict[str, Any]) -> Policy:
 
 def _check(policy: Policy) -> None:
     """Whether what a policy asks for goes together. Raises InputError."""
-    defaults = zip(policy.__struct_fields__, policy.__struct_defaults__, strict=True)
-    given = {name for name, default in defaults if getattr(policy, name) != default}
+    given = set(_given(policy))
     modes = [name for name in ("vlan", "trunk", "qinq") if name in given]
     if len(modes) > 1:
         raise InputError(f"{modes[0]} and {modes[1]} do not go together; a port is one or the other")
@@ -117,6 +151,12 @@ def _check(policy: Policy) -> None:
     for station in policy.static:
         if station.vlan is not None and not vlans.carries(station.vlan):
             raise InputError(f"static: the port does not carry VLAN {station.vlan}")
+
+
+def _given(policy: Policy) -> dict[str, Any]:
+    """What a policy asks for, by the names of the parameters."""
+    defaults = zip(policy.__struct_fields__, policy.__struct_defaults__, strict=True)
+    return {name: getattr(policy, name) for name, default in defaults if getattr(policy, name) != default}
 
 
 _NEEDS = {
@@ -182,6 +222,70 @@ def build_egress(policy: Policy) -> EgressPolicy | None:
     return built
 
 
+def query(policy: Policy) -> str:
+    """A policy as a URL has it, such as `vlan=10&sticky=yes`."""
+    return "&".join(f"{name}={_written(name, value)}" for name, value in _given(policy).items())
+
+
+def _written(name: str, value: Any) -> str:
+    if isinstance(value, units.Rate):
+        rates = (value.frames_per_s, "fps"), (value.bits_per_s, "bit/s")
+        return ",".join(f"{per_s}{unit}" for per_s, unit in rates if per_s)
+    if isinstance(value, StaticMac):
+        return mac_text(value.mac) + ("" if value.vlan is None else f"@{value.vlan}")
+    if isinstance(value, tuple):
+        return ",".join(_written(name, item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "allow_mac":
+        return mac_text(value)
+    if name == "tpid":
+        return f"0x{value:04x}"
+    if name == "burst":
+        return f"{value}s"
+    return quote(str(value), safe=":", errors="surrogateescape")
+
+
+def remarks(policy: Policy) -> list[str]:
+    """What to know of a port before a guest is plugged in, a line each: words and numbers only, safe in any comment."""
+    found = []
+    if not policy.up:
+        found.append("up=no: the port is down, nothing comes in or leaves")
+    if policy.mirror_of:
+        found.append("a mirror: the guest gets copies of what others send; what it sends is dropped")
+    if (where := _where(policy)) is not None:
+        found.append(where)
+    if policy.mtu < MTU_DEFAULT:
+        found.append(f"max_frame={policy.max_frame}: the guest's MTU has to be {policy.mtu} or less")
+    if policy.locked and not policy.static:
+        found.append("locked=yes without static=: what a new guest sends is dropped")
+    elif policy.senders == ():
+        found.append("no guest may send here: no address is both in allow_mac= and in static=")
+    return found
+
+
+def _where(policy: Policy) -> str | None:
+    """The VLANs of a guest, and whether it has to tag its frames; None on a transparent port."""
+    if policy.vlan is not None:
+        return f"in VLAN {policy.vlan}: the guest sends frames without a tag"
+    if policy.qinq is not None:
+        return f"in service VLAN {policy.qinq}: tags are the guest's own"
+    if policy.trunk is None:
+        return None
+    tagged = "all" if policy.trunk == "all" else listed(vlan for vlan in policy.trunk if vlan != policy.native)
+    if policy.native is None:
+        return f"in VLAN {tagged}: the guest has to tag its frames"
+    without = f"in VLAN {policy.native} without a tag"
+    return f"{without}, in VLAN {tagged} with one" if tagged else without
+
+
+def listed(items: Iterable[object]) -> str:
+    """The first items of a list, for a text, and how many more there are."""
+    texts = [str(item) for item in items]
+    more = [f"{len(texts) - LISTED_MAX} more"] if len(texts) > LISTED_MAX else []
+    return ", ".join([*texts[:LISTED_MAX], *more])
+
+
 def _limiter(rate: units.Rate | None, burst_s: float) -> Limiter | None:
     if rate is None:
         return None
@@ -236,7 +340,8 @@ def _burst(value: Any) -> float:
     return seconds
 
 
-def _mac(value: Any) -> int:
+def read_mac(value: Any) -> int:
+    """One station's address. Raises InputError."""
     if not isinstance(value, str) or not _MAC.fullmatch(value):
         raise InputError(f"{values.shown(value)} is not a MAC address; write it like 52:54:00:12:34:56")
     mac = int(re.sub("[:-]", "", value), 16)
@@ -245,11 +350,16 @@ def _mac(value: Any) -> int:
     return mac
 
 
+def mac_text(mac: int) -> str:
+    """An address as it is written."""
+    return mac.to_bytes(6).hex(":")
+
+
 def _static(value: Any) -> tuple[StaticMac, ...]:
     found: list[StaticMac] = []
     for item in values.items(value, "52:54:00:12:34:56"):
         mac, at, vlan = values.text(item, "52:54:00:12:34:56").partition("@")
-        found.append(StaticMac(_mac(mac), _vid(vlan) if at else None))
+        found.append(StaticMac(read_mac(mac), _vid(vlan) if at else None))
     return _not_too_many(tuple(found))
 
 
@@ -296,7 +406,7 @@ PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "sticky": values.flag,
     "locked": values.flag,
     "max_macs": lambda value: values.number(value, 1, MACS_MAX),
-    "allow_mac": partial(_list_of, _mac, "52:54:00:12:34:56"),
+    "allow_mac": partial(_list_of, read_mac, "52:54:00:12:34:56"),
     "allow_ip": partial(_list_of, _address, "10.0.0.5"),
     "dhcp_server": values.flag,
     "router": values.flag,

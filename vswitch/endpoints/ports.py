@@ -1,25 +1,25 @@
 """The ports of a switch, as the control side sees them: names, peers, links that come and go.
 
 A `SwitchPort` joins a name to the data plane's Port. It has a link while a peer is plugged in and none
-otherwise. `Ports.drive` is the one task that runs the data plane.
+otherwise. The data plane itself is driven by forwarding.py, and watched by watchers.py.
 """
 
+import heapq
 import logging
-import math
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from functools import partial
+from itertools import count
+from typing import Any
 
 import trio
 
-from vswitch import heap
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import SharedSocket
 from vswitch.dataplane.frame import TPID_8021Q
-from vswitch.dataplane.journal import Sink
 from vswitch.dataplane.link import Link
-from vswitch.dataplane.loop import WAIT_MS, Loop
+from vswitch.dataplane.loop import EVENTS_MAX, Loop
 from vswitch.dataplane.mac_table import PINNED, MacTable, mac_key
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
 from vswitch.dataplane.port import Port, QueuePool
@@ -27,30 +27,16 @@ from vswitch.endpoints import policy as policies
 from vswitch.endpoints.partition import Partition
 from vswitch.endpoints.policy import Policy
 from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.watchers import Watchers
 from vswitch.errors import InputError
+from vswitch.supervision import Failures
 
 log = logging.getLogger("vswitch")
-
-TURN_S = 0.001  # how long forwarding may go on before other tasks get their turn
-EXPIRE_PERIOD_MAX_S = 60.0
-SWOLLEN_BYTES = 4 * 2**20  # queues that held more than this leave memory worth giving back
-DRAINED_AFTER_S = 2.0
 
 
 def now_ms() -> int:
     """The time the data plane goes by: trio's clock, in milliseconds."""
     return int(trio.current_time() * 1000)
-
-
-class Watcher(Protocol):
-    """Who is told of ports. Its `sink` gets what becomes of frames, and it is `told` so before other tasks go on."""
-
-    @property
-    def sink(self) -> Sink: ...
-    def told(self) -> None: ...
-    def port_added(self, port: "SwitchPort") -> None: ...
-    def port_removed(self, port: "SwitchPort") -> None: ...
-    async def wait_for_room(self) -> None: ...
 
 
 OnStrangers = Callable[[list[tuple[Any, bytes]]], None]
@@ -81,22 +67,28 @@ class SwitchPort:
 
 
 class Ports:
-    """All ports of one switch, and its data plane: MAC table, bridge and loop."""
+    """All ports of one switch, and its data plane: MAC table, bridge and loop.
+
+    `swollen` is to be set when a lot of memory was in use that may now be given back.
+    """
 
     def __init__(self, *, table_size: int, ageing_s: float, hub: bool = False) -> None:
         self.table = MacTable(table_size, int(ageing_s * 1000), secrets.randbits(62))
         self.bridge = Bridge(self.table, QueuePool())
         self.bridge.hub = hub
-        self._loop = Loop(self.bridge)
-        self._swollen = trio.Event()
+        self.loop = Loop(self.bridge)
+        self.failures = Failures()
+        self.watchers = Watchers(self.bridge.journal, self.failures)
+        self.swollen = trio.Event()
         self._by_name: dict[str, SwitchPort] = {}
+        self._numbers: dict[str, tuple[list[int], count[int]]] = {}  # by listener: freed ones, and those above all used
         self._by_index: dict[int, SwitchPort] = {}
         self._shared: dict[SharedSocket, OnStrangers] = {}
         self._selective: set[SwitchPort] = set()  # ports that some frames do not go to, or not as they are
         self._customers: set[SwitchPort] = set()
         self._mirrors: list[SwitchPort] = []
         self._partitions: list[Partition] = []
-        self._watchers: list[Watcher] = []
+        self._catching_up: list[tuple[int, trio.Event]] = []  # by the number of polls that it takes
         self._pinned: dict[int, SwitchPort] = {}  # whose each static entry of the table is, by key
         self.shutdown = trio.Event()  # set by a peer that may tell the whole switch to end
 
@@ -130,16 +122,16 @@ class Ports:
             raise InputError(f"{config.url}: {error}") from None
         if self._partitions:
             self._part_all()
-        for watcher in self._watchers:
-            watcher.port_added(added)
+        self.watchers.port_added(added)
         return added
 
     def add_numbered(self, endpoint: str, config: EndpointConfig) -> SwitchPort:
         """A new port of a listener: `lab.1`, `lab.2`, … with the lowest number that is free."""
-        number = 1
-        while f"{endpoint}.{number}" in self._by_name:
-            number += 1
-        return self.add(f"{endpoint}.{number}", endpoint, config)
+        free, above = self._numbers.setdefault(endpoint, ([], count(1)))
+        while True:
+            number = heapq.heappop(free) if free else next(above)
+            if f"{endpoint}.{number}" not in self._by_name:
+                return self.add(f"{endpoint}.{number}", endpoint, config)
 
     def remove(self, port: SwitchPort) -> None:
         """Take a port out, with its link."""
@@ -147,18 +139,19 @@ class Ports:
         if port.policy != Policy():
             self.set_policy(port, Policy())
         del self._by_name[port.name]
+        listener, _, number = port.name.rpartition(".")
+        if listener in self._numbers and number.isdecimal():
+            heapq.heappush(self._numbers[listener][0], int(number))
         del self._by_index[port.port.index]
         self.bridge.remove_port(port.port)
-        self.tell_watchers()
-        for watcher in self._watchers:
-            watcher.port_removed(port)
+        self.watchers.port_removed(port)
 
     def set_policy(self, port: SwitchPort, policy: Policy) -> None:
         """Have a port go by another policy from now on. What was learned on it stays if its VLANs, and sticky, do.
 
         Raises InputError, and leaves the port as it was, if the policy does not go with those of other ports.
         """
-        self._loop.stamp()
+        self.loop.stamp()
         self._check_service_tpid(port, policy)
         self._pin(port, policy)
         port.ingress_policy = policies.build_ingress(policy)
@@ -185,7 +178,7 @@ class Ports:
         self._part_all()
 
     def _part_all(self) -> None:
-        self._loop.stamp()
+        self.loop.stamp()
         for port in self:
             port.port.parted = [self._is_parted(port, self._by_index.get(i)) for i in range(len(self.bridge.ports))]
             if not any(port.port.parted):
@@ -201,7 +194,7 @@ class Ports:
         `on_lost` is called once if the peer goes away, when the port is down and the link closed already.
         Raises OSError if the system cannot watch the link.
         """
-        self._loop.add(link)
+        self.loop.add(link)
         port.link = link
         port.peer = peer
         port.on_lost = on_lost
@@ -210,9 +203,9 @@ class Ports:
     def unplug(self, port: SwitchPort, why: str) -> None:
         """Take a port's peer away, once what it has sent before is taken in; `on_lost` is not called."""
         if port.link is not None:
-            self._loop.finish(port.link, now_ms())
+            self.loop.finish(port.link, now_ms())
         self._unplug(port, why)
-        self.tell_watchers()  # of what it dropped; the next turn may be long in coming
+        self.watchers.tell()  # of what it dropped; the next turn may be long in coming
 
     def share(self, sock: socket.socket, on_strangers: OnStrangers) -> SharedSocket:
         """Read from a datagram socket with several peers.
@@ -220,97 +213,60 @@ class Ports:
         `on_strangers` gets the datagrams, address and frame, that came from addresses without a port, in order and
         before anything that came after them is read. Raises OSError.
         """
-        shared = SharedSocket(sock, self.bridge, self._loop.callers)
-        self._loop.watch(shared)
+        shared = SharedSocket(sock, self.bridge, self.loop.callers)
+        self.loop.watch(shared)
         self._shared[shared] = on_strangers
         return shared
 
     def unshare(self, shared: SharedSocket) -> None:
         """Stop reading from it, when all ports on it are removed and before it is closed."""
         del self._shared[shared]
-        self._loop.unwatch(shared)
+        self.loop.unwatch(shared)
 
-    def watch(self, watcher: Watcher) -> None:
-        """Tell a watcher of all ports, and of what frames they take in and send from now on."""
-        self.tell_watchers()
-        for port in self:
-            watcher.port_added(port)
-        self._watchers.append(watcher)
-        self.bridge.journal.add(watcher.sink)
-
-    def unwatch(self, watcher: Watcher) -> None:
-        """Tell it the last, and then nothing more."""
-        self.tell_watchers()
-        self._watchers.remove(watcher)
-        self.bridge.journal.remove(watcher.sink)
-
-    def tell_watchers(self) -> None:
-        """Tell them what has happened since they were told last."""
-        self.bridge.journal.hand_on()
-        for watcher in self._watchers:
-            watcher.told()
-
-    async def _serve_watchers(self) -> None:
-        self.tell_watchers()
-        for watcher in list(self._watchers):
-            await watcher.wait_for_room()
-
-    async def drive(self) -> None:
-        """Forward frames until cancelled."""
-        while True:
-            # A source that waits for a port goes on at some time, whatever happens.
-            with trio.move_on_after(WAIT_MS / 1000 if self._loop.waiting else math.inf):
-                await trio.lowlevel.wait_readable(self._loop.epoll)
-            while self._loop.turn(now_ms(), TURN_S):
-                self._reap()
-                await self._serve_watchers()
-                await trio.lowlevel.checkpoint()
-            self._reap()
-            await self._serve_watchers()
-            if self.bridge.pool.peak > SWOLLEN_BYTES:
-                self._swollen.set()
-
-    async def give_memory_back(self) -> None:
-        """Once large queues have drained, return what the heap still keeps of them, until cancelled."""
-        pool = self.bridge.pool
-        while True:
-            await self._swollen.wait()
-            await trio.sleep(DRAINED_AFTER_S)
-            if pool.used < SWOLLEN_BYTES:
-                pool.peak = 0
-                self._swollen = trio.Event()
-                heap.trim()
+    async def caught_up(self) -> None:
+        """Return when each peer that has something to say now, or is gone, has been seen to once."""
+        await trio.lowlevel.checkpoint()
+        if self.loop.is_busy():
+            event = trio.Event()
+            self._catching_up.append((self.loop.polls + 2 + len(self) // EVENTS_MAX, event))
+            await event.wait()
 
     def close(self) -> None:
         """The end, when all ports are removed and nothing drives any more."""
         assert not self._by_name
-        self._loop.close()
+        self.loop.close()
 
-    async def age(self) -> None:
-        """Give back the room of aged MAC table entries, now and then, until cancelled."""
-        period_s = min(self.table.ageing / 4000, EXPIRE_PERIOD_MAX_S)
-        while True:
-            await trio.sleep(period_s)
-            self.table.expire(now_ms())
-
-    def _reap(self) -> None:
-        """See to what the data plane leaves to others: links that were lost, and strangers."""
-        while self._loop.lost:
-            link = self._loop.lost.pop(0)
+    def reap(self) -> None:
+        """See to what a turn of the loop leaves to others: links that were lost, strangers, those who wait for it."""
+        while self.loop.failures:
+            self.failures.note("a link", self.loop.failures.pop())
+        while self.loop.lost:
+            link = self.loop.lost.pop(0)
             port = self._by_index.get(link.port.index)
             if port is not None and port.link is link:
                 self._unplug(port, link.lost or "lost")
-                port.on_lost()
-        while self._loop.callers:
-            shared = self._loop.callers.pop(0)
+                self._tell(f"what has {port.name}", port.on_lost)
+        while self.loop.callers:
+            shared = self.loop.callers.pop(0)
             strangers, shared.strangers = shared.strangers, []
             if shared in self._shared:
-                self._shared[shared](strangers)
+                self._tell("what admits peers", partial(self._shared[shared], strangers))
+        busy = self.loop.is_busy() if self._catching_up else False
+        for due in [due for due in self._catching_up if not busy or due[0] <= self.loop.polls]:
+            self._catching_up.remove(due)
+            due[1].set()
+
+    def _tell(self, what: str, tell: Callable[[], None]) -> None:
+        """Tell an endpoint something. What that raises must not end forwarding."""
+        try:
+            tell()
+        except Exception as error:
+            self.failures.note(what, error)
 
     def _unplug(self, port: SwitchPort, why: str) -> None:
         if port.link is None:
             return
-        self._loop.remove(port.link)
+        self.loop.remove(port.link)
         port.link.close()
         port.link = None
         port.peer = None

@@ -9,9 +9,11 @@ import hashlib
 import os
 import re
 import shlex
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from vswitch.endpoints import inet
+from vswitch.endpoints.policy import MTU_DEFAULT, Policy
 from vswitch.endpoints.url import EndpointConfig, check_unix_path
 from vswitch.errors import InputError
 
@@ -24,6 +26,8 @@ RECONNECT_SINCE: Version = (8, 0)
 RECONNECT_MS_SINCE: Version = (9, 2)
 
 ID = "net0"
+
+MTU_MIN = 68  # a driver takes no smaller one from its card (virtio 1.2, 5.1.4.1)
 
 
 class Guest(NamedTuple):
@@ -56,6 +60,20 @@ def guest_mac(*identity: str) -> str:
     """A stable address under QEMU's own prefix, derived from names."""
     digest = hashlib.sha256("\0".join(identity).encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def next_mac(choices: Iterable[str], given: Collection[str]) -> str:
+    """The first that was not given away yet, or else the one that was longest ago; `given` has the last one last."""
+    turns = {mac: turn for turn, mac in enumerate(given)}
+    return min(choices, key=lambda mac: turns.get(mac, -1))
+
+
+def host_mtu(policy: Policy) -> int | None:
+    """The MTU that a card has to be told; None if it need not be, or cannot.
+
+    A limit beyond the default is not told: it is no reason for a guest to send its neighbours more than they expect.
+    """
+    return policy.mtu if MTU_MIN <= policy.mtu < MTU_DEFAULT else None
 
 
 def netdevs(config: EndpointConfig, version: Version, guest: Guest, id: str = ID) -> list[Netdev]:
@@ -146,14 +164,15 @@ def udp_local(config: EndpointConfig) -> tuple[str, int]:
     return "127.0.0.1" if loopback else "0.0.0.0", 0
 
 
-def words(netdev: str, mac: str, id: str = ID) -> list[str]:
+def words(netdev: str, mac: str, mtu: int | None = None, id: str = ID) -> list[str]:
     """The arguments, one by one."""
-    return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev={id},mac={mac}"]
+    device = f"virtio-net-pci,netdev={id},mac={mac}"
+    return ["-netdev", netdev, "-device", device if mtu is None else f"{device},host_mtu={mtu}"]
 
 
-def arguments(netdev: str, mac: str) -> str:
+def arguments(netdev: str, mac: str, mtu: int | None = None) -> str:
     """The arguments to paste into a shell."""
-    return " ".join(_shell_word(word) for word in words(netdev, mac))
+    return " ".join(_shell_word(word) for word in words(netdev, mac, mtu))
 
 
 def _instead(config: EndpointConfig) -> str:

@@ -1,4 +1,4 @@
-"""Log lines that somebody outside can cause: at most one a second, and how many were left out."""
+"""Log lines that somebody outside can cause: at most one in a period, and how many were left out."""
 
 import logging
 
@@ -8,10 +8,11 @@ PERIOD_S = 1.0
 
 
 class Sparingly:
-    """Says one thing a second at most."""
+    """Says one thing a second at most, or in another period."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, period_s: float = PERIOD_S) -> None:
         self._log = log
+        self._period_s = period_s
         self._next_s = 0.0
         self._left_out = 0
 
@@ -21,7 +22,7 @@ class Sparingly:
         if now_s < self._next_s:
             self._left_out += 1
             return
-        self._next_s = now_s + PERIOD_S
+        self._next_s = now_s + self._period_s
         more = f" (and {self._left_out} more before)" if self._left_out else ""
         self._left_out = 0
         self._log.warning(message + more, *args)

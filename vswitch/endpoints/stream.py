@@ -18,7 +18,7 @@ from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet, unix_socket
-from vswitch.endpoints.accepting import accept
+from vswitch.endpoints.accepting import Acceptor
 from vswitch.endpoints.connector import Connection, Connector
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort
@@ -26,6 +26,7 @@ from vswitch.endpoints.sock_diag import SockDiag
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError
+from vswitch.supervision import keep_running
 
 
 class Listener(Endpoint):
@@ -47,7 +48,8 @@ class Listener(Endpoint):
                 self._single = self.ports.add(self.name, self.name, self.config)
             try:
                 started()
-                await self._accept(trio.socket.from_stdlib_socket(sock))
+                listener = trio.socket.from_stdlib_socket(sock)
+                await keep_running(self.ports.failures, f"accepting by {self.name}", self._accept, listener)
             finally:
                 for port in [port for port in self.ports if port.endpoint == self.name]:
                     self.ports.remove(port)
@@ -73,8 +75,9 @@ class Listener(Endpoint):
             yield sock
 
     async def _accept(self, listener: trio.socket.SocketType) -> None:
+        acceptor = Acceptor(listener, self.name, self.ports)
         while True:
-            accepted = await accept(listener, self.name)
+            accepted = await acceptor.next()
             self._admit(socket.socket(fileno=accepted.detach()))
 
     def _admit(self, sock: socket.socket) -> None:

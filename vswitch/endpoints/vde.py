@@ -17,7 +17,7 @@ import trio
 
 from vswitch.dataplane.datagram import DatagramLink
 from vswitch.endpoints import unix_socket, vde_directory, vde_mgmt
-from vswitch.endpoints.accepting import accept
+from vswitch.endpoints.accepting import Acceptor
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.sparingly import Sparingly
@@ -26,6 +26,7 @@ from vswitch.endpoints.vde_console import VdePeer
 from vswitch.endpoints.vde_vlans import VdePort, VdeVlans
 from vswitch.errors import InputError, printable
 from vswitch.protocols import vde
+from vswitch.supervision import contain, keep_running
 
 HANDSHAKE_S = 5.0
 HANDSHAKES_MAX = 64
@@ -66,21 +67,26 @@ class VdeSwitch(Endpoint):
             vde_directory.sweep(self._directory)
             stack.callback(vde_directory.sweep, self._directory, ending=True)
             self.started_s = trio.current_time()
+            failures = self.ports.failures
             async with trio.open_nursery() as nursery:
                 if mgmt is not None:
-                    nursery.start_soon(vde_mgmt.serve, self, mgmt)
+                    what = f"the console of {self.name}"
+                    nursery.start_soon(keep_running, failures, what, vde_mgmt.serve, self, mgmt, name=what)
                 started()
-                await self._accept(trio.socket.from_stdlib_socket(listener), nursery)
+                clients = trio.socket.from_stdlib_socket(listener)
+                await keep_running(failures, f"accepting by {self.name}", self._accept, clients, nursery)
 
     async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        acceptor = Acceptor(listener, self.name, self.ports)
         while True:
-            client = await accept(listener, self.name)
+            client = await acceptor.next()
             if self._handshakes >= HANDSHAKES_MAX:
                 self._turned_away.say("%s: turned away a client: too many have not said yet what they want", self.name)
                 client.close()
             else:
                 self._handshakes += 1
-                nursery.start_soon(self._serve, client)
+                what = f"a client of {self.name}"
+                nursery.start_soon(contain, self.ports.failures, what, self._serve, client, name=what)
 
     async def _serve(self, ctl: trio.socket.SocketType) -> None:
         """One client, from its request to its end."""

@@ -30,7 +30,8 @@ import trio
 from vswitch.dataplane.frame import VLAN_DEFAULT, VLAN_MAX
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints import vde_directory
-from vswitch.endpoints.ports import EXPIRE_PERIOD_MAX_S, Ports, SwitchPort, now_ms
+from vswitch.endpoints.forwarding import EXPIRE_PERIOD_MAX_S
+from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.vde_vlans import NO_VLAN, VdePort, VdeVlans
 from vswitch.errors import InputError, printable

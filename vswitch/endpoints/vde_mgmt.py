@@ -12,9 +12,10 @@ from contextlib import contextmanager, suppress
 import trio
 
 from vswitch.endpoints import unix_socket
-from vswitch.endpoints.accepting import accept
+from vswitch.endpoints.accepting import Acceptor
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.vde_console import BANNER, END_OF_SESSION, PROMPT, Console, Managed
+from vswitch.supervision import contain, keep_running
 
 CLIENTS_MAX = 16
 LINE_BYTES_MAX = 128
@@ -33,14 +34,19 @@ def listening(config: EndpointConfig) -> Iterator[socket.socket | None]:
 
 async def serve(managed: Managed, sock: socket.socket) -> None:
     """Answer on the listening socket until cancelled; then every client is disconnected."""
-    listener = trio.socket.from_stdlib_socket(sock)
+    acceptor = Acceptor(trio.socket.from_stdlib_socket(sock), f"{managed.config.mgmt}")
     sessions: list[_Session] = []  # the one silent longest first
-    async with trio.open_nursery() as nursery:
+    failures, what = managed.ports.failures, f"a console on {managed.config.mgmt}"
+
+    async def accept(nursery: trio.Nursery) -> None:
         while True:
-            client = await accept(listener, f"{managed.config.mgmt}")
+            client = await acceptor.next()
             if len(sessions) >= CLIENTS_MAX:
                 sessions[0].scope.cancel()
-            nursery.start_soon(_Session(managed, client, sessions).run)
+            nursery.start_soon(contain, failures, what, _Session(managed, client, sessions).run, name=what)
+
+    async with trio.open_nursery() as nursery:
+        await keep_running(failures, f"accepting on {managed.config.mgmt}", accept, nursery)
 
 
 class Lines:

@@ -5,6 +5,7 @@ A busy test would hold the interpreter's lock, and so the switch; in a process o
 
 import contextlib
 import inspect
+import logging
 import pickle
 import signal
 import socket
@@ -13,10 +14,12 @@ from typing import Any
 
 import trio
 
+from vswitch.outlet import Outlet, OutletLog
 from vswitch.testing.lan import Lan
 from vswitch.testing.wire import LENGTH, lives_in_the_child, pack, unpack
 
 LAN = 0  # its number
+STDERR = 2
 
 
 class Child:
@@ -151,6 +154,7 @@ class Child:
 
 async def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the test's, which hangs up
+    logging.basicConfig(handlers=[OutletLog(Outlet(STDERR))], level=logging.WARNING)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=int(sys.argv[1]))))
     await Child(stream).main()
 

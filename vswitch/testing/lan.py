@@ -8,9 +8,9 @@ async with Lan() as lan:
 
 import ipaddress
 import random
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,8 @@ import trio
 from scapy.packet import Packet
 
 from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, VSwitch
-from vswitch.endpoints.qemu import guest_mac
+from vswitch.endpoints import policy as policies
+from vswitch.endpoints.qemu import guest_mac, next_mac
 from vswitch.switch import is_cancelled
 from vswitch.testing import guest_image
 from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
@@ -59,7 +60,6 @@ class Lan:
         self._taken: set[ipaddress.IPv4Address] = set()
         self._links: dict[str, Link] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
-        self.begun_ns = time.time_ns()
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -121,7 +121,8 @@ class Lan:
             ip = ""  # nobody would tell it
         cards = list(nics) if nics is not None else [Nic(ip=ip, port=port)]
         if image is None and not netboot:
-            image = await trio.to_thread.run_sync(lambda: guest_image.build(packages=packages, modules=modules))
+            build = partial(guest_image.build, packages=packages, modules=modules)
+            image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
         machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
         guest = Guest(name, machine, [], self._nursery, gateway)
         try:
@@ -248,8 +249,8 @@ class Lan:
         return Fault(inject)
 
     def now(self) -> int:
-        """A moment, for `since`: nanoseconds since 1970, as frames are stamped."""
-        return time.time_ns()
+        """A moment, for `since`."""
+        return self.switch.moment()
 
     async def expect(
         self, wanted: Wanted, *, within: float = 5.0, at: Station | None = None, since: int | None = None
@@ -288,7 +289,7 @@ class Lan:
         directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
         files = [directory / "lan.pcapng"]
         with files[0].open("wb") as file:
-            async with aclosing(self.switch.recorded(CaptureRequest(), since_ns=since or self.begun_ns)) as blocks:
+            async with aclosing(self.switch.recorded(CaptureRequest(), since=since or 0)) as blocks:
                 async for data in blocks:
                     file.write(data)
         for guest in self.guests.values():
@@ -304,10 +305,10 @@ class Lan:
         past, present = Packets(), Packets()
         async with aclosing(live.stream()) as passing:
             present.feed(await anext(passing))  # and now it watches: nothing is missed between past and present
-            async with aclosing(self.switch.recorded(request, matches)) as passed:
+            async with aclosing(self.switch.recorded(request, matches, since or 0)) as passed:
                 async for blocks in passed:
                     for packet in past.feed(blocks):
-                        if _is_since(packet, since or self.begun_ns) and await predicate(packet):
+                        if await predicate(packet):
                             return packet
             with trio.move_on_after(within):
                 async for blocks in passing:
@@ -319,10 +320,10 @@ class Lan:
     async def _last(self, since: int | None) -> list[Packet]:
         """The last packets there were."""
         past, found = Packets(), list[Packet]()
-        async with aclosing(self.switch.recorded(CaptureRequest())) as passed:
+        async with aclosing(self.switch.recorded(CaptureRequest(), since=since or 0)) as passed:
             async for blocks in passed:
                 found = [*found, *past.feed(blocks)][-SHOWN_MAX:]
-        return [packet for packet in found if _is_since(packet, since or self.begun_ns)]
+        return found
 
     async def _run_host(self, host: ScapyHost, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         with scope:
@@ -355,9 +356,22 @@ class Lan:
 
     def _link(self, name: str, seed: str, nic: Nic) -> Link:
         self._check_name(name)
-        link = Link(self.switch, name, nic.mac or guest_mac(seed), self._interface(nic.ip), nic)
+        link = Link(self.switch, name, self._mac(name, seed, nic), self._interface(nic.ip), nic)
         self._links[name] = link
         return link
+
+    def _mac(self, name: str, seed: str, nic: Nic) -> str:
+        """A card's address, which its port's policy has to let in. Raises InputError."""
+        try:
+            policy = policies.read({key: value for key, value in nic.port.items() if key in policies.PARAMETERS})
+            lacking = policy.lacks(policies.read_mac(nic.mac)) if nic.mac and policy.senders is not None else []
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        if lacking:
+            more = " and ".join(f"{parameter}={nic.mac}" for parameter in lacking)
+            raise InputError(f"{name}: the port drops what comes from {nic.mac}; add {more}, or leave mac out")
+        named = [policies.mac_text(mac) for mac in policy.stations]
+        return nic.mac or (next_mac(named, [link.mac for link in self._links.values()]) if named else guest_mac(seed))
 
     def _free_addresses(self) -> Iterator[ipaddress.IPv4Address]:
         return (address for address in self.network.hosts() if address not in self._taken)
@@ -415,10 +429,6 @@ class Capturing:
                     self.packets += [packet for packet in packets.feed(blocks) if await self._predicate(packet)]
         finally:
             self._over.set()
-
-
-def _is_since(packet: Packet, moment_ns: int) -> bool:
-    return bool(packet.time * 10**9 >= moment_ns)
 
 
 def _leaf(group: BaseException | None) -> BaseException | None:

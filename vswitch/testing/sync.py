@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -107,7 +106,7 @@ class SyncLan(Remote):
     def begin_test(self, seed: str | int) -> None:
         """Frames count from now on."""
         self.random = random.Random(str(seed))
-        self._since = time.time_ns()
+        self._since = self._ask("call", LAN, "now", (), {})
         self._functions.clear()
 
     def end_test(self) -> None:

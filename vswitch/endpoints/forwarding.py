@@ -1,0 +1,62 @@
+"""The tasks that run a switch's data plane. They share their nursery with no other, and start again if they fail."""
+
+import math
+
+import trio
+
+from vswitch import heap
+from vswitch.dataplane.loop import WAIT_MS
+from vswitch.endpoints.ports import Ports, now_ms
+from vswitch.supervision import keep_running
+
+TURN_S = 0.001  # how long forwarding may go on before other tasks get their turn
+EXPIRE_PERIOD_MAX_S = 60.0
+SWOLLEN_BYTES = 4 * 2**20  # queues that held more than this leave memory worth giving back
+DRAINED_AFTER_S = 2.0
+
+
+def start(ports: Ports, nursery: trio.Nursery) -> None:
+    """Forward frames, and keep house, until cancelled."""
+    for what, task in (("forwarding", drive), ("ageing", age), ("giving memory back", give_memory_back)):
+        nursery.start_soon(keep_running, ports.failures, what, task, ports, name=what)
+
+
+async def drive(ports: Ports) -> None:
+    """Forward frames until cancelled."""
+    loop = ports.loop
+    while True:
+        # A source that waits for a port goes on at some time, whatever happens.
+        with trio.move_on_after(WAIT_MS / 1000 if loop.waiting else math.inf):
+            await trio.lowlevel.wait_readable(loop.epoll)
+        while loop.turn(now_ms(), TURN_S):
+            await _after_turn(ports)
+            await trio.lowlevel.checkpoint()
+        await _after_turn(ports)
+        if ports.bridge.pool.peak > SWOLLEN_BYTES:
+            ports.swollen.set()
+
+
+async def _after_turn(ports: Ports) -> None:
+    ports.reap()
+    ports.watchers.tell()
+    await ports.watchers.wait_for_room()
+
+
+async def age(ports: Ports) -> None:
+    """Give back the room of aged MAC table entries, now and then, until cancelled."""
+    table = ports.table
+    while True:
+        await trio.sleep(min(table.ageing / 4000, EXPIRE_PERIOD_MAX_S))
+        table.expire(now_ms())
+
+
+async def give_memory_back(ports: Ports) -> None:
+    """Once large queues have drained, return what the heap still keeps of them, until cancelled."""
+    pool = ports.bridge.pool
+    while True:
+        await ports.swollen.wait()
+        await trio.sleep(DRAINED_AFTER_S)
+        if pool.used < SWOLLEN_BYTES:
+            pool.peak = 0
+            ports.swollen = trio.Event()
+            heap.trim()
