@@ -1,38 +1,80 @@
-"""tap://NAME — a TAP device, made if there is none of that name (Linux Documentation/networking/tuntap.rst)."""
+"""tap://NAME — a TAP device, made if there is none of that name (Linux Documentation/networking/tuntap.rst).
 
+A device that outlives its users keeps what they have set: it is set anew when it is opened, as QEMU does
+(net/tap-linux.c). Without that, a device that a guest's QEMU has used hands on unfinished checksums and segments of
+64 KB. One that is taken away is opened again when it is back; one that we had made is made again.
+"""
+
+import array
 import errno
 import fcntl
 import os
+import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import trio
 
 from vswitch.dataplane.datagram import DeviceLink
-from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.sparingly import Sparingly
 from vswitch.errors import RefusedError
 
 DEVICE = "/dev/net/tun"
-_TUNSETIFF = 0x400454CA  # Linux include/uapi/linux/if_tun.h
-_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+LOOK_S = 0.5  # how often to look for a device that is gone
+SAY_S = 60.0  # and to say why it cannot be had
+
+# Linux include/uapi/linux/if_tun.h
+_TUNSETIFF = 0x400454CA
+_IFF_TUN, _IFF_TAP, _IFF_MULTI_QUEUE, _IFF_NO_PI = 0x0001, 0x0002, 0x0100, 0x1000
+_TUNSETOFFLOAD, _TUNSETTXFILTER = 0x400454D0, 0x400454D1
+_TUNDETACHFILTER = 0x401054D6
+# With an int: TUNSETSNDBUF, TUNSETVNETHDRSZ, TUNSETVNETLE, TUNSETVNETBE, TUNSETSTEERINGEBPF, TUNSETFILTEREBPF,
+# TUNSETCARRIER
+_DEFAULTS = {
+    0x400454D4: 2**31 - 1,
+    0x400454D8: 10,
+    0x400454DC: 0,
+    0x400454DE: 0,
+    0x800454E0: -1,
+    0x800454E1: -1,
+    0x400454E2: 1,
+}
 
 
 class Tap(Endpoint):
     """One port. What is sent while the interface is down is dropped."""
 
     async def run(self, started: Callable[[], None]) -> None:
-        tap = open_tap(self.config.path)
+        name = self.config.path
+        made = not _exists(name)
+        tap = open_tap(name)
         try:
             port = self.ports.add(self.name, self.name, self.config)
             try:
-                link = DeviceLink(tap, port.port, self.ports.bridge)
-                self.ports.plug(port, link, f"interface {self.config.path}", lambda: None)
                 started()
-                await trio.sleep_forever()
+                while True:
+                    lost = trio.Event()
+                    self.ports.plug(port, DeviceLink(tap, port.port, self.ports.bridge), f"interface {name}", lost.set)
+                    await lost.wait()
+                    tap = await self._wait_for_device(made)
             finally:
                 self.ports.remove(port)
         finally:
             tap.close()
+
+    async def _wait_for_device(self, made: bool) -> "TapDevice":
+        """The device when it is back, made again if we had made it."""
+        why_not = Sparingly(log, SAY_S)
+        while True:
+            await trio.sleep(LOOK_S)
+            if made or _exists(self.config.path):
+                try:
+                    return open_tap(self.config.path)
+                except RefusedError as error:
+                    why_not.say("%s: %s; will keep trying", self.name, error)
 
 
 class TapDevice:
@@ -62,20 +104,71 @@ class TapDevice:
 def open_tap(name: str) -> TapDevice:
     """Open a TAP device, and make it if need be. Raises RefusedError."""
     try:
-        tap = TapDevice(os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         hint = f"; have root run: chmod 666 {DEVICE}" if error.errno == errno.EACCES else ""
         raise RefusedError(f"tap://{name}: cannot open {DEVICE}: {error.strerror}{hint}") from None
     try:
-        fcntl.ioctl(tap.fileno(), _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
+        _attach(fd, name)
     except OSError as error:
-        tap.close()
-        hint = ""
-        if error.errno == errno.EPERM:
-            hint = f"; have root run: ip tuntap add {name} mode tap user {os.geteuid()}"
-        elif error.errno == errno.EBUSY:
-            hint = "; another program has it open"
-        elif error.errno == errno.EINVAL:
-            hint = "; it is no TAP device, use another name"
-        raise RefusedError(f"tap://{name}: {error.strerror}{hint}") from None
-    return tap
+        os.close(fd)
+        raise RefusedError(f"tap://{name}: {error.strerror}{_hint(name, error.errno)}") from None
+    _set_defaults(fd)
+    return TapDevice(fd)
+
+
+def _attach(fd: int, name: str) -> None:
+    """Raises OSError."""
+    for queues in (0, _IFF_MULTI_QUEUE):  # a device that can have several queues is opened only as such
+        try:
+            fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | queues))
+        except OSError as error:
+            if error.errno != errno.EINVAL or queues:
+                raise
+        else:
+            return
+
+
+def _set_defaults(fd: int) -> None:
+    """Have a device be as a new one is, whatever its last user has set."""
+    fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
+    for request, value in _DEFAULTS.items():
+        with suppress(OSError):  # this kernel does not know it yet
+            fcntl.ioctl(fd, request, array.array("i", [value]))
+    for request, nothing in ((_TUNSETTXFILTER, bytes(4)), (_TUNDETACHFILTER, bytes(16))):
+        with suppress(OSError):
+            fcntl.ioctl(fd, request, nothing)
+
+
+def _exists(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def _hint(name: str, number: int | None) -> str:
+    """What to do about it. The system has one word for several things; what the interface is tells them apart."""
+    if number == errno.EPERM and _exists(name):
+        owner = _attribute(name, "owner")
+        whose = f"user {owner}'s" if owner not in ("", "-1") else "root's"
+        return f"; it is {whose}: use another name, or have root run: ip link delete {name}"
+    if number == errno.EPERM:
+        return f"; have root run: ip tuntap add {name} mode tap user {os.geteuid()}"
+    if number == errno.EBUSY:
+        return "; another program has it open: use another name"
+    if number == errno.E2BIG:
+        return "; all its queues are in use: use another name"
+    if number == errno.EINVAL:
+        flags = _attribute(name, "tun_flags")
+        kind = "a TUN device" if flags and int(flags, 16) & _IFF_TUN else "no TAP device"
+        return f"; it is {kind}: use another name"
+    return ""
+
+
+def _attribute(name: str, attribute: str) -> str:
+    """Of an interface, as sysfs has it; empty if that is of another network namespace, or not there."""
+    with suppress(OSError):
+        return (Path("/sys/class/net") / name / attribute).read_text().strip()
+    return ""
