@@ -18,9 +18,11 @@ Every answer carries the API's version in a header, so that a client of another 
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from functools import partial
 from http import HTTPStatus
 from itertools import count
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -208,9 +210,14 @@ class _PromptStream(_Prompt, _Stream):
 async def serve(switch: Switch, path: str, started: Callable[[], None]) -> None:
     """Answer on a unix socket at `path` until cancelled. Raises RefusedError if it cannot listen there."""
     server = http.Server(Api(switch), [(VERSION_HEADER, VERSION)], switch.failures, "the control socket")
-    with unix_socket.bind(path) as sock:
-        started()
-        await server.serve(trio.socket.from_stdlib_socket(sock))
+    async with trio.open_nursery() as connections:
+        accept = partial(server.accept, connections)
+        await unix_socket.keep_bound(path, server.name, accept, started, prepare=partial(_make_directory, path))
+
+
+def _make_directory(path: str) -> None:
+    with suppress(OSError):  # it is there, or bind will say what is wrong
+        Path(path).parent.mkdir(mode=0o700)
 
 
 def _wanted(request: Request) -> captures.CaptureRequest:

@@ -57,8 +57,12 @@ class Server:
     async def serve(self, listener: trio.socket.SocketType) -> None:
         """Accept until cancelled; then all connections are closed."""
         async with trio.open_nursery() as nursery:
-            acceptor = Acceptor(listener, self.name)
-            await keep_running(self.failures, f"accepting on {self.name}", self._accept, acceptor, nursery)
+            await self.accept(nursery, listener)
+
+    async def accept(self, nursery: trio.Nursery, listener: trio.socket.SocketType) -> None:
+        """Accept until cancelled; connections live in a nursery."""
+        acceptor = Acceptor(listener, self.name)
+        await keep_running(self.failures, f"accepting on {self.name}", self._accept, acceptor, nursery)
 
     async def _accept(self, acceptor: Acceptor, nursery: trio.Nursery) -> None:
         what = f"a connection to {self.name}"

@@ -52,6 +52,17 @@ class Peers(Endpoint):
         self._changed = trio.Event()
 
     async def run(self, started: Callable[[], None]) -> None:
+        await self._serve(started)
+        why_not = Sparingly(log, unix_socket.SAY_S)
+        while True:  # its path was removed
+            try:
+                await self._serve(partial(log.warning, "%s: %s is there again", self.name, self.url))
+            except RefusedError as error:
+                why_not.say("%s: %s; will keep trying", self.name, error)
+                await trio.sleep(unix_socket.LOOK_S)
+
+    async def _serve(self, started: Callable[[], None]) -> None:
+        """Serve until cancelled, or until nobody can send any more. Raises RefusedError, InputError."""
         async with self._bound() as sock:
             self._shared = self.ports.share(sock, self._meet)
             try:
@@ -59,11 +70,20 @@ class Peers(Endpoint):
                     self._single = self.ports.add(self.name, self.name, self.config)
                     self._look_for_remote()
                 started()
-                await keep_running(self.ports.failures, f"looking after the peers of {self.name}", self._tend)
+                async with trio.open_nursery() as nursery:
+                    what = f"looking after the peers of {self.name}"
+                    nursery.start_soon(keep_running, self.ports.failures, what, self._tend, name=what)
+                    await self._unreachable()
+                    nursery.cancel_scope.cancel()
             finally:
+                self._port_of.clear()
                 for port in [port for port in self.ports if port.endpoint == self.name]:
                     self.ports.remove(port)
                 self.ports.unshare(self._shared)
+
+    async def _unreachable(self) -> None:
+        """Returns when nobody can send any more."""
+        await trio.sleep_forever()
 
     @abstractmethod
     def _bound(self) -> contextlib.AbstractAsyncContextManager[socket.socket]:
@@ -250,6 +270,11 @@ class UdpPeers(Peers):
 
 class UnixPeers(Peers):
     """unixgram://, or an inherited unix datagram socket that is bound."""
+
+    async def _unreachable(self) -> None:
+        if self.sock is not None:  # which nobody but its maker can make again
+            await trio.sleep_forever()
+        await unix_socket.removed(self.config.path, self.name)
 
     @contextlib.asynccontextmanager
     async def _bound(self) -> AsyncIterator[socket.socket]:

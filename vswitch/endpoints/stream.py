@@ -43,23 +43,25 @@ class Listener(Endpoint):
         self._turned_away = Sparingly(log)
 
     async def run(self, started: Callable[[], None]) -> None:
-        async with self._listening() as sock:
+        def begin() -> None:
             if self.config.single:
                 self._single = self.ports.add(self.name, self.name, self.config)
-            try:
-                started()
-                listener = trio.socket.from_stdlib_socket(sock)
-                await keep_running(self.ports.failures, f"accepting by {self.name}", self._accept, listener)
-            finally:
-                for port in [port for port in self.ports if port.endpoint == self.name]:
-                    self.ports.remove(port)
+            started()
+
+        try:
+            if self.config.scheme == "unix":
+                await unix_socket.keep_bound(self.config.path, self.name, self._keep_accepting, begin)
+            else:
+                async with self._listening() as sock:
+                    begin()
+                    await self._keep_accepting(trio.socket.from_stdlib_socket(sock))
+        finally:
+            for port in [port for port in self.ports if port.endpoint == self.name]:
+                self.ports.remove(port)
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[socket.socket]:
-        if self.config.scheme == "unix":
-            with unix_socket.bind(self.config.path) as sock:
-                yield sock
-            return
+        """A TCP socket, or an inherited one."""
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(self.sock or await _listen_tcp(self.config))
             if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -73,6 +75,9 @@ class Listener(Endpoint):
                 else:
                     self._sock_diag = stack.enter_context(SockDiag())
             yield sock
+
+    async def _keep_accepting(self, listener: trio.socket.SocketType) -> None:
+        await keep_running(self.ports.failures, f"accepting by {self.name}", self._accept, listener)
 
     async def _accept(self, listener: trio.socket.SocketType) -> None:
         acceptor = Acceptor(listener, self.name, self.ports)

@@ -1,26 +1,33 @@
 """A unix socket at a path that only this user may use, and that is ours to use.
 
-A stale socket of this user's, one that nobody listens on, is replaced. Anything else at the path stays.
+A stale socket of this user's, one that nobody listens on, is replaced. Anything else at the path stays. A socket whose
+path is removed is made again.
 """
 
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import trio
 
+from vswitch.endpoints.sparingly import Sparingly
 from vswitch.errors import RefusedError, printable
 
 BACKLOG = 1024
 LOCK_TRIES = 10
 LOCK_PAUSE_S = 0.005
+LOOK_S = 0.5  # how often to look whether a path is still there
+SAY_S = 60.0
+
+log = logging.getLogger("vswitch")
 
 
 class InUseError(RefusedError):
@@ -59,6 +66,59 @@ def bind(
                 found = os.lstat(path)
                 if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
                     os.unlink(path)
+
+
+async def keep_bound(
+    path: str,
+    who: str,
+    serve: Callable[[trio.socket.SocketType], Awaitable[object]],
+    started: Callable[[], None],
+    *,
+    mode: int = 0o600,
+    group: int = -1,
+    prepare: Callable[[], object] = lambda: None,
+) -> None:
+    """Serve on a listening socket at `path`, and on a new one whenever the path is removed, until cancelled.
+
+    `prepare` is called before it is made again. Raises RefusedError before it has `started`.
+    """
+    has_started = False
+    why_not = Sparingly(log, SAY_S)
+    while True:
+        try:
+            if has_started:
+                prepare()
+            with bind(path, mode=mode, group=group) as sock:
+                if has_started:
+                    log.warning("%s: %s is there again", who, path)
+                else:
+                    has_started = True
+                    started()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(serve, trio.socket.from_stdlib_socket(sock))
+                    await removed(path, who)
+                    nursery.cancel_scope.cancel()
+        except RefusedError as error:
+            if not has_started:
+                raise
+            why_not.say("%s: %s; will keep trying", who, error)
+            await trio.sleep(LOOK_S)
+
+
+async def removed(path: str, who: str) -> None:
+    """Return, and say so, when what is at a path now is gone, or something else is there."""
+    ours = _identity(path)
+    while _identity(path) == ours:  # noqa: ASYNC110 (inotify would tell, for a descriptor and the libc's own calls)
+        await trio.sleep(LOOK_S)
+    log.warning("%s: %s was removed", who, path)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _remove_stale(path: str, kind: socket.SocketKind) -> None:
