@@ -14,7 +14,7 @@ from typing import TypeVarTuple
 
 import trio
 
-from vswitch.errors import printable
+from vswitch.errors import only, printable
 
 RESTART_MIN_S = 0.01
 RESTART_MAX_S = 5.0
@@ -107,7 +107,7 @@ async def contain_once_started(
 
     An error is raised as it is until then, and contained from then on; `again` starts it again then.
     """
-    refused: list[Exception] = []
+    refused: list[BaseException] = []
     has_started = False
 
     def started_once() -> None:
@@ -126,7 +126,7 @@ async def contain_once_started(
 
     await (keep_running if again else contain)(failures, what, attempt)
     if refused:
-        raise refused[0]
+        raise only(refused[0])
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -103,7 +103,9 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
 def persistent(home: Home, made_by: str, then: str = "") -> list[str]:
     """What to start a program under so that there is a device in a network of its own."""
     script = home.root / "prepare"
-    script.write_text(f'set -e\nPATH=$PATH:/sbin:/usr/sbin:/bin:/usr/bin\nip link set lo up\n{made_by}\n{then}\nPATH={home.programs}\nexec "$@"\n')
+    path = f"PATH={home.programs}"
+    steps = ["set -e", f"{path}:/sbin:/usr/sbin:/bin:/usr/bin", "ip link set lo up", made_by, then, path, 'exec "$@"']
+    script.write_text("\n".join(steps))
     return [needed_for_tap(), "--net", "/bin/sh", str(script)]
 
 

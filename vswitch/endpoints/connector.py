@@ -26,8 +26,8 @@ class Connection(Protocol):
         """The link of a port to the peer."""
         ...
 
-    async def ended(self) -> None:
-        """Returns when the connection is over, if something else than its link can tell."""
+    async def ended(self) -> str:
+        """Returns when the connection is over, and why, if something else than its link can tell."""
         ...
 
     def close(self) -> None:
@@ -79,8 +79,7 @@ class Connector(Endpoint):
         why = "removed"
         try:
             with lost:
-                await connection.ended()
-            why = "closed by peer"
+                why = await connection.ended()
         finally:
             self.ports.unplug(port, why)
 

@@ -228,10 +228,11 @@ class UdpPeers(Peers):
 
     async def _resolve_remote(self, remote: tuple[str, int], family: int, here: str) -> Any:
         try:
-            found, address = await inet.resolve(*remote, socket.SOCK_DGRAM)
+            found = await inet.resolve(*remote, socket.SOCK_DGRAM)
         except OSError as error:
             raise RefusedError(f"{self.url}: remote: {error.strerror}") from None
-        if found != family:
+        address = next((address for of, address in found if of == family), None)
+        if address is None:
             raise InputError(f"{self.url}: one end is IPv4 and the other IPv6; write both alike")
         if inet.is_loopback(here) and not inet.is_loopback(address[0]):
             raise InputError(

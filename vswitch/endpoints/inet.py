@@ -18,14 +18,14 @@ from vswitch.errors import InputError, RefusedError
 _SIOCGIFADDR = 0x8915  # Linux include/uapi/linux/sockios.h
 
 
-async def resolve(host: str, port: int, kind: socket.SocketKind) -> tuple[socket.AddressFamily, Any]:
-    """Family and address of a host's port. Raises OSError.
+async def resolve(host: str, port: int, kind: socket.SocketKind) -> list[tuple[int, Any]]:
+    """Family and address of a host's port, each that it has. Raises OSError.
 
-    Of a name with several addresses an IPv4 one, which is all that QEMU's socket netdev knows.
+    IPv4 ones come first: they are all that QEMU's socket netdev knows.
     """
     found = await trio.socket.getaddrinfo(host, port, type=kind)
-    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return family, address
+    addresses = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
+    return sorted(addresses, key=lambda each: each[0] != socket.AF_INET)
 
 
 def is_loopback(host: str) -> bool:
@@ -51,19 +51,43 @@ def text(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def bind(config: EndpointConfig, kind: socket.SocketKind) -> socket.socket:
-    """A socket bound to what `config` names.
+async def bind_all(config: EndpointConfig, kind: socket.SocketKind) -> list[socket.socket]:
+    """A socket for each address that `config` names, one at least; all have the same port.
 
     Raises InputError for an address beyond loopback that was not asked for as such, and RefusedError.
     """
     try:
-        family, address = await resolve(config.host, config.port, kind)
+        addresses = await resolve(config.host, config.port, kind)
     except OSError as error:
         raise RefusedError(f"cannot listen on {config.url}: {error.strerror}") from None
-    if not is_loopback(address[0]) and not config.insecure:
+    if not all(is_loopback(address[0]) for _, address in addresses) and not config.insecure:
         raise InputError(
             f"{config.url}: anyone on the network could connect; add insecure=yes if that is meant, or use 127.0.0.1"
         )
+    socks: list[socket.socket] = []
+    for family, address in addresses:
+        try:
+            port = socks[0].getsockname()[1] if socks else address[1]
+            socks.append(_bind(family, (address[0], port, *address[2:]), kind))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and (socks or address is not addresses[-1][1]):
+                continue  # such as ::1 where there is no IPv6
+            for sock in socks:
+                sock.close()
+            raise RefusedError(f"cannot listen on {config.url}: {reason(error)}") from None
+    return socks
+
+
+async def bind(config: EndpointConfig, kind: socket.SocketKind) -> socket.socket:
+    """The first of them."""
+    first, *others = await bind_all(config, kind)
+    for other in others:
+        other.close()
+    return first
+
+
+def _bind(family: int, address: Any, kind: socket.SocketKind) -> socket.socket:
+    """Raises OSError."""
     sock = socket.socket(family, kind)
     try:
         if kind == socket.SOCK_STREAM:
@@ -71,9 +95,9 @@ async def bind(config: EndpointConfig, kind: socket.SocketKind) -> socket.socket
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
-    except OSError as error:
+    except OSError:
         sock.close()
-        raise RefusedError(f"cannot listen on {config.url}: {reason(error)}") from None
+        raise
     return sock
 
 

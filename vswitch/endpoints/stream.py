@@ -6,10 +6,12 @@ port on a descriptor that somebody else connected. All of them end in `Ports.plu
 
 import contextlib
 import errno
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 import msgspec
 import trio
@@ -17,7 +19,7 @@ import trio
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.port import Port
-from vswitch.endpoints import inet, unix_socket
+from vswitch.endpoints import inet, liveness, unix_socket
 from vswitch.endpoints.accepting import Acceptor
 from vswitch.endpoints.connector import Connection, Connector
 from vswitch.endpoints.endpoint import Endpoint, log
@@ -27,6 +29,8 @@ from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError
 from vswitch.supervision import keep_running
+
+NEXT_ADDRESS_S = 1.0  # how long an address of a name that has others may take to answer
 
 
 class Listener(Endpoint):
@@ -52,20 +56,22 @@ class Listener(Endpoint):
             if self.config.scheme == "unix":
                 await unix_socket.keep_bound(self.config.path, self.name, self._keep_accepting, begin)
             else:
-                async with self._listening() as sock:
+                async with self._listening() as socks:
                     begin()
-                    await self._keep_accepting(trio.socket.from_stdlib_socket(sock))
+                    await self._serve(socks)
         finally:
             for port in [port for port in self.ports if port.endpoint == self.name]:
                 self.ports.remove(port)
 
     @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncIterator[socket.socket]:
-        """A TCP socket, or an inherited one."""
+    async def _listening(self) -> AsyncIterator[list[socket.socket]]:
+        """TCP sockets, one for each address of a name, or an inherited socket."""
         with contextlib.ExitStack() as stack:
-            sock = stack.enter_context(self.sock or await _listen_tcp(self.config))
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
-                host, port = sock.getsockname()[:2]
+            socks = [self.sock] if self.sock is not None else await _listen_tcp(self.config)
+            for sock in socks:
+                stack.enter_context(sock)
+            if socks[0].family in (socket.AF_INET, socket.AF_INET6):
+                host, port = socks[0].getsockname()[:2]
                 if self.config.scheme == "tcp":
                     self.config = msgspec.structs.replace(self.config, port=port)
                 if not inet.is_loopback(host):
@@ -74,10 +80,31 @@ class Listener(Endpoint):
                     log.warning("%s: any user of this machine may connect to %s", self.name, self.url)
                 else:
                     self._sock_diag = stack.enter_context(SockDiag())
-            yield sock
+            yield socks
+
+    async def _serve(self, socks: list[socket.socket]) -> None:
+        async with trio.open_nursery() as nursery:
+            what = f"the peers of {self.name}"
+            nursery.start_soon(
+                keep_running, self.ports.failures, what, liveness.watch, self._connections, self._lose, name=what
+            )
+            for sock in socks:
+                nursery.start_soon(self._keep_accepting, trio.socket.from_stdlib_socket(sock))
+
+    def _connections(self) -> list[socket.socket]:
+        links = (port.link for port in self.ports if port.endpoint == self.name)
+        return [link.sock for link in links if isinstance(link, StreamLink)]
+
+    def _lose(self, sock: socket.socket) -> None:
+        """Take the port of a peer that is dead away."""
+        for port in list(self.ports):
+            if isinstance(port.link, StreamLink) and port.link.sock is sock:
+                self.ports.unplug(port, liveness.DEAD)
+                self._lost(port)
 
     async def _keep_accepting(self, listener: trio.socket.SocketType) -> None:
-        await keep_running(self.ports.failures, f"accepting by {self.name}", self._accept, listener)
+        what = f"accepting by {self.name}"
+        await keep_running(self.ports.failures, what, self._accept, listener)
 
     async def _accept(self, listener: trio.socket.SocketType) -> None:
         acceptor = Acceptor(listener, self.name, self.ports)
@@ -99,6 +126,8 @@ class Listener(Endpoint):
                 self._turned_away.say("%s: turned away %s: not this user's (any_user=yes lets all in)", self.name, peer)
                 return
             port = self._single
+            if port is not None and isinstance(port.link, StreamLink) and _is_same_host(port.link.sock, sock):
+                self.ports.unplug(port, "its host has connected again")
             if port is not None and port.link is not None:
                 self._turned_away.say("%s: turned away %s: %s has the port", self.name, peer, port.peer)
                 return
@@ -137,8 +166,11 @@ class StreamConnection:
     def link(self, port: Port) -> StreamLink:
         return StreamLink(self._sock, port, self._bridge)
 
-    async def ended(self) -> None:
-        await trio.sleep_forever()  # only its link can tell
+    async def ended(self) -> str:
+        pulse = liveness.Pulse()
+        while not pulse.dead([self._sock]):  # noqa: ASYNC110 (nothing tells)
+            await trio.sleep(liveness.LOOK_S)
+        return liveness.DEAD
 
     def close(self) -> None:
         self._sock.close()
@@ -164,22 +196,38 @@ class Connected(Endpoint):
                 self.ports.remove(port)
 
 
-async def _listen_tcp(config: EndpointConfig) -> socket.socket:
-    sock = await inet.bind(config, socket.SOCK_STREAM)
+async def _listen_tcp(config: EndpointConfig) -> list[socket.socket]:
+    socks = await inet.bind_all(config, socket.SOCK_STREAM)
     try:
-        sock.listen(unix_socket.BACKLOG)
+        for sock in socks:
+            sock.listen(unix_socket.BACKLOG)
     except OSError as error:
-        sock.close()
+        for sock in socks:
+            sock.close()
         raise RefusedError(f"cannot listen on {config.url}: {inet.reason(error)}") from None
-    return sock
+    return socks
 
 
 async def _connect(config: EndpointConfig) -> socket.socket:
-    """A socket connected to what `config` names. Raises OSError."""
+    """A socket connected to what `config` names: of a name with several addresses, to the first that can be had.
+
+    Raises OSError.
+    """
     if config.scheme == "unix":
-        family, address = socket.AF_UNIX, config.path
-    else:
-        family, address = await inet.resolve(config.host, config.port, socket.SOCK_STREAM)
+        return await _connect_to(socket.AF_UNIX, config.path, config)
+    addresses = await inet.resolve(config.host, config.port, socket.SOCK_STREAM)
+    refused: OSError = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    for number, (family, address) in enumerate(addresses, 1):
+        last = number == len(addresses)
+        try:
+            with trio.move_on_after(math.inf if last else NEXT_ADDRESS_S):
+                return await _connect_to(family, address, config)
+        except OSError as error:
+            refused = error
+    raise refused
+
+
+async def _connect_to(family: int, address: Any, config: EndpointConfig) -> socket.socket:
     with trio.socket.socket(family, socket.SOCK_STREAM) as sock:
         await sock.connect(address)
         sock.getpeername()  # a unix listener with a full backlog has not taken the connection
@@ -199,10 +247,22 @@ async def _connect(config: EndpointConfig) -> socket.socket:
     return connected
 
 
+def _is_same_host(before: socket.socket, now: socket.socket) -> bool:
+    """Whether a connection comes from the host of one that is there, which is most likely dead then.
+
+    On this machine no peer dies without a word, and all guests have one address.
+    """
+    try:
+        hosts = [sock.getpeername()[0] for sock in (before, now) if sock.family != socket.AF_UNIX]
+    except OSError:
+        return False
+    return len(hosts) == 2 and hosts[0] == hosts[1] and not inet.is_loopback(hosts[0])
+
+
 def tune(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        liveness.keep_alive(sock)
 
 
 def peer_text(sock: socket.socket) -> str:

@@ -55,10 +55,11 @@ class VdeConnection:
     def link(self, port: Port) -> DatagramLink:
         return DatagramLink(self._sock, port, self._bridge)
 
-    async def ended(self) -> None:
+    async def ended(self) -> str:
         with contextlib.suppress(OSError):
             while await self._ctl.recv(vde.REQUEST_MAX):
                 pass
+        return "closed by peer"
 
     def close(self) -> None:
         self._stack.close()
