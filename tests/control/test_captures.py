@@ -482,3 +482,26 @@ def test_there_is_no_recording_beyond_the_machines_memory(monkeypatch: pytest.Mo
     VSwitch(record=RecordLimits(75 * 2**20, 60.0))
     with pytest.raises(RefusedError, match="there is not the memory to record 76 MiB; record 75MiB at most"):
         VSwitch(record=RecordLimits(76 * 2**20, 60.0))
+
+
+WRONG = [
+    "snaplen=0",
+    "snaplen=-1",
+    f"snaplen={10**30}",
+    "count=-1",
+    f"count={2**64}",
+    "duration_s=nan",
+    "duration_s=-1",
+]
+
+
+@pytest.mark.parametrize("query", WRONG)
+def test_what_is_asked_for_is_in_range(query: str) -> None:
+    name, _, value = query.partition("=")
+    with pytest.raises(InputError):
+        captures.read_query([(name, value)])
+
+
+def test_a_body_that_is_no_text_is_the_clients_fault() -> None:
+    with pytest.raises(InputError, match="the body does not say a file"):
+        captures.read_file(b'{"path": "\xff"}')

@@ -261,11 +261,19 @@ Matches = Callable[[bytes], bool]
 
 async def prepare(ports: Ports, budget: Budget, request: CaptureRequest, matches: Matches | None = None) -> LiveCapture:
     """A capture that has not begun. Raises InputError for what is wrong, RefusedError for a filter without libpcap."""
+    check(request)
+    return LiveCapture(ports, budget, request, matches or await find_filter(request.filter))
+
+
+def check(request: CaptureRequest) -> CaptureRequest:
+    """Raises InputError if something in it is out of range."""
     if not 1 <= request.snaplen <= SNAPLEN_MAX:
         raise InputError(f"a snap length of {request.snaplen} is out of range; 1 to {SNAPLEN_MAX} bytes")
-    if request.count < 0:
+    if not 0 <= request.count < 2**62:
         raise InputError(f"a count of {request.count} is out of range")
-    return LiveCapture(ports, budget, request, matches or await find_filter(request.filter))
+    if request.duration_s is not None and not 0 <= request.duration_s < math.inf:
+        raise InputError(f"a duration of {request.duration_s:g} s is out of range")
+    return request
 
 
 def check_budget(size: int) -> int:
@@ -292,7 +300,7 @@ def read_query(items: Iterable[tuple[str, str]]) -> CaptureRequest:
         else:
             fields[name] = value
     try:
-        return msgspec.convert(fields, CaptureRequest, strict=False)
+        return check(msgspec.convert(fields, CaptureRequest, strict=False))
     except msgspec.ValidationError as error:
         raise InputError(f"the query asks for what there is not: {error}") from None
 
@@ -301,7 +309,7 @@ def read_file(body: bytes) -> FileRequest:
     """Raises InputError."""
     try:
         return msgspec.json.decode(body, type=FileRequest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"the body does not say a file: {error}") from None
 
 
