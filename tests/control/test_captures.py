@@ -484,18 +484,10 @@ def test_there_is_no_recording_beyond_the_machines_memory(monkeypatch: pytest.Mo
         VSwitch(record=RecordLimits(76 * 2**20, 60.0))
 
 
-WRONG = [
-    "snaplen=0",
-    "snaplen=-1",
-    f"snaplen={10**30}",
-    "count=-1",
-    f"count={2**64}",
-    "duration_s=nan",
-    "duration_s=-1",
-]
+OUT_OF_RANGE = ["snaplen=0", f"snaplen={10**30}", "count=-1", f"count={2**64}", "duration_s=nan", "duration_s=-1"]
 
 
-@pytest.mark.parametrize("query", WRONG)
+@pytest.mark.parametrize("query", OUT_OF_RANGE)
 def test_what_is_asked_for_is_in_range(query: str) -> None:
     name, _, value = query.partition("=")
     with pytest.raises(InputError):
