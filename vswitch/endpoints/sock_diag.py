@@ -1,15 +1,20 @@
 """Whose the other end of a loopback connection or datagram is, asked of the kernel by sock_diag(7).
 
 One exact look-up in the kernel's table, whatever the number of connections; no privilege is needed. See
-Linux include/uapi/linux/inet_diag.h and sock_diag.h for the structures.
+Linux include/uapi/linux/inet_diag.h and sock_diag.h for the structures. Where there is none (gVisor, systemd's
+RestrictAddressFamilies=, a kernel without tcp_diag), /proc/net/tcp says the same (proc(5)), at the cost of reading all
+of it.
 """
 
 import ipaddress
 import os
 import socket
 import struct
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
+
+from vswitch.errors import RefusedError
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -38,9 +43,18 @@ class SockDiag:
     """A connection to the kernel's socket diagnostics, kept open: asking must not need a descriptor more."""
 
     def __init__(self) -> None:
-        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-        self._netlink.settimeout(_TIMEOUT_S)
+        self._netlink: socket.socket | None = None
+        self._proven = False  # has found something
         self._sequence = 0
+        try:
+            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+            self._netlink.settimeout(_TIMEOUT_S)
+        except OSError:
+            if not os.access("/proc/net/tcp", os.R_OK):
+                raise RefusedError(
+                    "cannot tell here whose connections are (no NETLINK_SOCK_DIAG, no /proc/net/tcp); let all in with "
+                    "any_user=yes, or use a unix:// socket"
+                ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -48,7 +62,8 @@ class SockDiag:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._netlink.close()
+        if self._netlink is not None:
+            self._netlink.close()
 
     def is_trusted_client(self, connection: socket.socket) -> bool:
         """Whether an accepted loopback connection comes from a process of this user's or root's."""
@@ -96,14 +111,26 @@ class SockDiag:
         return found.uid if found is not None and found.destination_port == destination[1] else None
 
     def _ask(self, family: int, protocol: int, source: Address, destination: Address) -> _Found | None:
+        found = None
+        if self._netlink is not None:
+            found = self._ask_kernel(self._netlink, family, protocol, source, destination)
+        if found is not None:
+            self._proven = True
+        elif not self._proven:
+            found = _read_table(family, protocol, source, destination)
+        return found
+
+    def _ask_kernel(
+        self, netlink: socket.socket, family: int, protocol: int, source: Address, destination: Address
+    ) -> _Found | None:
         ends = _packed(family, source[0]), _packed(family, destination[0])
         socket_id = _SOCKET_ID.pack(source[1], destination[1], *ends, 0, _NO_COOKIE)
         body = _REQUEST.pack(family, protocol, 0, 0, _ALL_STATES) + socket_id
         self._sequence += 1
         header = (_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
-        self._netlink.sendto(_HEADER.pack(*header) + body, (0, 0))
+        netlink.sendto(_HEADER.pack(*header) + body, (0, 0))
         while True:
-            reply = self._netlink.recv(4096)
+            reply = netlink.recv(4096)
             _, kind, _, sequence, _ = _HEADER.unpack_from(reply)
             if sequence == self._sequence:
                 break
@@ -112,6 +139,41 @@ class SockDiag:
         *_, found, _, _, _, uid, inode = _REPLY.unpack_from(reply, _HEADER.size)
         source_port, destination_port, *_ = _SOCKET_ID.unpack(found)
         return _Found(source_port, destination_port, uid) if inode != 0 else None
+
+
+def _read_table(family: int, protocol: int, source: Address, destination: Address) -> _Found | None:
+    """The same from /proc/net: the socket with these ends, or the one that listens or is bound at one of them."""
+    kind = "tcp" if protocol == socket.IPPROTO_TCP else "udp"
+    local, remote = (source, destination) if kind == "tcp" else (destination, source)
+    for table in (kind, f"{kind}6"):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        is_six = table.endswith("6")
+        if family == socket.AF_INET6 and not is_six:
+            continue
+        anywhere = "::" if is_six else "0.0.0.0"
+        here, there, nowhere = (_hex(address, is_six) for address in (local[0], remote[0], anywhere))
+        for line in lines:
+            _, own, other, _, _, _, _, uid, _, inode, *_ = line.split()
+            address, _, port = own.partition(":")
+            peer, _, peer_port = other.partition(":")
+            exact = (address, peer) == (here, there) and int(peer_port, 16) == remote[1]
+            bound = address in (here, nowhere) and int(peer_port, 16) == 0 and (kind == "udp" or remote[1] == 0)
+            if int(port, 16) == local[1] and (exact or bound) and inode != "0":
+                return _Found(source_port=local[1], destination_port=int(peer_port, 16), uid=int(uid))
+    return None
+
+
+def _hex(address: str, is_six: bool) -> str:
+    """An address as /proc/net has it: words of 32 bits, in the machine's order."""
+    plain = address.partition("%")[0]
+    if is_six:
+        packed = socket.inet_pton(socket.AF_INET6, plain if ":" in plain else f"::ffff:{plain}")
+    else:
+        packed = socket.inet_pton(socket.AF_INET, plain)
+    return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))
 
 
 def _is_trusted(uid: int | None) -> bool:

@@ -244,6 +244,9 @@ async def _connect_to(family: int, address: Any, config: EndpointConfig) -> sock
     except OSError:
         connected.close()
         raise
+    except RefusedError as error:
+        connected.close()
+        raise PermissionError(str(error)) from None
     return connected
 
 
