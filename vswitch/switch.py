@@ -21,7 +21,7 @@ from vswitch.edges.capture_file import CaptureStopped
 from vswitch.endpoints import create, forwarding
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.partition import Partition
-from vswitch.endpoints.policy import Policy, mac_text, query
+from vswitch.endpoints.policy import Policy, goes_with_hub, mac_text, query
 from vswitch.endpoints.ports import Ports, now_ms
 from vswitch.endpoints.qemu import guest_mac, next_mac
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
@@ -254,7 +254,7 @@ class VSwitch:
 
     def _check_policy(self, wanted: EndpointConfig) -> None:
         """Whether an endpoint's policy goes with this switch. Raises InputError."""
-        if self._hub and wanted.policy != Policy():
+        if self._hub and not goes_with_hub(wanted.policy):
             raise InputError(f"{wanted.url}: this switch is a hub, which goes by no VLANs or policies; leave them out")
         for name, other in self._endpoints.items():
             theirs = other.config.policy

@@ -133,7 +133,6 @@ def test_commands_from_a_pipe_have_replies_without_prompts_and_its_end_is_the_sw
     assert (code, printed) == (0, SHOWINFO + NOT_IMPLEMENTED * 2)
     assert "end of standard input" in log
     assert left(home) == set()
-    assert not home.directory.exists(), "it has no control socket of vswitch's"
 
 
 @pytest.mark.parametrize(
@@ -486,9 +485,7 @@ def test_two_cannot_have_the_same_directory(home: Home, background: list[str]) -
         (["-s", "lan", "-M", "file"], 1, "file exists and is not a socket"),
         (["-s", "lan", "-M", "/nonexistent/mgmt"], 1, "No such file"),
         (["-s", "lan", "-p", "/nonexistent/pid"], 1, "--pidfile /nonexistent/pid: No such file"),
-        (["-s", "lan", "-f", "missing"], 2, "missing: No such file"),
         (["-s", "lan", "-f", "/dev/zero"], 2, "is longer than"),
-        (["-s", "lan", "-f", "rc"], 2, "rc, line 3: vlan/create 1: Operation not supported: "),
         (["-s", "x" * 200], 2, "use a shorter one"),
         (["-s", "lan", "-m", "9"], 2, "mode: '9' are no permissions"),
         (["-s", "lan", "--dirmode", "rwx"], 2, "dirmode"),
@@ -500,10 +497,7 @@ def test_two_cannot_have_the_same_directory(home: Home, background: list[str]) -
         (["-s", "lan", "--hashsize", "big"], 2, "--hashsize: 'big' is not a number"),
         (["-s", "lan", "--hashsize", "99999999"], 2, "out of range"),
         (["-s", "lan", "-t", "a/b"], 2, "--tap: 'a/b'"),
-        (["-s", "lan", "-F"], 2, "--fstp"),
-        (["-s", "lan", "-macaddr", "2:2:2:2:2:2"], 2, "--macaddr"),
-        (["-s", "lan", "-priority", "1"], 2, "--priority"),
-        (["-s", "lan", "-D", "1"], 2, "--debugclients"),
+        (["-s", "lan", "-macaddr", "2:2:2:2:2"], 2, "--macaddr: '2:2:2:2:2' is not a MAC address"),
         (["-s", "lan", "extra"], 2, "'extra' is no option"),
         (["-s", "lan\n\x1b[31m"], 2, "control character"),
         (["-s"], 2, "--sock needs a value"),
@@ -514,7 +508,6 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_left(
     home: Home, arguments: list[str], code: int, says: str, background: list[str]
 ) -> None:
     (home.root / "file").write_text("precious")
-    (home.root / "rc").write_text("port/sethub 1\n# comment\nvlan/create 1\nnonsense\n")
     found, printed, log = run(home, *background, *arguments)
     assert (found, printed) == (code, b"")
     assert is_one_line(last_line(log))
@@ -522,7 +515,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_left(
     assert says in log
     assert "Traceback" not in log
     assert (home.root / "file").read_text() == "precious"
-    assert left(home) == {"file", "rc"}
+    assert left(home) == {"file"}
 
 
 def last_line(log: str) -> str:
@@ -585,7 +578,7 @@ def test_help_and_version(home: Home) -> None:
     code, printed, log = run(home, "-h")
     assert (code, log) == (0, "")
     for option in vde_options.OPTIONS:
-        assert (f"--{option.names[0]}".encode() in printed) == (not option.why_not)
+        assert f"--{option.names[0]}".encode() in printed
     code, printed, log = run(home, "--version")
     assert (code, log) == (0, "")
     assert printed.startswith(b"VDE 2.3.2 (vswitch ")

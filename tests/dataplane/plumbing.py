@@ -34,6 +34,8 @@ def set_policy(bridge: Bridge, port: Port, policy: Policy) -> None:
     port.plain = port.vlans.transparent and not policy.isolated
     port.place = port.index | PINNED if policy.sticky else port.index
     port.enabled = policy.up
+    port.forwards_reserved = policy.reserved == "forward"
+    port.any_source = policy.sources == "any"
     port.ingress_policy = build_ingress(policy)
     port.egress_policy = build_egress(policy)
     bridge.selective = bridge.selective or not port.plain

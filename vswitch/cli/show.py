@@ -165,7 +165,7 @@ def _vlan(vlan: model.Vlan) -> str:
     """A port's VLANs, as its URL has them."""
     if vlan.mode == "trunk":
         tagged = vlan.tagged if vlan.tagged == "all" else ",".join(map(str, vlan.tagged))
-        return f"trunk {tagged}" + (f" native {vlan.native}" if vlan.native else "")
+        return f"trunk {tagged}" + (f" native {vlan.native}" if vlan.native is not None else "")
     return {"transparent": "-", "access": f"{vlan.access}", "qinq": f"qinq {vlan.access}"}[vlan.mode]
 
 

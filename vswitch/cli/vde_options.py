@@ -1,27 +1,28 @@
 """The options of `vde_switch`, read as vde_switch 2.3.2 reads them: with getopt_long_only(3).
 
 A long option may have one dash or two, and be cut short as long as it is clear which is meant; `-sDIR` and `-xd` are
-as everywhere. What vde_switch has and this switch has not is an error: nobody should believe to have it.
+as everywhere. What vde_switch has and this switch has not is taken, and `ignored` says in the log why it has no effect.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from vswitch.endpoints.url import LIMIT_DEFAULT
+from vswitch.endpoints.vde_unused import NO_SPANNING_TREE
 from vswitch.errors import InputError
 
 
 class Option(NamedTuple):
     """One option: its long names, the first of which it is known by, and a letter if it has one.
 
-    `value` names its value, for those that take one. `why_not` is why it is refused.
+    `value` names its value, for those that take one. `ignored` is why it has no effect, if so.
     """
 
     names: tuple[str, ...]
     letter: str = ""
     value: str = ""
     help: str = ""
-    why_not: str = ""
+    ignored: str = ""
 
 
 OPTIONS = (
@@ -31,6 +32,7 @@ OPTIONS = (
     Option(("group",), "g", "GROUP", "the group that the sockets are for"),
     Option(("numports",), "n", "N", f"most clients at a time (default {LIMIT_DEFAULT})"),
     Option(("hub",), "x", "", "repeat every frame to all ports"),
+    Option(("pad",), "", "", "have frames leave with at least 60 bytes, as vde_switch 2.3.3 does"),
     Option(("hashsize",), "", "N", "room for so many stations, if that is more than the default"),
     Option(("tap",), "t", "TAP", "plug in TAP devices, too; several with commas"),
     Option(("mgmt",), "M", "SOCK", "management socket, for unixterm and vdeterm"),
@@ -42,14 +44,14 @@ OPTIONS = (
     Option(("pidfile",), "p", "FILE", "the process's number goes here"),
     Option(("help",), "h", "", "show this"),
     Option(("version",), "v", "", "show the version"),
-    Option(("fstp",), "F", "", "", "this switch has no spanning tree"),
-    Option(("priority",), "", "N", "", "this switch has no spanning tree"),
-    Option(("macaddr",), "", "MAC", "", "this switch has no address of its own"),
-    Option(("debugclients",), "D", "N", "", "the log has what happens"),
+    Option(("fstp",), "F", "", "no effect: there is no spanning tree", NO_SPANNING_TREE),
+    Option(("priority",), "", "N", "no effect either", NO_SPANNING_TREE),
+    Option(("macaddr",), "", "MAC", "no effect: it has no address of its own", "this switch has no address of its own"),
+    Option(("debugclients",), "D", "N", "no effect: the log has what happens", "the log has what happens"),
 )
 _BY_LETTER = {option.letter: option for option in OPTIONS if option.letter}
 _BY_NAME = {name: option for option in OPTIONS for name in option.names}
-_IN_FULL = ("nostdin",)  # newer than 2.3.2: it must not make `--n` ambiguous
+_IN_FULL = ("nostdin", "pad")  # not in 2.3.2: they must not make `--n` or `--p` ambiguous
 
 Given = dict[str, list[str]]  # values by an option's name, in the order they were given
 
@@ -75,6 +77,13 @@ def read(arguments: Sequence[str]) -> Given:
     return given
 
 
+def ignored(given: Given) -> list[str]:
+    """A line for each option that was given and has no effect."""
+    return [
+        f"--{option.names[0]}: {option.ignored}" for option in OPTIONS if option.ignored and option.names[0] in given
+    ]
+
+
 def usage() -> str:
     """What --help shows."""
     lines = [
@@ -84,9 +93,8 @@ def usage() -> str:
         "",
     ]
     for option in OPTIONS:
-        if option.help:
-            names = ", ".join([f"-{option.letter}"] * bool(option.letter) + [f"--{name}" for name in option.names])
-            lines.append(f"  {names} {option.value}".ljust(38) + option.help)
+        names = ", ".join([f"-{option.letter}"] * bool(option.letter) + [f"--{name}" for name in option.names])
+        lines.append(f"  {names} {option.value}".ljust(38) + option.help)
     return "\n".join(lines)
 
 
@@ -117,8 +125,6 @@ def _give_letters(given: Given, letters: str, rest: list[str]) -> None:
 
 def _give(given: Given, option: Option, value: str | None, rest: list[str]) -> None:
     name = option.names[0]
-    if option.why_not:
-        raise InputError(f"--{name}: {option.why_not}; leave it out")
     if option.value and value is None:
         if not rest:
             raise InputError(f"--{name} needs a value, {option.value}; see --help")

@@ -12,7 +12,7 @@ import trio
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.frame import PREFIX
 from vswitch.dataplane.port import Port
-from vswitch.endpoints.policy import Policy
+from vswitch.endpoints.policy import Policy, shown_vlan, table_vlan
 from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.supervision import Failure
 
@@ -162,7 +162,7 @@ def vlans(ports: Ports) -> list[VlanInfo]:
             named.update(port.policy.trunk)
     found = []
     for vid in sorted(vid for vid in named if vid is not None):
-        members = [port for port in switching if port.port.vlans.carries(vid)]
+        members = [port for port in switching if port.port.vlans.carries(table_vlan(vid))]
         untagged = [port.name for port in members if port.policy.pvid == vid]
         tagged = [port.name for port in members if port.policy.pvid != vid]
         found.append(VlanInfo(vlan=vid, untagged=untagged, tagged=tagged))
@@ -176,7 +176,8 @@ async def macs(ports: Ports, now_ms: int) -> list[MacInfo]:
     """
     portions = []
     for start in range(0, ports.table.slots(), PORTION_SLOTS):
-        found = sorted(ports.table.entries(now_ms, start, start + PORTION_SLOTS))
+        entries = ports.table.entries(now_ms, start, start + PORTION_SLOTS)
+        found = sorted((shown_vlan(vlan), mac, index, age_ms) for vlan, mac, index, age_ms in entries)
         names = ((entry, ports.by_index(entry[2])) for entry in found)
         portions.append([(vlan, mac, port.name, age_ms) for (vlan, mac, _, age_ms), port in names if port is not None])
         await trio.lowlevel.checkpoint()

@@ -268,7 +268,7 @@ class Bridge:
         tag = wire_tag(chunk, at, length, port.vlans.tpid, self._service_tpid(port))
         dst = (read_i64_be(chunk, at + AT_DST) >> 16) & MAC_MASK
         src = read_i64_be(chunk, at + AT_SRC) & MAC_MASK
-        vlan = self._admit(port, dst, src, tag, policy.forwards_reserved)
+        vlan = self._admit(port, dst, src, tag)
         if vlan < 0:
             return vlan
         why = policy.check_source(chunk, at, length, src)
@@ -290,25 +290,26 @@ class Bridge:
         return self.service_tpid
 
     def _classify(self, port: Port, dst: i64, src: i64, tag: i64, now: i64) -> i64:
-        vlan = self._admit(port, dst, src, tag, False)
+        vlan = self._admit(port, dst, src, tag)
         if vlan < 0:
             return vlan
         return self._learn_and_look_up(port, dst, src, vlan, tag, now)
 
-    def _admit(self, port: Port, dst: i64, src: i64, tag: i64, forwards_reserved: bool) -> i64:
+    def _admit(self, port: Port, dst: i64, src: i64, tag: i64) -> i64:
         """The VLAN of a frame that may come in, or a drop."""
         vlan = port.vlans.classify(tag)
         if vlan < 0:
             return vlan
-        if src & GROUP_BIT != 0 or src == 0:
+        if (src & GROUP_BIT != 0 or src == 0) and not port.any_source:
             return refuse(BAD_SOURCE)
-        if dst > RESERVED and dst <= RESERVED + 15 and not forwards_reserved:
+        if dst > RESERVED and dst <= RESERVED + 15 and not port.forwards_reserved:
             return refuse(RESERVED_DROP)
         return vlan
 
     def _learn_and_look_up(self, port: Port, dst: i64, src: i64, vlan: i64, tag: i64, now: i64) -> i64:
         table = self.table
-        if not table.learn(mac_key(vlan, src), port.place, now):
+        is_station = src & GROUP_BIT == 0 and src != 0
+        if is_station and not table.learn(mac_key(vlan, src), port.place, now):
             return refuse(STICKY)
         if dst & GROUP_BIT == 0:
             index = table.lookup(mac_key(vlan, dst), now)

@@ -33,6 +33,7 @@ BROADCAST: Final = 0xFFFF_FFFF_FFFF
 RESERVED: Final = 0x0180_C200_0000  # IEEE 802.1Q table 8-1: 01-80-C2-00-00-00 … 0F
 VLAN_DEFAULT: Final = 1
 VLAN_MAX: Final = 4094
+VLAN_ZERO: Final = 4095  # VID 0 as a VLAN of its own: in here a number that no tag on the wire may have
 VID_MASK: Final = 0xFFF
 UNTAGGED: Final = 0x1000
 CUT_OFF: Final = -1

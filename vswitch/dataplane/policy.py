@@ -86,7 +86,6 @@ class IngressPolicy:
         self.closed: i64 = PASSED  # why nothing may come in, if so
         self.frame_max: i64 = FRAME_MAX
         self.limit: Limiter | None = None
-        self.forwards_reserved = False
         self.macs: vec[i64] = vec[i64]()  # the source addresses that may come in; none: any
         self.guard: Callable[[bytes], int] | None = None  # judges a control frame: PASSED, or why not
         self.locked = False  # only stations pass that are known here

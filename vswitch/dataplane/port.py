@@ -79,6 +79,8 @@ class Port:
         self.parted: list[bool] = []  # by index, from which other ports
         self.place = index  # as the MAC table has it: with PINNED if stations stay here
         self.is_mirror = False  # sends what it is told, and takes nothing in
+        self.forwards_reserved = False  # takes in what is for 01-80-C2-00-00-01 … 0F
+        self.any_source = False  # takes in what no station can have sent: from a group address, or zero
         self.ingress_policy: IngressPolicy | None = None
         self.egress_policy: EgressPolicy | None = None
         self.mirrors_in: list[Port] = []  # what comes in, whatever becomes of it, goes to these ports too

@@ -10,6 +10,7 @@ A port has one VLAN for frames without a tag, at most, and a set of VLANs that i
     customer (QinQ)     v       none        whatever tag comes in is payload
 
 On the wire a frame of a VLAN is without a tag, has one with VID 0 that only says its priority, or has the VLAN's.
+A port that carries VLAN_ZERO takes VID 0 as the number of that VLAN, as vde_switch does, and sends it so.
 What a port sends is one of two: without any tag in its pvid, tagged otherwise. PCP and DEI stay as long as there is
 a tag.
 """
@@ -34,6 +35,7 @@ from vswitch.dataplane.frame import (
     VID_MASK,
     VLAN_DEFAULT,
     VLAN_MAX,
+    VLAN_ZERO,
     copy,
     frame_length,
 )
@@ -61,7 +63,7 @@ class PortVlans:
     """The VLANs of a port: `pvid` is 0 if frames without a tag have none; `tagged` is the `vlan_set` it takes tagged.
 
     `push` is the TPID of the tag that frames without one get where they leave tagged (signed, 16 bits); of a `customer`
-    port that is the service tag's.
+    port that is the service tag's. `zero` is the VLAN of frames whose tag has VID 0.
     """
 
     def __init__(
@@ -73,13 +75,17 @@ class PortVlans:
         self.customer = customer
         self.push = push
         self.tpid: i64 = TPID_NONE if customer else TPID_8021Q  # what starts a tag in what comes in
+        self.zero: i64 = VLAN_ZERO if self._has_tagged(VLAN_ZERO) else pvid
 
     def classify(self, tag: i64) -> i64:
         """The VLAN of a frame that came in with a `wire_tag`, or a drop."""
         if tag in (UNTAGGED, 0):
-            if self.pvid == 0:
+            vlan = self.pvid
+            if tag == 0:
+                vlan = self.zero
+            if vlan == 0:
                 return refuse(VLAN)
-            return self.pvid
+            return vlan
         if tag in (CUT_OFF, VID_MASK):
             return refuse(BAD_TAG)
         if not self._has_tagged(tag):
@@ -127,7 +133,10 @@ def retag(chunk: bytes, start: i64, end: i64, form: i64, vlan: i64, tpid: i64) -
         before = TAG
     if vlan != 0:
         after = TAG
-    tci = vlan
+    vid = vlan
+    if vlan == VLAN_ZERO:
+        vid = 0
+    tci = vid
     while start < end:
         size = frame_length(chunk, start)
         rest = start + AT_TPID + before
@@ -143,7 +152,7 @@ def retag(chunk: bytes, start: i64, end: i64, form: i64, vlan: i64, tpid: i64) -
         if vlan != 0:
             if before != 0:
                 tpid = i64(read_i16_be(chunk, at + AT_TPID))
-                tci = vlan | (i64(read_i16_be(chunk, at + AT_TCI)) & PRIORITY_MASK)
+                tci = vid | (i64(read_i16_be(chunk, at + AT_TCI)) & PRIORITY_MASK)
             write_i16_be(out, i16(tpid))
             if tci >= 0x8000:
                 tci -= 0x10000  # 16 bits, as librt has them

@@ -16,7 +16,7 @@ from mypy_extensions import i64
 
 from vswitch import units
 from vswitch.dataplane import drops
-from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, HEADER, TPIDS, VLAN_MAX
+from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, HEADER, TPIDS, VLAN_MAX, VLAN_ZERO
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy, Limiter
 from vswitch.dataplane.vlan import ALL_VLANS, NO_VLANS, TAG, TRANSPARENT, PortVlans, vlan_set
 from vswitch.endpoints import values
@@ -46,7 +46,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What a port does beyond learning and forwarding. MAC addresses are 48-bit integers, times are in seconds.
 
     `vlan` makes it an access port, `trunk` a trunk, `qinq` a customer port of that service VLAN; none of them:
-    transparent. Raises InputError for what does not go together.
+    transparent. A trunk, and nothing that a URL can say, may have VLAN 0 too: frames with VID 0, apart from all others.
+    Raises InputError for what does not go together.
     """
 
     up: bool = True
@@ -56,6 +57,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     qinq: int | None = None
     tpid: int = TPID_DEFAULT
     reserved: Literal["drop", "forward"] = "drop"
+    sources: Literal["stations", "any"] = "stations"
     isolated: bool = False
     max_frame: int = FRAME_MAX
     pad: bool = False
@@ -141,7 +143,8 @@ def _check(policy: Policy) -> None:
     if policy.mirror_of and (others := given - {"mirror_of", "mirror", "up"}):
         raise InputError(f"{min(others)} and mirror_of do not go together; a mirror port only sends copies")
     trunk = policy.trunk if isinstance(policy.trunk, tuple) else ()
-    for vlan in (policy.vlan, *trunk, policy.native, policy.qinq, *(station.vlan for station in policy.static)):
+    tagged = (vlan for vlan in (*trunk, policy.native) if vlan != 0)
+    for vlan in (policy.vlan, *tagged, policy.qinq, *(station.vlan for station in policy.static)):
         if vlan is not None:
             _vid(vlan)
     _tpid(policy.tpid)
@@ -159,6 +162,11 @@ def _given(policy: Policy) -> dict[str, Any]:
     return {name: getattr(policy, name) for name, default in defaults if getattr(policy, name) != default}
 
 
+def goes_with_hub(policy: Policy) -> bool:
+    """Whether it asks for nothing but what a hub does anyway, or does on its ports' way out."""
+    return set(_given(policy)) <= {"reserved", "sources", "pad"}
+
+
 _NEEDS = {
     "native": ("trunk",),
     "tpid": ("qinq",),
@@ -170,14 +178,24 @@ _NEEDS = {
 def build_vlans(policy: Policy) -> PortVlans:
     """The VLANs of a port, as the data plane reads them."""
     if policy.trunk is not None:
-        own = [] if policy.native is None else [policy.native]
-        tagged = ALL_VLANS if policy.trunk == "all" else vlan_set([*policy.trunk, *own])
-        return PortVlans(policy.native or 0, tagged)
+        own = [] if policy.native is None else [table_vlan(policy.native)]
+        tagged = ALL_VLANS if policy.trunk == "all" else vlan_set([*map(table_vlan, policy.trunk), *own])
+        return PortVlans(own[0] if own else 0, tagged)
     if policy.vlan is not None:
         return PortVlans(policy.vlan, NO_VLANS)
     if policy.qinq is not None:
         return PortVlans(policy.qinq, NO_VLANS, customer=True, push=service_tpid(policy))
     return TRANSPARENT
+
+
+def table_vlan(vlan: int) -> int:
+    """The data plane's number of a VLAN; it has another one for VLAN 0."""
+    return vlan or VLAN_ZERO
+
+
+def shown_vlan(vlan: int) -> int:
+    """The VLAN that has a number in the data plane."""
+    return 0 if vlan == VLAN_ZERO else vlan
 
 
 def service_tpid(policy: Policy) -> int:
@@ -189,7 +207,7 @@ def build_ingress(policy: Policy) -> IngressPolicy | None:
     """What is asked of the frames that come in; None if nothing is."""
     limits = (policy.rate, policy.storm_broadcast, policy.storm_multicast, policy.storm_unknown, policy.max_macs)
     sources = (policy.allow_mac, policy.allow_ip, not policy.dhcp_server, not policy.router, policy.locked)
-    others = (not policy.up, policy.mirror_of, policy.max_frame != FRAME_MAX, policy.reserved == "forward")
+    others = (not policy.up, policy.mirror_of, policy.max_frame != FRAME_MAX)
     if not any((*limits, *sources, *others)):
         return None
     built = IngressPolicy()
@@ -202,7 +220,6 @@ def build_ingress(policy: Policy) -> IngressPolicy | None:
     built.broadcast = _limiter(policy.storm_broadcast, policy.burst)
     built.multicast = _limiter(policy.storm_multicast, policy.burst)
     built.unknown = _limiter(policy.storm_unknown, policy.burst)
-    built.forwards_reserved = policy.reserved == "forward"
     built.macs = vec[i64](list(policy.allow_mac))
     built.locked = policy.locked
     built.macs_max = policy.max_macs or 0
@@ -392,6 +409,7 @@ PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "qinq": _vid,
     "tpid": _tpid,
     "reserved": lambda value: values.one_of(value, "drop", "forward"),
+    "sources": lambda value: values.one_of(value, "stations", "any"),
     "isolated": values.flag,
     "max_frame": _max_frame,
     "pad": values.flag,

@@ -55,6 +55,8 @@ class SwitchPort:
         self.egress_policy: EgressPolicy | None = None
         self.peer: str | None = None
         self.link: Link | None = None
+        self.counted_from = (0, 0, 0, 0)  # what a VDE console that has reset the counters takes off from them
+        self.warned = False  # of sources that nobody can answer
         self.on_lost: Callable[[], None] = lambda: None
 
     def is_one_of(self, names: tuple[str, ...]) -> bool:
@@ -90,6 +92,7 @@ class Ports:
         self._partitions: list[Partition] = []
         self._catching_up: list[tuple[int, trio.Event]] = []  # by the number of polls that it takes
         self._pinned: dict[int, SwitchPort] = {}  # whose each static entry of the table is, by key
+        self.said: set[str] = set()  # in the log, once and for all
         self.shutdown = trio.Event()  # set by a peer that may tell the whole switch to end
 
     def __iter__(self) -> Iterator[SwitchPort]:
@@ -97,6 +100,12 @@ class Ports:
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def say_once(self, message: str) -> None:
+        """Log something, unless it was said before."""
+        if message not in self.said:
+            self.said.add(message)
+            log.warning("%s", message)
 
     def by_index(self, index: int) -> SwitchPort | None:
         """The port with a data plane index, if there is one."""
@@ -165,6 +174,8 @@ class Ports:
         data.place = data.index | PINNED if policy.sticky else data.index
         data.enabled = policy.up
         data.is_mirror = bool(policy.mirror_of)
+        data.forwards_reserved = policy.reserved == "forward"
+        data.any_source = policy.sources == "any"
         self._note(port)
         self.bridge.settle(data)
 
@@ -301,7 +312,11 @@ class Ports:
 
     def _pin(self, port: SwitchPort, policy: Policy) -> None:
         """Make the static entries of a policy, in place of those that the port has. Raises InputError."""
-        keys = {mac_key(station.vlan or policy.pvid or 0, station.mac): station for station in policy.static}
+        keys = {}
+        for station in policy.static:
+            vlan = policy.pvid if station.vlan is None else station.vlan
+            assert vlan is not None
+            keys[mac_key(policies.table_vlan(vlan), station.mac)] = station
         for key, station in keys.items():
             if self._pinned.get(key, port) is not port:
                 raise InputError(f"static: {_text(station.mac)} is behind {self._pinned[key].name} already")

@@ -54,18 +54,27 @@ def bind(
             try:
                 sock.bind(path)
                 ours = os.lstat(path)
+            except OSError as error:
+                raise RefusedError(f"cannot listen on {path}: {_reason(error)}") from None
+            try:
                 open_to_others(path, mode, group)
                 if kind == socket.SOCK_STREAM:
                     sock.listen(BACKLOG)  # before that it looks stale to others
             except OSError as error:
+                _remove(path, ours)
                 raise RefusedError(f"cannot listen on {path}: {_reason(error)}") from None
         try:
             yield sock
         finally:
-            with contextlib.suppress(OSError):  # it is gone, or the directory lets us change nothing any more
-                found = os.lstat(path)
-                if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
-                    os.unlink(path)
+            _remove(path, ours)
+
+
+def _remove(path: str, ours: os.stat_result) -> None:
+    """Remove a socket that we have made, unless another is there by now."""
+    with contextlib.suppress(OSError):  # it is gone, or the directory lets us change nothing any more
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+            os.unlink(path)
 
 
 async def keep_bound(

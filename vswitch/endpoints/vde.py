@@ -22,8 +22,8 @@ from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.vde_console import VdePeer
-from vswitch.endpoints.vde_vlans import VdePort, VdeVlans
+from vswitch.endpoints.vde_managed import VdePeer
+from vswitch.endpoints.vde_vlans import ANYBODY, VdePort, VdeVlans
 from vswitch.errors import InputError, printable
 from vswitch.protocols import vde
 from vswitch.supervision import contain, keep_running
@@ -54,6 +54,13 @@ class VdeSwitch(Endpoint):
     def peers(self) -> Sequence[VdePeer]:
         """Who is plugged in, by port number."""
         return [self._peers[number] for number in sorted(self._peers)]
+
+    def adopt(self, name: str, description: str) -> None:
+        """Give the console the port of another endpoint, which is that one's only and stays: a TAP device's."""
+        port = next(port for port in self.ports if port.name == name)
+        number = self.vlans.lowest_free(self._peers)
+        self.vlans = self.vlans.with_port(number, VdePort())
+        self._peers[number] = VdePeer(number, _user(os.geteuid()), description, port, "tuntap")
 
     async def run(self, started: Callable[[], None]) -> None:
         with contextlib.ExitStack() as stack:
@@ -96,7 +103,11 @@ class VdeSwitch(Endpoint):
                     request = await self._receive_request(ctl)
                 finally:
                     self._handshakes -= 1
-                await self._keep(ctl, request, self._choose_number(request.port))
+                uid = unix_socket.peer_uid(ctl)
+                groups: set[int] = set()
+                if any(port.group != ANYBODY for port in self.vlans.ports.values()):
+                    groups = await trio.to_thread.run_sync(_groups, uid)
+                await self._keep(ctl, request, uid, self._choose_number(request.port, uid, groups))
             except (Refused, OSError) as error:
                 why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 self._turned_away.say("%s: turned away a client: %s", self.name, printable(why))
@@ -117,21 +128,21 @@ class VdeSwitch(Endpoint):
                     return request
         raise Refused("its request did not come in time")
 
-    def _choose_number(self, wanted: int | None) -> int:
+    def _choose_number(self, wanted: int | None, uid: int, groups: set[int]) -> int:
         if wanted is not None:
             if wanted in self._peers:
                 raise Refused(f"it wants port {wanted}, which is taken")
             if wanted > self.config.limit:
                 raise Refused(f"it wants port {wanted}, and there are {self.config.limit} (limit=)")
-            return wanted
-        number = self.vlans.lowest_free(self._peers)
+        number = self.vlans.lowest_free(self._peers) if wanted is None else wanted
         if number > self.config.limit:
             raise Refused(f"all {self.config.limit} ports are taken or reserved (limit=)")
+        if not self.vlans.ports.get(number, VdePort()).admits(uid, groups):
+            raise Refused(f"port {number} is not for uid {uid} (port/setuser, port/setgroup)")
         return number
 
-    async def _keep(self, ctl: trio.socket.SocketType, request: vde.Request, number: int) -> None:
+    async def _keep(self, ctl: trio.socket.SocketType, request: vde.Request, uid: int, number: int) -> None:
         """Give a client its port until it closes its control connection. Raises Refused, OSError."""
-        uid = unix_socket.peer_uid(ctl)
         with contextlib.ExitStack() as stack:
             sock, path = self._open_socket(stack, number, uid)
             address = _connect(sock, request.path, uid)
@@ -144,9 +155,10 @@ class VdeSwitch(Endpoint):
             stack.callback(self.ports.remove, port)
             if number not in self.vlans.ports:
                 self.vlans = self.vlans.with_port(number, VdePort())
-            self._peers[number] = VdePeer(number, _user(uid), request.description, port)
-            stack.callback(self._peers.pop, number)
             ended = trio.CancelScope()
+            user = _user(uid)
+            self._peers[number] = VdePeer(number, user, request.description, port, unplug=ended.cancel)
+            stack.callback(self._peers.pop, number)
             # A client whose socket has no name can only send.
             link = DatagramLink(sock, port.port, self.ports.bridge, lasting=address is None)
             peer = printable(request.description).strip() or unix_socket.peer_text(ctl)
@@ -211,3 +223,12 @@ def _user(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def _groups(uid: int) -> set[int]:
+    """The groups of a user; none if nobody knows that number."""
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        return set()
+    return set(os.getgrouplist(user.pw_name, user.pw_gid))

@@ -14,7 +14,8 @@ import trio
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.accepting import Acceptor
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.vde_console import BANNER, END_OF_SESSION, PROMPT, Console, Managed
+from vswitch.endpoints.vde_console import BANNER, END_OF_SESSION, PROMPT, Console
+from vswitch.endpoints.vde_managed import Managed
 from vswitch.supervision import contain, keep_running
 
 CLIENTS_MAX = 16
@@ -96,6 +97,7 @@ class _Session:
 
     async def _answer(self, stream: trio.SocketStream, line: bytes) -> bool:
         """Send the reply to one line. Answers whether the session goes on."""
+        await self._console.prepare(line)
         for portion in self._console.answer(line):
             await stream.send_all(portion)  # which lets others run, even if there is nothing to send
         # A `shutdown` cancels this task; what is sent next is sent before that.
