@@ -1,6 +1,7 @@
 """Debian's vde2 on the other end: vde_plug, vde_plug2tap, a vde_switch that we plug into, and one that ours is like."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -357,6 +358,101 @@ def test_vlans_are_those_of_a_vde_switch_with_the_same_commands(directory: Path)
             assert any(any(frames) for frames in come_there.values())
 
 
+VLANS = (0, 1, 2, 10)
+PLUGS = 4
+
+
+def random_script(choose: random.Random) -> list[str]:
+    """Commands with VLANs that may be there, ports that may be, and a few that nobody has."""
+    vlan, port = (lambda: choose.choice([*VLANS, 7])), (lambda: choose.randint(1, PLUGS + 1))
+    return [
+        choose.choice(
+            [
+                *(f"vlan/create {vlan()}", f"vlan/remove {vlan() or 2}", f"vlan/addport {vlan()} {port()}"),
+                *(f"vlan/addport {vlan()} {port()}", f"vlan/delport {vlan()} {port()}"),
+                *(f"port/setvlan {port()} {vlan()}", f"port/setvlan {port()} {vlan()}", f"port/setvlan {port()} 4095"),
+                *("vlan/print", "vlan/allprint", f"vlan/print {vlan()}", f"port/print {port()}", "fstp/print"),
+                *("port/setnumports 32", f"port/setuser {port()} root", f"port/setgroup {port()} NONE"),
+                *(f"fstp/setedge {vlan()} {port()} 1", f"fstp/bonus {vlan()} {port()} 5", "fstp/setfstp 0"),
+                *("hash/setsize 128", "hash/setgcint 2", "hash/setminper 3", "debug/list", "plugin/list"),
+            ]
+        )
+        for _ in range(8)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_commands_and_frames_do_what_they_do_with_a_vde_switch(seed: int, directory: Path) -> None:
+    """VLANs 0 and 1 among them, bad sources, and the addresses that a bridge keeps to itself."""
+    choose = random.Random(seed)
+    for name in ("theirs", "ours"):
+        (directory / name).mkdir()
+    with real_switch(directory / "theirs") as theirs, our_switch(directory / "ours") as ours, ExitStack() as stack:
+        switches = [
+            (switch, [stack.enter_context(switch.plugged(b"test")) for _ in range(PLUGS)]) for switch in (theirs, ours)
+        ]
+        for line in ("vlan/create 7", "vlan/create 1", "vlan/create 2"):  # 7 stays: from here on there are VLANs
+            for switch, _ in switches:
+                switch.ask(line.encode())
+        for _ in range(3):
+            for line in random_script(choose):
+                if line == "vlan/remove 7":
+                    continue
+                said_there, said_here = [comparable(switch.ask(line.encode())[0]) for switch, _ in switches]
+                assert said_here == said_there, line
+            sent = random_frames(choose, numbers_and_vlans(ours))
+            come_there, come_here = [outcomes(switch, plugs, sent) for switch, plugs in switches]
+            for (source, data), there, here in zip(sent, come_there, come_here, strict=True):
+                assert here == there, f"{data[:20].hex(':')} from port {source + 1}"
+
+
+def comparable(reply: bytes) -> str:
+    """A reply without what explains its code, descriptors, counters, and what a spanning tree was told."""
+    return re.sub(
+        r"(?m)(?:[0-9a-f]{2}:){7}[0-9a-f]{2}|bonus.*$|age \d+|role=\w+|pkts.*$", "…", without_details(reply)
+    )
+
+
+def numbers_and_vlans(switch: RealSwitch) -> dict[int, set[int]]:
+    """The VLANs that each port carries."""
+    carried: dict[int, set[int]] = {port: set() for port in range(PLUGS)}
+    for vlan, members in re.findall(r"VLAN (\d+)\n((?: --.*\n)*)", switch.ask(b"vlan/print")[0].decode()):
+        for port in re.findall(r"Port (\d+)", members):
+            carried[int(port) - 1].add(int(vlan))
+    return carried
+
+
+def random_frames(choose: random.Random, carried: dict[int, set[int]]) -> list[tuple[int, bytes]]:
+    """Frames and the ports that they come in by: first broadcasts, by which all stations are known.
+
+    Stations do not move: vde_switch would notice that after seconds.
+    """
+    tags_of = {port: [None, *VLANS, 7, 1 | PCP, 5] for port in carried}
+    for port in carried:
+        if 0 not in carried[port]:
+            tags_of[port].remove(0)  # a tag that says a priority here, and nothing there
+    found = [(port, frame(BROADCAST, mac(port), 60, tag=tag)) for port in carried for tag in tags_of[port]]
+    for number in range(60):
+        source = choose.randrange(PLUGS)
+        tags = tags_of[source]
+        destinations = [*map(mac, range(PLUGS)), BROADCAST, 0x0180_C200_0000 + choose.randrange(16), 0x3333_0000_0001]
+        sources = [mac(source)] * 4 + [BROADCAST, 0x0100_5E00_0001]
+        payload = b"%03d" % number
+        data = frame(choose.choice(destinations), choose.choice(sources), 100, tag=choose.choice(tags), payload=payload)
+        found.append((source, data))
+    return found
+
+
+def outcomes(switch: RealSwitch, plugs: list[socket.socket], sent: list[tuple[int, bytes]]) -> list[list[list[bytes]]]:
+    """What comes out at each plug, for each of the frames."""
+    count, found = frames_in(switch), []
+    for number, (source, data) in enumerate(sent, 1):
+        plugs[source].send(data)
+        wait_until(partial(has_taken_in, switch, count + number), "the frame is taken in")
+        found.append([waiting_at(plug) for plug in plugs])
+    return found
+
+
 @contextmanager
 def our_switch(root: Path, *arguments: str) -> Iterator[RealSwitch]:
     """Our own `vde_switch`, as `real_switch` runs the real one."""
@@ -375,13 +471,11 @@ def without_details(reply: bytes) -> str:
 
 def frames_everywhere(switch: RealSwitch, plugs: list[socket.socket]) -> dict[str, list[list[bytes]]]:
     """What comes out at each plug of frames that go in at each: broadcasts first, by which stations are known."""
-    untagged, count = untagged_vlans(switch), frames_in(switch)
+    count = frames_in(switch)
     found = {}
     for destination in [BROADCAST, *map(mac, range(len(plugs)))]:
         for source, plug in enumerate(plugs):
             for tag in (None, 10, 20 | PCP, 30, 40):
-                if tag is not None and tag & 0xFFF == untagged[source]:
-                    continue  # which only a trunk of ours takes
                 sent = frame(destination, mac(source), 100, tag=tag, payload=b"%d" % source)
                 plug.send(sent)
                 count += 1
@@ -396,10 +490,6 @@ def frames_in(switch: RealSwitch) -> int:
 
 def has_taken_in(switch: RealSwitch, count: int) -> bool:
     return frames_in(switch) == count
-
-
-def untagged_vlans(switch: RealSwitch) -> list[int]:
-    return list(map(int, re.findall(rb"untagged_vlan=(\d+)", switch.ask(b"port/print")[0])))
 
 
 def waiting_at(plug: socket.socket) -> list[bytes]:

@@ -354,7 +354,7 @@ async def test_vdeterm_with_its_completion(served: Served) -> None:
         await terminal.until(b"Numports=256")
         await terminal.until(b"Success\r\r\n" + prompt)
         terminal.type(b"port/epclose 1\n")
-        await terminal.until(b"Operation not supported: ")
+        await terminal.until(b"Invalid argument: ")
         await terminal.until(prompt)
         terminal.type(b"logout\n")
         assert await terminal.ended() == 0
