@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -306,6 +307,25 @@ def test_vde_plug_exchanges_frames_through_it(home: Home, hub: bool) -> None:
         assert switch.stop() == 0
 
 
+@pytest.mark.parametrize("hub", [False, True])
+def test_frames_leave_padded_if_asked_to(home: Home, hub: bool) -> None:
+    with started(home, "--pad", *["--hub"] * hub) as switch:
+        switch.wait_ready()
+        with plug(switch) as a, plug(switch) as b:
+            ports(switch, 2)
+            a.send(frame(BROADCAST, mac(1))[:42])
+            assert b.receive() == frame(BROADCAST, mac(1))[:42] + bytes(18)
+
+
+def test_a_tap_device_is_a_port_of_the_console(home: Home) -> None:
+    unshare = needed_for_tap()
+    with started(home, "-t", "vsa", under=[unshare, "--net"]) as switch:
+        switch.type(b"vlan/create 1\nport/setvlan 1 1\nport/epclose 1 0\nport/print 1\n")
+        printed = switch.printed(200).decode()
+        assert "1000 Success\n1000 Success\n1095 Operation not supported: it is no client\n" in printed
+        assert "Port 0001 untagged_vlan=0001 ACTIVE" in printed
+
+
 def test_dpipe_joins_two_of_them(home: Home) -> None:
     with started(home) as one, started(home, "-s", "other") as other:
         other.directory = home.root / "other"
@@ -532,6 +552,31 @@ def test_the_rc_file_is_run_before_anything_else(home: Home) -> None:
     assert (code, printed) == (0, SHOWINFO.replace(b"false", b"true"))
 
 
+def test_a_line_of_it_that_fails_and_a_file_that_is_not_there_stop_nothing(home: Home) -> None:
+    (home.root / "rc").write_text("nonsense\n# comment\nvlan/create 5000\nport/sethub 1\n")
+    code, printed, log = run(home, "-s", "lan", "-f", "rc", typed=b"port/showinfo\n")
+    assert (code, printed) == (0, SHOWINFO.replace(b"false", b"true"))
+    assert f"vde_switch: {home.root}/rc" not in log
+    assert "vde_switch: rc, line 1: nonsense: Function not implemented\n" in log
+    assert "vde_switch: rc, line 3: vlan/create 5000: Invalid argument: a number from 1 to 4094 is needed\n" in log
+    code, printed, log = run(home, "-s", "lan", "-f", "missing", typed=b"port/showinfo\n")
+    assert (code, printed) == (0, SHOWINFO)
+    assert "vde_switch: --rcfile missing: No such file or directory; going on without\n" in log
+
+
+def test_load_runs_a_file_and_shows_what_becomes_of_each_line(home: Home) -> None:
+    (home.root / "script").write_text("port/sethub 1\nnonsense\nload script\nlogout")
+    code, printed, _ = run(home, "-s", "lan", typed=b"load script\nport/showinfo\nload missing\nload /\nload\n")
+    assert code == 0
+    assert printed == (
+        b"vde[script]: port/sethub 1\n1000 Success\nvde[script]: nonsense\n"
+        + NOT_IMPLEMENTED
+        + b"vde[script]: load script\n1002 No such file or directory\nvde[script]: logout\n1000 Success\n"
+        + SHOWINFO.replace(b"false", b"true")
+        + b"1002 No such file or directory\n" * 3
+    )
+
+
 def test_without_one_it_is_the_users(home: Home) -> None:
     (home.root / ".vde2").mkdir()
     (home.root / ".vde2" / "vde_switch.rc").write_text("port/sethub 1\n")
@@ -557,21 +602,68 @@ def test_a_pid_file_that_is_another_processs_by_now_stays(home: Home) -> None:
 # Options
 
 
-@pytest.mark.parametrize("arguments", ["-hub -n8", "-x --numports=8", "-hu -mod 600 -n 8", "-xn8", "--n 9 --n 8"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *("-hub -n8", "-x --numports=8", "-hu -mod 600 -n 8", "-xn8", "--n 9 --n 8", "-n 0x10", "-n 010", "-F -n 8"),
+        *("-fstp -priority 1 -n 8", "--macaddr 2:0:0:0:0:1 -D 3 -n 8", "-macaddr 2.0.0.0.0.1 -debugclients 3 -n 8"),
+        *("--pri 4096 --mac 52:54:00:12:34:56 -Fxn8", "-f /nonexistent/rc -n 8", "-f rc -n 8", "-f / -n 8"),
+        *("-n 8 -v", "-n 8 --hashsize 64", "-n 8 -m 0660 --dirmode 0770 -g root"),
+    ],
+)
 def test_the_real_one_reads_options_alike(home: Home, arguments: str) -> None:
+    (home.root / "rc").write_text("nonsense\nvlan/create 1\nport/create 5\nport/setvlan 5 1\nvlan/addport 3 5\n")
     outcomes = []
     for command in ([program("vde_switch")], COMMAND):
         done = subprocess.run(
             [*command, "-s", "lan", *arguments.split()],
             env=home.env | {"HOME": str(home.root)},
             cwd=home.root,
-            input=b"port/showinfo\n",
+            input=b"vlan/allprint\n" if "-f" in arguments else b"port/showinfo\n",  # it takes all in a read as one
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=COMMAND_TIMEOUT_S,
         )
-        outcomes.append((done.returncode, done.stdout))
+        printed = b"VDE 2.3.2" if done.stdout.startswith(b"VDE 2.3.2") else done.stdout
+        outcomes.append((done.returncode, printed))
     assert outcomes[0] == outcomes[1]
+
+
+def test_what_has_no_effect_is_said_once(home: Home) -> None:
+    arguments = ("-F", "--priority", "1", "--macaddr", "2:2:2:2:2:2", "-D", "1", "-F")
+    code, printed, log = run(home, "-s", "lan", *arguments, typed=b"hash/setgcint 5\nhash/setgcint 6\n")
+    assert (code, printed) == (0, b"1000 Success\n" * 2)
+    for what in ("--fstp", "--priority", "--macaddr", "--debugclients", "hash/setgcint"):
+        assert log.count(f"vde_switch: {what}: ") == 1
+
+
+@pytest.mark.parametrize("descriptors", [6, 8, 10])
+def test_with_too_few_descriptors_it_says_so_in_one_line(home: Home, descriptors: int) -> None:
+    few = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
+    code, printed, log = run(home, "-s", "lan", under=few)
+    assert (code, printed) == (1, b"")
+    assert is_one_line(last_line(log))
+    assert "Too many open files" in log
+    assert left(home) == set()
+
+
+def test_vswitch_commands_find_it(home: Home) -> None:
+    with started(home, "-M", "mgmt") as switch:
+        ask(home.root / "mgmt", b"\n")
+        status = home.ask("status")
+        assert status["pid"] == switch.process.pid
+        assert re.fullmatch("vde-lan-[0-9a-f]{6}", status["name"])
+        assert home.ask("ports") == []
+        assert switch.stop() == 0
+    assert list(home.directory.iterdir()) == []
+
+
+def test_without_a_place_for_a_control_socket_it_does_without(home: Home) -> None:
+    home.directory.write_text("in the way")
+    code, printed, log = run(home, "-s", "lan", typed=b"port/showinfo\n")
+    assert (code, printed) == (0, SHOWINFO)
+    assert "no control socket, so that `vswitch status` cannot find this switch: " in log
+    assert home.directory.read_text() == "in the way"
 
 
 def test_help_and_version(home: Home) -> None:

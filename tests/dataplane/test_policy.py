@@ -351,3 +351,32 @@ def test_ports_that_ask_for_nothing_have_no_policy_to_look_at() -> None:
     for port in (switch.ports[0], switch.ports[2]):
         assert (port.plain, port.ingress_policy, port.egress_policy) == (True, None, None)
         assert port.mirrors_in == port.mirrors_out == []
+
+
+NO_STATIONS = [0, BROADCAST, 0x0100_5E00_0001]
+
+
+@pytest.mark.parametrize("more", [{}, {"max_frame": 9000}])
+def test_what_no_station_can_have_sent_passes_where_asked_and_is_never_learned(more: dict[str, int]) -> None:
+    switch = policed(Policy(sources="any", **more), Policy())
+    for source in NO_STATIONS:
+        for destination in (BROADCAST, mac(9), source):
+            data = frame(destination, source)
+            receive(switch, 0, [data, data])
+            assert take(switch.ports[1]) == [data, data]
+            receive(switch, 1, [data])
+            assert take(switch.ports[0]) == []
+    assert switch.table.count == 0
+    assert drops(switch.ports[0]) == {}
+    assert drops(switch.ports[1]) == {"bad_source": 9}
+    check_balance(switch)
+
+
+@pytest.mark.parametrize("more", [{}, {"max_frame": 9000}])
+def test_reserved_addresses_are_forwarded_where_asked(more: dict[str, int]) -> None:
+    switch = policed(Policy(reserved="forward", **more), Policy())
+    for last in range(16):
+        data = frame(0x0180_C200_0000 + last, mac(1))
+        receive(switch, 0, [data])
+        assert take(switch.ports[1]) == [data]
+    assert drops(switch.ports[0]) == {}

@@ -287,3 +287,35 @@ def test_a_station_that_is_known_where_its_vlan_does_not_go_is_not_reached() -> 
     take(switch.ports[0])
     receive(switch, 0, [frame(mac(2), mac(1))])
     assert drops(switch.ports[0]) == {"vlan": 1}
+
+
+def test_vlan_0_is_apart_from_vlan_1_and_has_vid_0_for_a_tag() -> None:
+    """A trunk that carries 0 untagged and 1 tagged, one with 0 tagged, and a port of each VLAN; as in vde_switch."""
+    trunk, other, zero, one, ten = range(5)
+    policies = [Policy(trunk=(1,), native=0), Policy(trunk=(0, 1), native=10)]
+    switch = policed(*policies, *(Policy(trunk=(), native=vlan) for vlan in (0, 1, 10)), Policy())
+    bare = frame(BROADCAST, mac(1))
+    of = {vid: tagged(bare, vid) for vid in (0, 1, 10, 0xA000)}
+    nothing: list[bytes] = []
+    for source, sent, got in (
+        (trunk, bare, {other: of[0], zero: bare}),
+        (trunk, of[0], {other: of[0], zero: bare}),
+        (trunk, of[0xA000], {other: of[0xA000], zero: bare}),
+        (trunk, of[1], {other: of[1], one: bare, 5: bare}),
+        (other, of[0], {trunk: bare, zero: bare}),
+        (other, of[1], {trunk: of[1], one: bare, 5: bare}),
+        (other, bare, {ten: bare, 5: of[10]}),
+        (zero, bare, {trunk: bare, other: of[0]}),
+        (zero, of[1], {}),
+        (one, bare, {trunk: of[1], other: of[1], 5: bare}),
+        (one, of[1], {trunk: of[1], other: of[1], 5: bare}),
+        (ten, of[0], {other: bare, 5: of[10]}),
+        (5, bare, {trunk: of[1], other: of[1], one: bare}),
+        (zero, tagged(bare, 0xFFF), {}),
+    ):
+        receive(switch, source, [sent])
+        found = [take(port) for port in switch.ports]
+        assert found == [[got[port]] if port in got else nothing for port in range(6)], (source, sent)
+    keys = {(vlan, mac) for vlan, mac, _, _ in switch.table.entries(0)}
+    assert keys == {(4095, mac(1)), (1, mac(1)), (10, mac(1))}
+    check_balance(switch)

@@ -40,6 +40,7 @@ WRITTEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [  # in a URL, in a 
     ("qinq=100&tpid=0x9100", {"qinq": 100, "tpid": 0x9100}, {"qinq": 100, "tpid": 0x9100}),
     ("qinq=100&tpid=0x88A8", {"qinq": 100, "tpid": "0x88a8"}, {"qinq": 100, "tpid": 0x88A8}),
     ("reserved=forward", {"reserved": "forward"}, {"reserved": "forward"}),
+    ("sources=any", {"sources": "any"}, {"sources": "any"}),
     ("isolated", {"isolated": True}, {"isolated": True}),
     ("max_frame=1518", {"max_frame": 1518}, {"max_frame": 1518}),
     ("max_frame=1518B", {"max_frame": "1.518KB"}, {"max_frame": 1518}),
