@@ -326,6 +326,21 @@ def test_a_tap_device_is_a_port_of_the_console(home: Home) -> None:
         assert "Port 0001 untagged_vlan=0001 ACTIVE" in printed
 
 
+def test_what_a_bridge_keeps_to_itself_passes_as_through_the_real_one(home: Home) -> None:
+    """LACP, 802.1X, LLDP and others of their kind, and sources that are nobody's address: a bond of guests needs it."""
+    with started(home) as switch:
+        switch.wait_ready()
+        with plug(switch) as a, plug(switch) as b:
+            ports(switch, 2)
+            for last in range(16):
+                reserved = frame(0x0180_C200_0000 + last, mac(1), 124)
+                a.send(reserved)
+                assert b.receive() == reserved
+            for source in (0, BROADCAST, 0x0100_5E00_0001):
+                a.send(frame(mac(2), source))
+                assert b.receive() == frame(mac(2), source)
+
+
 def test_dpipe_joins_two_of_them(home: Home) -> None:
     with started(home) as one, started(home, "-s", "other") as other:
         other.directory = home.root / "other"

@@ -364,7 +364,13 @@ PLUGS = 4
 
 def random_script(choose: random.Random) -> list[str]:
     """Commands with VLANs that may be there, ports that may be, and a few that nobody has."""
-    vlan, port = (lambda: choose.choice([*VLANS, 7])), (lambda: choose.randint(1, PLUGS + 1))
+
+    def vlan() -> int:
+        return choose.choice([*VLANS, 7])
+
+    def port() -> int:
+        return choose.randint(1, PLUGS + 1)
+
     return [
         choose.choice(
             [
@@ -408,9 +414,7 @@ def test_random_commands_and_frames_do_what_they_do_with_a_vde_switch(seed: int,
 
 def comparable(reply: bytes) -> str:
     """A reply without what explains its code, descriptors, counters, and what a spanning tree was told."""
-    return re.sub(
-        r"(?m)(?:[0-9a-f]{2}:){7}[0-9a-f]{2}|bonus.*$|age \d+|role=\w+|pkts.*$", "…", without_details(reply)
-    )
+    return re.sub(r"(?m)(?:[0-9a-f]{2}:){7}[0-9a-f]{2}|bonus.*$|age \d+|role=\w+|pkts.*$", "…", without_details(reply))
 
 
 def numbers_and_vlans(switch: RealSwitch) -> dict[int, set[int]]:

@@ -19,6 +19,7 @@ from tests.frames import BROADCAST, frame, mac
 from tests.needs import require
 from tests.peers import TIMEOUT_S, DatagramPeer, check_balance, descriptors, until, up
 from vswitch import VSwitch
+from vswitch.endpoints import unix_socket, vde
 from vswitch.endpoints.vde import CHATTER_MAX, HANDSHAKE_S, HANDSHAKES_MAX, VdeSwitch
 from vswitch.endpoints.vde_console import Console
 
@@ -548,3 +549,36 @@ async def test_a_reply_names_the_socket_as_libvdeplug_reads_it(directory: Path) 
         (its,) = lan.path.glob("007.*")
         assert reply == sockaddr_un(bytes(its))
         ctl.socket.close()
+
+
+async def test_a_port_that_is_somebodys_takes_nobody_else(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(directory) as lan:
+        console = console_of(lan.switch)
+        monkeypatch.setattr(unix_socket, "peer_uid", lambda _: NOBODY)
+        for line in ("port/create 5", "port/create 6", "port/setuser 5 0", f"port/setuser 6 {NOBODY}"):
+            assert b"".join(console.answer(line.encode())) == b"1000 Success\n"
+        assert await hung_up(await lan.call(vde_request(b"", kind=5 << 8)))
+        assert f"turned away a client: port 5 is not for uid {NOBODY}" in caplog.text
+        assert await reply_on(await lan.call(vde_request(b"", kind=6 << 8)))
+        assert lan.ports() == {"lab.6"}
+        for line in ("port/setuser 5 ANY", f"port/setgroup 5 {os.getgid()}"):
+            assert b"".join(console.answer(line.encode())) == b"1000 Success\n"
+        monkeypatch.setattr(vde, "_groups", lambda uid: {os.getgid()} if uid == NOBODY else set())
+        fifth = await lan.call(vde_request(b"", kind=5 << 8))
+        assert await reply_on(fifth)
+        index = next(peer.port.port.index for peer in endpoint_of(lan.switch).peers() if peer.number == 6)
+        assert b"".join(console.answer(b"port/epclose 6 %d" % index)) == b"1000 Success\n"
+        await until(lambda: lan.ports() == {"lab.5"})
+        await fifth.aclose()
+
+
+def endpoint_of(switch: VSwitch) -> VdeSwitch:
+    [endpoint] = switch._endpoints.values()
+    assert isinstance(endpoint, VdeSwitch)
+    return endpoint
+
+
+def console_of(switch: VSwitch) -> Console:
+    return Console(endpoint_of(switch))

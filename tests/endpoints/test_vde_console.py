@@ -19,6 +19,7 @@ from trio.testing import MockClock
 from tests.frames import BROADCAST, frame, mac
 from tests.vde2 import real_switch
 from tests.waiting import until
+from vswitch.dataplane.frame import VLAN_ZERO
 from vswitch.dataplane.mac_table import mac_key
 from vswitch.endpoints import vde_console
 from vswitch.endpoints.policy import Policy, StaticMac
@@ -26,7 +27,7 @@ from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.url import parse
 from vswitch.endpoints.vde_console import BANNER, COMMANDS, Console
 from vswitch.endpoints.vde_managed import VdePeer
-from vswitch.endpoints.vde_vlans import VdePort, VdeVlans
+from vswitch.endpoints.vde_vlans import Holder, VdePort, VdeVlans
 
 DATA = r"0000 DATA END WITH '\.'\n(?:(?!\.\n).*\n)*\.\n"
 WELL_FORMED = re.compile(rf"(?:{DATA})?1\d\d\d [^\n]+\n")
@@ -288,32 +289,53 @@ async def test_ports_have_the_vlans_that_they_are_given(lan: Lan) -> None:
     lan.plug()
     for line, first, second in (
         ("port/setvlan 1 0", Policy(), Policy()),
-        ("vlan/create 10", Policy(trunk=(), native=1), Policy(trunk=(), native=1)),
-        ("port/setvlan 1 10", Policy(trunk=(), native=10), Policy(trunk=(), native=1)),
-        ("vlan/create 4094", Policy(trunk=(), native=10), Policy(trunk=(), native=1)),
-        ("vlan/addport 4094 1", Policy(trunk=(4094,), native=10), Policy(trunk=(), native=1)),
-        ("vlan/addport 10 1", Policy(trunk=(4094,), native=10), Policy(trunk=(), native=1)),
+        ("vlan/create 10", Policy(vlan=1), Policy(vlan=1)),
+        ("port/setvlan 1 10", Policy(vlan=10), Policy(vlan=1)),
+        ("vlan/create 4094", Policy(vlan=10), Policy(vlan=1)),
+        ("vlan/addport 4094 1", Policy(trunk=(4094,), native=10), Policy(vlan=1)),
+        ("vlan/addport 10 1", Policy(trunk=(4094,), native=10), Policy(vlan=1)),
         ("vlan/addport 10 2", Policy(trunk=(4094,), native=10), Policy(trunk=(10,), native=1)),
         ("vlan/addport 4094 2", Policy(trunk=(4094,), native=10), Policy(trunk=(10, 4094), native=1)),
         ("port/setvlan 1 4095", Policy(trunk=(4094,)), Policy(trunk=(10, 4094), native=1)),
         ("vlan/delport 4094 1", Policy(trunk=()), Policy(trunk=(10, 4094), native=1)),
         ("port/setvlan 2 10", Policy(trunk=()), Policy(trunk=(4094,), native=10)),
-        ("vlan/delport 4094 2", Policy(trunk=()), Policy(trunk=(), native=10)),
-        ("port/setvlan 2 0", Policy(trunk=()), Policy(trunk=(), native=1)),
-        ("vlan/addport 0 2", Policy(trunk=()), Policy(trunk=(), native=1)),
-        ("port/setvlan 2 10", Policy(trunk=()), Policy(trunk=(), native=10)),
+        ("vlan/delport 4094 2", Policy(trunk=()), Policy(vlan=10)),
+        ("port/setvlan 2 0", Policy(trunk=()), Policy(vlan=1)),
+        ("vlan/addport 0 2", Policy(trunk=()), Policy(vlan=1)),
+        ("port/setvlan 2 10", Policy(trunk=()), Policy(vlan=10)),
         ("vlan/addport 0 2", Policy(trunk=()), Policy(trunk=(1,), native=10)),
         ("vlan/create 1", Policy(trunk=()), Policy(trunk=(0,), native=10)),
         ("vlan/addport 1 2", Policy(trunk=()), Policy(trunk=(0, 1), native=10)),
         ("port/setvlan 2 1", Policy(trunk=()), Policy(trunk=(0,), native=1)),
         ("port/setvlan 2 0", Policy(trunk=()), Policy(trunk=(), native=0)),
-        ("vlan/remove 1", Policy(trunk=()), Policy(trunk=(), native=1)),
-        ("vlan/remove 10", Policy(trunk=()), Policy(trunk=(), native=1)),
+        ("vlan/remove 1", Policy(trunk=()), Policy(vlan=1)),
+        ("vlan/remove 10", Policy(trunk=()), Policy(vlan=1)),
         ("vlan/remove 4094", Policy(trunk=()), Policy()),
         ("port/setvlan 1 0", Policy(), Policy()),
     ):
         assert lan.ask(line) == "1000 Success\n", line
         assert lan.policies() == [first, second], line
+
+
+async def test_where_all_ports_are_the_consoles_vlan_0_is_one_for_itself(lan: Lan) -> None:
+    lan.vlans = lan.vlans._replace(alone=True)
+    peer = lan.plug()
+    for line, policy, vlan in (
+        ("port/setvlan 1 0", Policy(), 1),
+        ("vlan/create 10", Policy(trunk=(), native=0), VLAN_ZERO),
+        ("vlan/addport 10 1", Policy(trunk=(10,), native=0), VLAN_ZERO),
+        ("port/setvlan 1 10", Policy(trunk=(), native=10), 10),
+        ("vlan/addport 0 1", Policy(trunk=(0,), native=10), VLAN_ZERO),
+        ("port/setvlan 1 4095", Policy(trunk=(0,)), VLAN_ZERO),
+        ("port/setvlan 1 0", Policy(trunk=(), native=0), VLAN_ZERO),
+        ("vlan/remove 10", Policy(), 1),
+    ):
+        assert lan.ask(line) == "1000 Success\n", line
+        assert lan.policies() == [policy], line
+        lan.learn(mac(1), peer.port, vlan)
+        shown = f"VLAN {0 if vlan in (1, VLAN_ZERO) else vlan:04d} to port: 001"
+        assert all(shown in line for line in lan.data("hash/print")), line
+        assert shown in lan.data(f"hash/find 52:54:00:00:00:01 {vlan % VLAN_ZERO if vlan > 1 else 0}")[0], line
 
 
 @pytest.mark.parametrize(
@@ -331,7 +353,7 @@ async def test_what_else_the_url_and_others_have_set_stays(lan: Lan, given: Poli
     assert lan.policies() == [given]
     lan.ports.set_policy(peer.port, replace(given, up=False))
     assert lan.ask("vlan/create 10") == "1000 Success\n"
-    assert lan.policies() == [Policy(trunk=(), native=1, isolated=True, up=False)]
+    assert lan.policies() == [Policy(vlan=1, isolated=True, up=False)]
     assert lan.ask("vlan/remove 10") == "1000 Success\n"
     assert lan.policies() == [replace(given, up=False)]
 
@@ -483,6 +505,24 @@ SAME_CODE = [
     "hash/find 2:2:2:2:2:2", "hash/find x", "hash/find", "hash/setexpire 100", "ds/showinfo", "hash/getsize",
     "port/sethub 1", "hash/print", "port/sethub 0", "port/showinfo",
 ]  # fmt: skip
+UNUSED = [
+    "fstp/showinfo", "fstp/print", "fstp/print 0", "fstp/print 1", "fstp/setfstp 0", "fstp/setfstp 1", "fstp/setfstp",
+    "fstp/setedge 0 1 1", "fstp/setedge 0 9 0", "fstp/setedge 0 99 1", "fstp/setedge 5 1 1", "fstp/setedge 5000 1 1",
+    "fstp/setedge 0 1", "fstp/setedge 0 1 x", "fstp/setedge", "fstp/bonus 0 1 10", "fstp/bonus 0 1 -5",
+    "fstp/bonus 7 1 10", "fstp/bonus 4095 1 10", "fstp/bonus 0 1", "hash/setsize 100", "hash/setsize 0",
+    "hash/setsize -1", "hash/setsize x", "hash/setsize", "hash/setgcint 5", "hash/setgcint x", "hash/setgcint",
+    "hash/setminper 7", "hash/setminper -1", "hash/setminper", "port/setnumports 64", "port/setnumports 0",
+    "port/setnumports -1", "port/setnumports x", "port/setnumports 32", "port/setuser 1 root", "port/setuser 1 nosuch",
+    "port/setuser 1 NONE", "port/setuser 1 ANY", "port/setuser 1", "port/setuser", "port/setuser 9 root",
+    "port/setuser 99 root", "port/setuser -1 root", "port/setgroup 1 root", "port/setgroup 1 nosuch",
+    "port/setgroup 1 NONE", "port/setgroup 1 ANY", "port/setgroup 1", "port/setgroup 9 root", "port/setgroup 99 root",
+    "port/resetcounter", "port/resetcounter 1", "port/resetcounter 9", "port/resetcounter 99", "port/resetcounter -1",
+    "port/epclose 1", "port/epclose 1 999", "port/epclose 9 1", "port/epclose 99 1", "port/epclose 0 1",
+    "port/epclose", "debug/list", "debug/list zzz", "debug/list port", "debug/add", "debug/add zzz", "debug/add port/+",
+    "debug/del zzz", "plugin/list", "plugin/list zzz", "plugin/add nosuch", "plugin/add", "plugin/del",
+    "plugin/del nosuch", "load", "load /nonexistent", "load /dev/null", "port/setuser 1 root", "port/setgroup 1 root",
+    "port/print", "port/allprint", "fstp/print",
+]  # fmt: skip
 SAME_LINES = [
     "port/print",
     "port/print 1",
@@ -523,6 +563,94 @@ async def test_codes_and_forms_are_those_of_the_real_vde_switch() -> None:
         for line in SAME_CODE:
             assert framing(lan.ask(line).encode()) == framing(real.ask(line.encode())[0]), line
     lan.close()
+
+
+async def test_what_this_switch_has_no_use_for_is_answered_as_by_the_real_vde_switch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lan = Lan(64, limit="32")
+    lan.plug("client", pwd.getpwuid(os.geteuid()).pw_name)
+    console = Console(lan)
+    with (
+        tempfile.TemporaryDirectory(prefix="vs-", dir="/tmp") as directory,
+        real_switch(Path(directory)) as real,
+        real.plugged(b"client"),
+    ):
+        for line in UNUSED * 2:
+            there = real.ask(line.encode())[0]
+            await console.prepare(line.encode())
+            here = b"".join(console.answer(line.encode()))
+            if line.startswith("fstp/"):
+                assert tree(here) == tree(there), line
+            else:
+                assert comparable(here) == comparable(there), line
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    unused = [
+        "fstp/setfstp",
+        "fstp/setedge, fstp/bonus",
+        "hash/setsize",
+        "hash/setgcint",
+        "hash/setminper",
+        "debug/add",
+    ]
+    assert said == unused, "once each"
+    lan.close()
+
+
+def tree(reply: bytes) -> str:
+    """A spanning tree without addresses, whether there is one, and what was set for it."""
+    told = r"(?:[0-9a-f]{2}:){5,7}[0-9a-f]{2}|FSTP=\w+|ROOTSWITCH.*|bonusport.*|age \d+|role=\w+"
+    return re.sub(told, "…", comparable(reply))
+
+
+async def test_counters_can_begin_anew(lan: Lan) -> None:
+    one, two = lan.plug(), lan.plug()
+    one.port.port.rx_frames, one.port.port.rx_bytes, two.port.port.tx_frames = 10, 640, 7
+    assert lan.ask("port/resetcounter 1") == "1000 Success\n"
+    one.port.port.rx_frames += 1
+    assert " IN:  pkts          1          bytes                    0" in lan.data("port/print 1")
+    assert any(" OUT: pkts          7 " in line for line in lan.data("port/print 2"))
+    assert lan.ask("port/resetcounter") == "1000 Success\n"
+    assert "pkts          0" in lan.data("port/print 2")[3]
+    assert one.port.port.rx_frames == 11, "the switch counts on"
+
+
+async def test_no_port_is_left_over_when_there_are_to_be_fewer() -> None:
+    lan = Lan(limit="8")
+    lan.plug()
+    assert lan.ask("port/create 3") == "1000 Success\n"
+    assert lan.ask("port/setnumports 2") == "1098 Address already in use\n"
+    assert lan.ask("port/setnumports 3") == "1000 Success\n"
+    assert lan.data("port/showinfo")[0] == "Numports=3"
+    assert lan.ask("port/create 4").startswith("1022 ")
+    assert lan.ask("port/setnumports 70000").startswith("1022 ")
+    lan.close()
+
+
+async def test_a_client_is_unplugged_by_its_number_and_that_of_its_endpoint(lan: Lan) -> None:
+    unplugged = trio.Event()
+    peer = lan.plug()
+    lan._peers[0] = peer._replace(unplug=unplugged.set)
+    index = peer.port.port.index
+    assert lan.ask(f"port/epclose 1 {index + 1}") == "1006 No such device or address\n"
+    assert not unplugged.is_set()
+    assert lan.ask(f"port/epclose 1 {index}") == "1000 Success\n"
+    assert unplugged.is_set()
+
+
+def test_a_port_is_for_whom_it_was_given_to() -> None:
+    user, group = Holder(1000, "ann"), Holder(50, "lab")
+    for port, uid, groups, admitted in (
+        (VdePort(), 7, set(), True),
+        (VdePort(user=user), 1000, set(), True),
+        (VdePort(user=user), 7, {1000}, False),
+        (VdePort(user=user), 0, set(), True),
+        (VdePort(group=group), 7, {50, 51}, True),
+        (VdePort(group=group), 50, {7}, False),
+        (VdePort(user=user, group=group), 7, {50}, True),
+        (VdePort(user=user, group=group), 7, {7}, False),
+    ):
+        assert port.admits(uid, groups) == admitted
 
 
 SAME_CHANGES = [

@@ -165,7 +165,8 @@ def _vlan(vlan: model.Vlan) -> str:
     """A port's VLANs, as its URL has them."""
     if vlan.mode == "trunk":
         tagged = vlan.tagged if vlan.tagged == "all" else ",".join(map(str, vlan.tagged))
-        return f"trunk {tagged}" + (f" native {vlan.native}" if vlan.native is not None else "")
+        native = [] if vlan.native is None else [f"native {vlan.native}"]
+        return " ".join(["trunk", *filter(None, [tagged]), *native])
     return {"transparent": "-", "access": f"{vlan.access}", "qinq": f"qinq {vlan.access}"}[vlan.mode]
 
 

@@ -2,13 +2,14 @@
 
 As in vde_switch (its port.c) they belong to a port's number. A port comes into being with its first client, or by
 `port/create` for clients that ask for its number, and keeps its VLANs when clients come and go. It has one VLAN for
-untagged frames, 0 at first, and any number of others that it carries tagged; it takes its untagged VLAN tagged as well.
-VLAN 0 is one like others, whose tag has VID 0. Where the two differ:
+untagged frames, 0 at first, and any number of others that it carries tagged. VLAN 0 is one like others, whose tag has
+VID 0. Where the two differ:
 
 - Until a VLAN is created, and after the last one is removed, a port has the VLANs of the endpoint's URL, which are all
   if it says nothing. In vde_switch it is in VLAN 0 from the start, and drops tagged frames.
-- Where there are other endpoints, VLAN 0 is VLAN 1 of the rest of the switch, so that their stations stay in reach; as
-  long as the console has no VLAN 1 of its own, that is.
+- Where there may be ports of other endpoints, VLAN 0 is VLAN 1 of the rest of the switch, so that their stations stay
+  in reach, until the console has a VLAN 1 of its own. There a port without tagged VLANs drops what has a VLAN's tag;
+  vde_switch, and ours when it is `alone`, take the tag of the port's untagged VLAN.
 - On a port that does not carry VLAN 0, a tag with VID 0 says a frame's priority and no VLAN (IEEE 802.1Q 9.6), and the
   frame counts as untagged. vde_switch drops it.
 - VLAN 4094 can be created, and VLAN 0 cannot be removed, which vde_switch does not survive.
@@ -81,6 +82,8 @@ class VdeVlans(NamedTuple):
             return msgspec.structs.replace(current, vlan=vlan, trunk=trunk, native=native, qinq=qinq)
         untagged = None if port.untagged == NO_VLAN else port.untagged or self._zero
         tagged = tuple(sorted(vlan or self._zero for vlan in port.vlans - {port.untagged}))
+        if untagged and not tagged and not self.alone:
+            return msgspec.structs.replace(current, vlan=untagged, trunk=None, native=None, qinq=None)
         return msgspec.structs.replace(current, vlan=None, trunk=tagged, native=untagged, qinq=None)
 
     def in_table(self, vlan: int) -> int:
