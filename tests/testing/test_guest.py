@@ -11,6 +11,7 @@ from tests.e2e.guest import guest_image
 from vswitch import InputError
 from vswitch.testing import CommandFailed, Disk, GuestImage, Kernel, Lan, Login, QemuError
 from vswitch.testing.guest_image import Entry, cpio
+from vswitch.testing.shell import VirtioShell
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,41 @@ async def test_what_becomes_of_a_guest(lan: Lan) -> None:
     await a.shutdown()
     assert not a.running
     assert "Power down" in a.console
+
+
+async def test_a_guest_may_end_at_any_moment(lan: Lan) -> None:
+    a = await lan.guest("a")
+    async with a.crash():  # before anybody has looked whether it ends
+        pass
+    async with trio.open_nursery() as nursery:
+
+        async def lost() -> None:
+            with pytest.raises(QemuError, match="sleep 60: QEMU ended with status -9"):
+                await a.run("sleep 60", timeout=90)
+
+        nursery.start_soon(lost)
+        await a.wait_for("pidof sleep")
+        async with a.crash():
+            pass
+    await a.shutdown()
+    await a.boot()
+    qemu = a._alive()
+    await a.shutdown()
+    assert await qemu.ended() == 0, "also when asked late"
+
+
+async def test_a_shutdown_takes_an_end_for_an_answer(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU may end before it has passed the shell's answer on."""
+
+    async def lose_the_answer(self: VirtioShell, command: str, input: bytes) -> None:
+        await self._send(command, input)
+        while True:
+            await self._channel.receive()
+
+    a = await lan.guest("a")
+    monkeypatch.setattr(VirtioShell, "run", lose_the_answer)
+    await a.shutdown()
+    assert not a.running
 
 
 async def test_several_boot_side_by_side(lan: Lan) -> None:

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,12 +196,17 @@ class Guest:
         """Presses the power button (ACPI), and for the tiny guest powers it off; returns when QEMU has ended."""
         qemu = self._alive()
         self._expected_to_end = True
-        if isinstance(self.machine.image, GuestImage):
-            await self.run("poweroff -f >/dev/null 2>&1 &")
-        else:
-            await self.qmp("system_powerdown")
-        with qemu.bounded(f"guest {self.name}: shutting down", timeout):
-            await qemu.ended()
+        try:
+            with qemu.bounded(f"guest {self.name}: shutting down", timeout):
+                with suppress(EOFError):  # it may end before it answers
+                    if isinstance(self.machine.image, GuestImage):
+                        await self._a_shell().run("poweroff -f", b"")
+                    else:
+                        await qemu.execute("system_powerdown")
+                await qemu.ended()
+        except QemuError:
+            self._expected_to_end = False
+            raise
         await self.power_off()
 
     async def boot(self) -> None:

@@ -51,14 +51,14 @@ class Channel:
         async with self._sending:
             try:
                 await self._stream.send_all(data)
-            except trio.BrokenResourceError as error:
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise EOFError from error
 
     async def receive(self) -> None:
         """Waits for more bytes in the buffer; raises EOFError if QEMU is gone."""
         try:
             data = await self._stream.receive_some()
-        except trio.BrokenResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:  # closed: somebody has ended QEMU
             raise EOFError from error
         if not data:
             raise EOFError
@@ -81,6 +81,7 @@ class Qemu:
         self._asked = 0
         self._events: deque[str] = deque(maxlen=EVENTS_MAX)
         self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
+        self._printed_in_all = ""  # once that is closed
         inherited = [channel.theirs.fileno() for channel in (self._qmp, *channels)]
         common = "-nodefaults -no-user-config -display none -mon qmp,mode=control"
         common += f" -chardev socket,id=qmp,fd={inherited[0]}"
@@ -100,6 +101,8 @@ class Qemu:
     @property
     def output(self) -> str:
         """The last of what QEMU printed."""
+        if self._output.closed:
+            return self._printed_in_all
         descriptor = self._output.fileno()
         start = max(0, os.fstat(descriptor).st_size - SHOWN_BYTES_MAX)
         return os.pread(descriptor, SHOWN_BYTES_MAX, start).decode(errors="backslashreplace")
@@ -108,23 +111,25 @@ class Qemu:
         """Waits until all netdevs and devices are there: an answer comes from QEMU's main loop, which begins
         when everything is set up."""
         with self.bounded("starting QEMU", START_TIMEOUT_S):
-            await self._execute("qmp_capabilities")
+            await self.execute("qmp_capabilities")
 
     async def ended(self) -> int:
         """Waits for QEMU's end; answers its exit status."""
-        descriptor = os.pidfd_open(self.process.pid)
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-        finally:
-            os.close(descriptor)
+        if self.process.returncode is None:  # else nobody, or somebody else, has that process id
+            descriptor = os.pidfd_open(self.process.pid)
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
         return self.process.wait()
 
     async def qmp(self, command: str, /, **arguments: object) -> Any:
         """Executes a QMP command, such as `stop`, `cont` or `set_link`, and returns its result."""
         with self.bounded(f"QMP {command}", QMP_TIMEOUT_S):
-            return await self._execute(command, **arguments)
+            return await self.execute(command, **arguments)
 
-    async def _execute(self, command: str, /, **arguments: object) -> Any:
+    async def execute(self, command: str, /, **arguments: object) -> Any:
+        """As `qmp`, without a limit; raises EOFError where QEMU ends instead."""
         async with self._asking:
             self._asked += 1
             message = {"execute": command, "arguments": arguments, "id": self._asked}
@@ -176,6 +181,7 @@ class Qemu:
         self.process.kill()
         self.process.wait()
         self._qmp.close()
+        self._printed_in_all = self.output
         self._output.close()
 
 
