@@ -35,6 +35,8 @@ async def test_what_a_guest_is_told(lan: Lan, tmp_path: Path) -> None:
     await a.put(b"", "/tmp/empty")
     assert await a.get("/tmp/a file") == content
     assert await a.get("/tmp/empty") == b""
+    await a.put("#!/bin/sh\necho höher\n", "/tmp/script", mode=0o755)
+    assert (await a.run("/tmp/script")).stdout == "höher\n"
     assert (await a.run("stat -c %a '/tmp/a file'")).stdout == "750\n"
     with pytest.raises(CommandFailed, match="No such file"):
         await a.get("/tmp/nothing")
@@ -52,6 +54,7 @@ async def test_what_a_guest_is_told(lan: Lan, tmp_path: Path) -> None:
     assert (await a.qmp("query-status"))["status"] == "running"
     with pytest.raises(InputError, match="already"):
         await lan.guest("a")
+    assert repr(a) == f"<Guest a 10.0.0.1 {a.mac}>"
 
 
 async def test_what_becomes_of_a_guest(lan: Lan) -> None:

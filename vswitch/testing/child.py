@@ -111,7 +111,7 @@ class Child:
         known = next((number for number, other in enumerate(self._objects) if other is value), len(self._objects))
         if known == len(self._objects):
             self._objects.append(value)
-        return known, type(value).__module__, type(value).__qualname__
+        return known, type(value).__module__, type(value).__qualname__, repr(value)
 
     def _resolve(self, reference: Any) -> Any:
         kind, number, name = reference

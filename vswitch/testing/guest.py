@@ -13,7 +13,7 @@ import trio
 from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.link import Link
-from vswitch.testing.qemu import Channel, Qemu, QemuError
+from vswitch.testing.qemu import Channel, Qemu, QemuError, telling_lines
 from vswitch.testing.shell import Result, SerialShell, Shell, VirtioShell
 
 BOOT_TIMEOUT_S = 90.0
@@ -89,6 +89,10 @@ class Guest:
         self._expected_to_end = False
         self._resources = ExitStack()
 
+    def __repr__(self) -> str:
+        words = [self.name, self.ip, self.mac] if self.links else [self.name]
+        return f"<Guest {' '.join(filter(None, words))}{'' if self.running else ', not running'}>"
+
     @property
     def mac(self) -> str:
         return self.links[0].mac
@@ -116,8 +120,10 @@ class Guest:
             return await self._a_shell().run(command, input)
 
     async def put(self, content: bytes | str | Path, path: str, *, mode: int = 0o644) -> None:
-        """Writes a file in the guest: what is given as bytes, or what is in the file here that is named."""
-        data = content if isinstance(content, bytes) else await trio.Path(content).read_bytes()
+        """Writes a file in the guest: bytes, a text, or what is in the file here that a `Path` names."""
+        if isinstance(content, Path):
+            content = await trio.Path(content).read_bytes()
+        data = bytes(content, "utf-8") if isinstance(content, str) else content
         quoted = shlex.quote(path)
         (await self.run(f": >{quoted} && chmod {mode:o} {quoted}")).check()
         for at in range(0, len(data), PIECE_BYTES):
@@ -144,9 +150,8 @@ class Guest:
                 self._alive()
                 await trio.sleep(EVERY_S)
             return found[0]
-        raise QemuError(
-            f"guest {self.name}: no {pattern!r} on its console within {timeout:g} s; it shows:\n{self.console}"
-        )
+        said = telling_lines(self.console)
+        raise QemuError(f"guest {self.name}: no {pattern!r} on its console within {timeout:g} s; {said}")
 
     async def qmp(self, command: str, /, **arguments: object) -> Any:
         """Executes a QMP command: `qmp("query-status")`."""
@@ -166,7 +171,7 @@ class Guest:
             await self.stop()
             return self.cont
 
-        return Fault(inject)
+        return Fault(inject, f"pause of {self.name}")
 
     async def set_link(self, up: bool, card: int = 0) -> None:
         """Takes the carrier of a card away, as the guest sees it, or gives it back."""
@@ -180,7 +185,7 @@ class Guest:
             await self.power_off()
             return self.boot
 
-        return Fault(inject)
+        return Fault(inject, f"crash of {self.name}")
 
     async def reset(self) -> None:
         """Presses the reset button; returns when the guest is up again."""
@@ -241,7 +246,9 @@ class Guest:
         """Raises GuestDied when QEMU ends and nobody has asked for it."""
         status = await qemu.ended()
         if not self._expected_to_end and self._qemu is qemu:
-            raise GuestDied(f"guest {self.name} has died: QEMU ended with status {status}; {last_lines(qemu.output)}")
+            raise GuestDied(
+                f"guest {self.name} has died: QEMU ended with status {status}; {telling_lines(qemu.output)}"
+            )
 
     def _alive(self) -> Qemu:
         if self._qemu is None:
@@ -300,8 +307,3 @@ def kernel_arguments(name: str, addresses: Sequence[object], *more: str) -> str:
     words = ["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", "no_timer_check", f"vswitch.name={name}"]
     words += [f"vswitch.ip{index or ''}={address}" for index, address in enumerate(addresses) if address]
     return " ".join([*words, *more])
-
-
-def last_lines(text: str, lines: int = 20) -> str:
-    """The last lines of a console, to be shown."""
-    return "it printed last:\n" + "\n".join(text.splitlines()[-lines:])

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,6 +61,10 @@ class Lan:
         self._taken: set[ipaddress.IPv4Address] = set()
         self._links: dict[str, Link] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
+
+    def __repr__(self) -> str:
+        machines: list[Guest | ScapyHost] = [*self.guests.values(), *self.hosts.values()]
+        return f"<Lan {self.network}: {', '.join(f'{one.name} {one.ip}'.strip() for one in machines) or 'empty'}>"
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -198,11 +203,12 @@ class Lan:
     def partition(self, *islands: Iterable[Station]) -> Fault:
         """Islands between which nothing passes, whatever their VLANs. Machines in none reach all of them."""
         names = [[name for station in island for name in self._ports_of(station)] for island in islands]
-        return self._parted(names, rest=False)
+        return self._parted(names, rest=False, what=f"partition of {' from '.join(map(' and '.join, names))}")
 
     def isolate(self, *stations: Station) -> Fault:
         """Machines that reach nobody else, each other neither; also nobody who comes later."""
-        return self._parted([self._ports_of(station) for station in stations], rest=True)
+        names = [self._ports_of(station) for station in stations]
+        return self._parted(names, rest=True, what=f"isolation of {', '.join(chain(*names))}")
 
     def down(self, station: Station) -> Fault:
         """A machine's ports are down: they take nothing in, and send nothing."""
@@ -216,7 +222,7 @@ class Lan:
 
             return restore
 
-        return Fault(inject)
+        return Fault(inject, f"link down of {_name(station)}")
 
     def flap(self, station: Station, *, down: float = 0.1, up: float = 0.1) -> Fault:
         """A machine's ports go down and up again and again, so many seconds each, until restored."""
@@ -246,7 +252,7 @@ class Lan:
 
             return restore
 
-        return Fault(inject)
+        return Fault(inject, f"flapping of {_name(station)}")
 
     def now(self) -> int:
         """A moment, for `since`."""
@@ -330,7 +336,7 @@ class Lan:
             async with stream:
                 await host.run()
 
-    def _parted(self, islands: list[list[str]], rest: bool) -> Fault:
+    def _parted(self, islands: list[list[str]], rest: bool, what: str) -> Fault:
         async def inject() -> Restore:
             heal = self.switch.part(*islands, rest=rest)
 
@@ -339,16 +345,22 @@ class Lan:
 
             return restore
 
-        return Fault(inject)
+        return Fault(inject, what)
 
     def _set_up(self, names: list[str], up: bool) -> None:
         for name in names:
             self.switch.set_up(name, up)
 
     def _ports_of(self, station: Station) -> list[str]:
-        if isinstance(station, Guest):
-            return [link.name for link in station.links]
-        return [station if isinstance(station, str) else station.name]
+        """The names of a machine's ports, or an endpoint's own. Raises InputError for what is not on this LAN."""
+        names = [link.name for link in station.links] if isinstance(station, Guest) else [_name(station)]
+        known = [*self._links, *(port.name for port in self.switch.ports())]  # a guest that is down has no ports
+        known += [endpoint.name for endpoint in self.switch.endpoints()]
+        for name in names:
+            if name not in known:
+                there = ", ".join(dict.fromkeys(known)) or "none"
+                raise InputError(f"there is no port {name!r}; there are {there}")
+        return names
 
     def _check_name(self, name: str) -> None:
         if name in self._links:
@@ -403,6 +415,10 @@ class Capturing:
         self._wanted = wanted
         self._at = at
 
+    def __repr__(self) -> str:
+        wanted = _shown(self._wanted) if self._wanted is not None else "everything"
+        return f"<Capture of {wanted}: {len(self.packets)} packets>"
+
     async def __aenter__(self) -> Self:
         lan = self._lan
         matches, self._predicate = read_wanted(self._wanted if self._wanted is not None else "")
@@ -429,6 +445,10 @@ class Capturing:
                     self.packets += [packet for packet in packets.feed(blocks) if await self._predicate(packet)]
         finally:
             self._over.set()
+
+
+def _name(station: Station) -> str:
+    return station if isinstance(station, str) else station.name
 
 
 def _leaf(group: BaseException | None) -> BaseException | None:

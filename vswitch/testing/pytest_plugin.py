@@ -3,14 +3,18 @@
 It is loaded wherever vswitch is installed, so it imports the rest only when a test asks for it.
 """
 
+import functools
 import hashlib
 import inspect
 import re
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from vswitch.testing.reports import readable
 
 if TYPE_CHECKING:
     from vswitch.testing.lan import Lan
@@ -21,6 +25,7 @@ NAME_MAX = 120  # characters of a directory's name
 _lans = pytest.StashKey[list[Any]]()  # an item's
 _item = pytest.StashKey[pytest.Item]()  # the one that runs
 _sync = pytest.StashKey[Any]()  # the module's SyncLan
+_where = pytest.StashKey[TracebackType | None]()  # an async test was, when something else ended it
 _scopes = pytest.StashKey[list[str]]()  # of the fixtures that are being set up
 
 
@@ -38,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if uses(item, "lan") and inspect.iscoroutinefunction(getattr(item, "obj", None)):
+        if uses(item, "lan") and is_async(item):
             item.add_marker("trio")
 
 
@@ -60,15 +65,60 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_item] = item
+    if uses(item, "lan") or uses(item, "sync_lan"):
+        _check(item)
     if (made := item.config.stash.get(_sync, None)) is not None:
         made.begin_test(seed_of(item))
-    is_async = inspect.iscoroutinefunction(getattr(item, "obj", None))
-    if uses(item, "lan") and not is_async:
-        pytest.fail("the fixture lan is for async tests; make this one async, or use sync_lan", pytrace=False)
-    if uses(item, "lan") and not item.config.pluginmanager.hasplugin("trio"):
-        pytest.fail("the fixture lan needs pytest-trio: pip install vswitch[testing]", pytrace=False)
-    if uses(item, "sync_lan") and is_async:
-        pytest.fail("the fixture sync_lan is not for async tests; use lan", pytrace=False)
+
+
+def _check(item: pytest.Item) -> None:
+    """Says in one line why a test cannot have the LAN it wants."""
+    why = ""
+    if is_async(item) and uses(item, "sync_lan"):
+        why = "the fixture sync_lan is not for async tests; use lan"
+    elif not uses(item, "lan"):
+        return
+    elif not is_async(item):
+        why = "the fixture lan is for async tests; make this one async, or use sync_lan"
+    elif is_hypothesis(item):
+        why = "the fixture lan is for one run of a test, and Hypothesis makes many; "
+        why += "write `async with vswitch.testing.Lan() as lan:` in the test, and mark it with pytest.mark.trio"
+    elif not item.config.pluginmanager.hasplugin("trio"):
+        why = "the fixture lan needs pytest-trio: pip install vswitch[testing]"
+    if why:
+        pytest.fail(why, pytrace=False)
+
+
+def is_hypothesis(item: pytest.Item) -> bool:
+    return hasattr(getattr(item, "obj", None), "hypothesis")
+
+
+def is_async(item: pytest.Item) -> bool:
+    """Whether a test is a coroutine function, in Hypothesis' wrapping or without."""
+    function: Any = getattr(item, "obj", None)
+    return inspect.iscoroutinefunction(function.hypothesis.inner_test if is_hypothesis(item) else function)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Around pytest-trio, which runs whatever the test's function is by now."""
+    if not uses(item, "lan"):
+        return (yield)
+    function = item.obj  # type: ignore[attr-defined]
+
+    @functools.wraps(function)
+    async def test(**fixtures: Any) -> None:
+        try:
+            await function(**fixtures)
+        except BaseException as error:
+            item.stash[_where] = error.__traceback__
+            raise
+
+    item.obj = test  # type: ignore[attr-defined]
+    try:
+        return (yield)
+    finally:
+        item.obj = function  # type: ignore[attr-defined]
 
 
 def seed_of(node: pytest.Item | pytest.Collector) -> str:
@@ -129,8 +179,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    if uses(item, "lan") and call.excinfo is not None:
-        call.excinfo = pytest.ExceptionInfo.from_exception(_sole(call.excinfo.value))
+    if call.excinfo is not None and (uses(item, "lan") or uses(item, "sync_lan")):
+        full = item.config.getoption("fulltrace", False)
+        shown = readable(call.excinfo.value, item.stash.get(_where, None), full=full)
+        call.excinfo = pytest.ExceptionInfo.from_exception(shown)
     report = yield
     made = item.stash.get(_lans, [])
     if uses(item, "sync_lan") and (shared := item.config.stash.get(_sync, None)) is not None:
@@ -143,6 +195,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         item.session.shouldstop = "Ctrl-C"  # trio has it in a group, for which pytest would go on
     if call.when == "teardown":
         item.stash[_lans] = []
+        item.stash[_where] = None  # frames keep alive what they know
     return report
 
 
@@ -166,13 +219,6 @@ def _run(save: Any, directory: Path) -> Any:
     import trio
 
     return trio.run(save, directory)
-
-
-def _sole(error: BaseException) -> BaseException:
-    """An error that is alone in a group, as nurseries raise it, by itself."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def directory_name(node_id: str) -> str:

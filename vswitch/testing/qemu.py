@@ -26,6 +26,7 @@ QEMU = "qemu-system-x86_64"
 START_TIMEOUT_S = 20.0
 QMP_TIMEOUT_S = 20.0
 SHOWN_BYTES_MAX = 32768
+LINES_SHOWN, LINES_BEFORE_PANIC = 20, 8  # of a console
 EVENTS_MAX = 100  # that are kept for who asks for them
 
 
@@ -175,7 +176,7 @@ class Qemu:
             raise QemuError(f"{what}: QEMU ended with status {status}; {self._printed()}") from None
 
     def _printed(self) -> str:
-        return f"it printed:\n{self.output}"
+        return telling_lines(self.output)
 
     def close(self) -> None:
         self.process.kill()
@@ -183,6 +184,14 @@ class Qemu:
         self._qmp.close()
         self._printed_in_all = self.output
         self._output.close()
+
+
+def telling_lines(console: str) -> str:
+    """The last lines of a console, to be shown: from a panic on, if there was one, and a few that led to it."""
+    lines = console.splitlines()
+    panics = [number for number, line in enumerate(lines) if "Kernel panic" in line]
+    begin = max(0, panics[-1] - LINES_BEFORE_PANIC) if panics else max(0, len(lines) - LINES_SHOWN)
+    return "\n".join(["it printed last:", *lines[begin : begin + LINES_SHOWN]])
 
 
 def what_is_missing() -> str | None:

@@ -27,10 +27,11 @@ LAN = 0
 class Remote:
     """What lives in the child process: a guest, a host, a fault, …, with the attributes and methods it has there."""
 
-    def __init__(self, lan: "SyncLan", number: int, kind: type) -> None:
+    def __init__(self, lan: "SyncLan", number: int, kind: type, shown: str) -> None:
         self._lan = lan
         self._number = number
         self._kind = kind
+        self._shown = shown  # its repr when it came
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -56,7 +57,7 @@ class Remote:
         self._lan._ask("leave", self._number)
 
     def __repr__(self) -> str:
-        return f"<{self._kind.__name__} {self._number} of a SyncLan>"
+        return self._shown
 
 
 class SyncLan(Remote):
@@ -69,7 +70,7 @@ class SyncLan(Remote):
     def __init__(self, *, seed: str | int = 0, is_own: Callable[[], bool] = lambda: True, **options: Any) -> None:
         from vswitch.testing.lan import Lan
 
-        super().__init__(self, LAN, Lan)
+        super().__init__(self, LAN, Lan, "<SyncLan>")
         self.random = random.Random(str(seed))
         self._options = {"seed": seed, **options}
         self._lock = threading.Lock()
@@ -191,13 +192,13 @@ class SyncLan(Remote):
         return Function(len(self._functions) - 1, value.__name__)
 
     def _resolve(self, reference: Any) -> Any:
-        number, module, name = reference
+        number, module, name, shown = reference
         if number == LAN:
             return self
         kind = importlib.import_module(module)
         for part in name.split("."):
             kind = getattr(kind, part)
-        return Remote(self, number, kind)  # type: ignore[arg-type]
+        return Remote(self, number, kind, shown)  # type: ignore[arg-type]
 
 
 def _is_made(remote: Remote) -> bool:
