@@ -9,7 +9,7 @@ import trio
 
 from tests.e2e.guest import guest_image
 from vswitch import InputError
-from vswitch.testing import CommandFailed, Disk, GuestImage, Kernel, Lan, Login, QemuError
+from vswitch.testing import CommandFailed, Disk, Guest, GuestImage, Kernel, Lan, Login, QemuError, Result
 from vswitch.testing.guest_image import Entry, cpio
 from vswitch.testing.shell import VirtioShell
 
@@ -150,27 +150,84 @@ GETTY = """#!/bin/busybox sh
 export PATH=/bin
 mount -t proc proc /proc
 mount -t devtmpfs devtmpfs /dev
+if grep -q lacks= /proc/cmdline; then mount -t tmpfs -o ro tmpfs /tmp; fi
 exec setsid getty -L 115200 ttyS0 vt100
 """
 PASSWD = r"root:$1$ab$dslkcXxVH.x8LwW1W/oAB/:0:0:root:/root:/bin/sh" + "\n"
+# This busybox has every program; a function is found before it.
+PROFILE = """
+for word in $(cat /proc/cmdline); do
+    case $word in lacks=*) word=${word#*=}; IFS=,; for name in $word; do eval "$name() { return 127; }"; done ;; esac
+done
+unset IFS
+"""
+SECRET = Login("root", "secret")
 
 
-async def test_an_image_of_ones_own_with_a_login_on_its_serial_console(
-    lan: Lan, image: GuestImage, tmp_path: Path
-) -> None:
-    own = [
+@pytest.fixture
+def own(image: GuestImage, tmp_path: Path) -> Kernel:
+    """An image of one's own with a login on its serial console."""
+    entries = [
         Entry("getty", 0o100755, GETTY.encode()),
         Entry("etc", 0o040755),
         Entry("etc/passwd", 0o100644, PASSWD.encode()),
+        Entry("etc/profile", 0o100644, PROFILE.encode()),
     ]
     initrd = tmp_path / "initrd"
-    initrd.write_bytes(image.initrd.read_bytes() + gzip.compress(b"".join(cpio(own))))
-    kernel = Kernel(image.kernel, initrd, append="console=ttyS0 rdinit=/getty quiet no_timer_check")
-    guest = await lan.guest("own", image=kernel, login=Login("root", "secret"))
-    result = await guest.run('cat; echo "it\'s" $HOME; echo oops >&2; exit 3', input=b"in\xff\n" * 200)
-    assert (result.status, result.output, result.errors) == (3, b"in\xff\n" * 200 + b"it's /root\n", b"oops\n")
-    assert (await guest.run("true")).ok
-    assert "login:" in guest.console
+    initrd.write_bytes(image.initrd.read_bytes() + gzip.compress(b"".join(cpio(entries))))
+    return Kernel(image.kernel, initrd, append="console=ttyS0 rdinit=/getty quiet no_timer_check")
+
+
+async def test_images_of_ones_own_with_a_login_on_the_serial_console(lan: Lan, own: Kernel) -> None:
+    """The first has all of busybox, the others are like OpenWrt and worse."""
+    stock = "lacks=base64,tr,mktemp,stty"
+    found: dict[str, Guest] = {}
+
+    async def boot(name: str, append: str) -> None:
+        found[name] = await lan.guest(name, image=own, login=SECRET, append=append)
+
+    async with trio.open_nursery() as nursery:
+        for name, append in (("full", ""), ("stock", stock), ("od", f"{stock},hexdump")):
+            nursery.start_soon(boot, name, append)
+    for guest in found.values():
+        assert "login:" in guest.console
+        data = bytes(range(256)) * 20 + b"in\xff\n"
+        result = await guest.run("cat; printf \"it's\t\"; echo $HOME; echo 'oops! 100%' >&2; exit 3", input=data)
+        assert (result.status, result.output, result.errors) == (3, data + b"it's\t/root\n", b"oops! 100%\n")
+        assert await guest.run("true") == Result("true", 0, b"", b"")
+        assert (await guest.run("echo $(\n  echo two\n)")).stdout == "two\n"
+        await guest.put(data, "/dev/shm-file")
+        assert await guest.get("/dev/shm-file") == data
+    assert (await found["stock"].run("echo a >/tmp/a")).stderr.strip().endswith("Read-only file system")
+
+
+async def test_a_result_is_one_or_an_error(lan: Lan, own: Kernel) -> None:
+    guest = await lan.guest("own", image=own, login=SECRET)
+    # Whatever the kernel prints is no part of a result.
+    noise = "while :; do echo '<0>look' >/dev/kmsg; sleep 0.05; done"
+    await guest.run(f"({noise}) >/dev/null 2>&1 & echo $! >/dev/noise")
+    for number in range(5):
+        assert (await guest.run(f"seq {number} 400")).output.split() == [b"%d" % n for n in range(number, 401)]
+    await guest.run("kill $(cat /dev/noise)")
+    with pytest.raises(QemuError, match="guest own: its shell's answer is not whole; is its disk full"):
+        await guest.run("mount -t tmpfs -o ro tmpfs /tmp")  # on top of its own files
+    with pytest.raises(QemuError, match="guest own: its shell cannot write what it is told; is the disk full"):
+        await guest.run("true")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "login", "said"),
+    [
+        ("lacks=base64,hexdump,od,xxd", SECRET, "lacks any of base64, hexdump, od, xxd; add that to the image$"),
+        ("lacks=printf", SECRET, "guest own: the shell on its console lacks printf; add that to the image$"),
+        ("", Login("root", "wrong"), "Login incorrect: the console lets in no 'root' with that password$"),
+    ],
+)
+async def test_what_a_console_lacks_is_said_when_it_boots(
+    lan: Lan, own: Kernel, lacks: str, login: Login, said: str
+) -> None:
+    with pytest.raises(QemuError, match=said):
+        await lan.guest("own", image=own, login=login, append=lacks)
 
 
 async def test_a_disk(lan: Lan, tmp_path: Path) -> None:

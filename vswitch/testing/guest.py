@@ -281,7 +281,8 @@ class Guest:
         elif machine.login is not None:
             channels.append(stack.enter_context(closing(Channel())))
             console = f"socket,id=console,fd={channels[-1].theirs.fileno()},logfile=/dev/stdout,logappend=on"
-            self._shell = SerialShell(channels[-1], machine.login.user, machine.login.password, machine.login.prompt)
+            login = machine.login
+            self._shell = SerialShell(channels[-1], self.name, login.user, login.password, login.prompt)
         if isinstance(image, Kernel):
             words += ["-kernel", str(image.kernel), "-append", f"{image.append} {machine.append}".strip()]
             words += ["-initrd", str(image.initrd)] if image.initrd is not None else []
