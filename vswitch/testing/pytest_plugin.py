@@ -8,12 +8,15 @@ import hashlib
 import inspect
 import re
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vswitch.testing.limit import Limit
 from vswitch.testing.reports import readable
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ _lans = pytest.StashKey[list[Any]]()  # an item's
 _item = pytest.StashKey[pytest.Item]()  # the one that runs
 _sync = pytest.StashKey[Any]()  # the module's SyncLan
 _where = pytest.StashKey[TracebackType | None]()  # an async test was, when something else ended it
+_limit = pytest.StashKey[Limit]()
 _scopes = pytest.StashKey[list[str]]()  # of the fixtures that are being set up
 
 
@@ -38,6 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="keep what passed in a test's LAN, and its guests' consoles: always, never, or when it fails [default]",
     )
     group.addoption("--vswitch-output", metavar="DIR", default="vswitch-output", help="where [default: %(default)s]")
+    group.addoption(
+        "--vswitch-timeout",
+        metavar="SECONDS",
+        type=float,
+        help="end a test with a LAN that takes longer [default: none; a test's own: pytest.mark.vswitch_timeout(20)]",
+    )
     group.addoption("--vswitch-seed", metavar="SEED", help="what chance goes by [default: the test's node id]")
 
 
@@ -45,6 +55,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if uses(item, "lan") and is_async(item):
             item.add_marker("trio")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Imports what takes long before the first test: no limit counts it, and Ctrl-C is not lost, as it is in trio."""
+    if not session.config.option.collectonly and any(map(has_lan, session.items)):
+        with suppress(ImportError):  # which the test will tell
+            import_module("vswitch.testing.lan")
 
 
 def uses(item: pytest.Item, name: str) -> bool:
@@ -58,17 +76,53 @@ def uses(item: pytest.Item, name: str) -> bool:
     return False
 
 
+def has_lan(item: pytest.Item) -> bool:
+    return uses(item, "lan") or uses(item, "sync_lan")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_scopes] = []
+    config.addinivalue_line("markers", "vswitch_timeout(seconds): end a test with a LAN that takes longer")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_item] = item
-    if uses(item, "lan") or uses(item, "sync_lan"):
+    if has_lan(item):
         _check(item)
     if (made := item.config.stash.get(_sync, None)) is not None:
         made.begin_test(seed_of(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    if not has_lan(item):
+        return (yield)
+    marker = item.get_closest_marker("vswitch_timeout")
+    seconds = marker.args[0] if marker is not None else item.config.getoption("--vswitch-timeout")
+    _limit_of(item).begin(seconds or 0, "vswitch_timeout" if marker is not None else "--vswitch-timeout")
+    try:
+        return (yield)
+    finally:
+        _limit_of(item).end()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """pytest-timeout's, by signal: it would strike in the middle of trio."""
+    if settings.method != "signal" or not has_lan(item):
+        return None
+    _limit_of(item).begin(settings.timeout, "pytest-timeout")
+    return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
+    _limit_of(item).end()
+
+
+def _limit_of(item: pytest.Item) -> Limit:
+    return item.stash.setdefault(_limit, Limit())
 
 
 def _check(item: pytest.Item) -> None:
@@ -133,6 +187,7 @@ async def lan(request: pytest.FixtureRequest) -> "AsyncIterator[Lan]":
     made = Lan(seed=seed_of(request.node))
     request.node.stash.setdefault(_lans, []).append(made)
     async with made:
+        made._nursery.start_soon(_limit_of(request.node).watch)
         yield made
 
 
@@ -179,7 +234,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    if call.excinfo is not None and (uses(item, "lan") or uses(item, "sync_lan")):
+    if call.excinfo is not None and has_lan(item):
         full = item.config.getoption("fulltrace", False)
         shown = readable(call.excinfo.value, item.stash.get(_where, None), full=full)
         call.excinfo = pytest.ExceptionInfo.from_exception(shown)

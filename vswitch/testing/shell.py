@@ -152,7 +152,7 @@ class SerialShell:
         self._user = user
         self._password = password
         self._prompt = prompt
-        self._decode = base64.b64decode
+        self._decode: Callable[[str], bytes] = base64.b64decode
         self._busy = trio.Lock()
 
     async def open(self) -> None:
