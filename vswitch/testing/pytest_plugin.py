@@ -134,6 +134,10 @@ def _check(item: pytest.Item) -> None:
         return
     elif not is_async(item):
         why = "the fixture lan is for async tests; make this one async, or use sync_lan"
+    elif other := other_runner(item):
+        why = f"the fixture lan runs on trio, and {other} wants to run this test; "
+        why += "leave such tests to trio (asyncio_mode = strict, no anyio_mode, no mark), or write an ordinary one "
+        why += "with sync_lan"
     elif is_hypothesis(item):
         why = "the fixture lan is for one run of a test, and Hypothesis makes many; "
         why += "write `async with vswitch.testing.Lan() as lan:` in the test, and mark it with pytest.mark.trio"
@@ -141,6 +145,14 @@ def _check(item: pytest.Item) -> None:
         why = "the fixture lan needs pytest-trio: pip install vswitch[testing]"
     if why:
         pytest.fail(why, pytrace=False)
+
+
+def other_runner(item: pytest.Item) -> str:
+    """The plugin, other than pytest-trio, that would run an async test; "" if there is none."""
+    of_asyncio = type(item).__module__.startswith("pytest_asyncio") or item.get_closest_marker("asyncio") is not None
+    if of_asyncio and item.config.pluginmanager.hasplugin("asyncio"):
+        return "pytest-asyncio"
+    return "anyio" if item.get_closest_marker("anyio") or "anyio_backend" in item.fixturenames else ""  # type: ignore[attr-defined]
 
 
 def is_hypothesis(item: pytest.Item) -> bool:

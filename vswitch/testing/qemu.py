@@ -22,7 +22,8 @@ from typing import Any
 
 import trio
 
-QEMU = "qemu-system-x86_64"
+from vswitch.endpoints import qemu_program
+
 START_TIMEOUT_S = 20.0
 QMP_TIMEOUT_S = 20.0
 SHOWN_BYTES_MAX = 32768
@@ -88,8 +89,10 @@ class Qemu:
         common += f" -chardev socket,id=qmp,fd={inherited[0]}"
         if missing := what_is_missing():
             raise QemuError(missing)
+        program = qemu_program.find()
+        assert program is not None
         self.process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", QEMU, *common.split(), *arguments],
+            ["setpriv", "--pdeathsig", "KILL", program, *common.split(), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
@@ -196,7 +199,6 @@ def telling_lines(console: str) -> str:
 
 def what_is_missing() -> str | None:
     """What has to be installed before QEMU can be started, in one line; None if nothing."""
-    for program, package in ((QEMU, "qemu-system-x86"), ("setpriv", "util-linux")):
-        if shutil.which(program) is None:
-            return f"{program} not found: install the package {package}"
-    return None
+    if qemu_program.find() is None:
+        return qemu_program.missing()
+    return None if shutil.which("setpriv") else "setpriv not found: install the package util-linux"
