@@ -42,7 +42,10 @@ def add(ports: Ports, name: str, query: str = "") -> SwitchPort:
 
 def seen(port: SwitchPort) -> dict[str, Any]:
     """What the data plane goes by at one port."""
-    names = "vlans isolated plain enabled up is_mirror ingress_policy egress_policy mirrors_in mirrors_out"
+    names = (
+        "vlans isolated plain enabled up is_mirror forwards_reserved any_source"
+        " ingress_policy egress_policy mirrors_in mirrors_out"
+    )
     sticky = port.port.place == port.port.index | PINNED
     return {name: getattr(port.port, name) for name in names.split()} | {"sticky": sticky}
 
@@ -65,6 +68,8 @@ NOTHING_ASKED = {
     "enabled": True,
     "up": True,
     "is_mirror": False,
+    "forwards_reserved": False,
+    "any_source": False,
     "ingress_policy": None,
     "egress_policy": None,
     "mirrors_in": [],
