@@ -133,6 +133,19 @@ async def test_several_boot_side_by_side(lan: Lan) -> None:
     a, b = await lan.boot("a", "b", append="loglevel=4")
     assert [machine.ip for machine in (first, a, b)] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert (await a.run(f"ping -c 1 {b.ip}")).ok
+    await a.run("echo 10.9.9.9 mine >>/etc/hosts")
+    late = await lan.host("late")
+    for guest, known in ((a, ("a", "b", "first", "late", "localhost")), (b, ("a", "b", "first", "late"))):
+        for name in known:
+            assert (await guest.run(f"ping -c 1 {name}")).ok, name
+    await lan.remove(late)
+    async with b.pause():
+        late = await lan.host("late", ip="10.0.0.77")  # does not wait for b
+    await b.wait_for("grep '10.0.0.77 late' /etc/hosts")
+    assert (await b.run("grep -c late /etc/hosts")).stdout == "1\n"
+    assert (await a.run("grep -c 'late\\|mine' /etc/hosts")).stdout == "2\n"
+    await b.reset()
+    assert (await b.run("ping -c 1 late")).ok
     with pytest.raises(InputError, match="already"):
         await lan.boot("c", "a")
 

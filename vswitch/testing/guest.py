@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from vswitch.testing.shell import Result, SerialShell, Shell, VirtioShell
 BOOT_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
+NAMES_MARK = "# of the lan"
+NAMES_TIMEOUT_S = 2.0
 PIECE_BYTES = 1 << 20  # of a file, at a time
 
 
@@ -76,13 +78,21 @@ class Guest:
     """
 
     def __init__(
-        self, name: str, machine: Machine, links: Sequence[Link], nursery: trio.Nursery, gateway: str = ""
+        self,
+        name: str,
+        machine: Machine,
+        links: Sequence[Link],
+        nursery: trio.Nursery,
+        gateway: str,
+        when_up: Callable[[], Awaitable[None]],
     ) -> None:
         self.name = name
         self.links = list(links)
         self.machine = machine
         self._nursery = nursery
         self._gateway = gateway
+        self._when_up = when_up
+        self._is_up = False
         self._qemu: Qemu | None = None
         self._shell: Shell | None = None
         self._last_console = ""
@@ -190,12 +200,14 @@ class Guest:
     async def reset(self) -> None:
         """Presses the reset button; returns when the guest is up again."""
         qemu, shell = self._alive(), self._a_shell()
+        self._is_up = False
         await qemu.qmp("set-action", reboot="reset")  # despite -no-reboot
         await qemu.qmp("system_reset")
         await qemu.event("RESET")
         with qemu.bounded(f"guest {self.name}: booting", BOOT_TIMEOUT_S):
             await shell.open()
         await qemu.qmp("set-action", reboot="shutdown")  # not before: the BIOS resets once more
+        await self._now_up()
 
     async def shutdown(self, *, timeout: float = COMMAND_TIMEOUT_S) -> None:  # noqa: ASYNC109
         """Presses the power button (ACPI), and for the tiny guest powers it off; returns when QEMU has ended."""
@@ -231,10 +243,28 @@ class Guest:
             with qemu.bounded(f"guest {self.name}: booting", BOOT_TIMEOUT_S):
                 await self._shell.open()
         self._nursery.start_soon(self._watch, qemu)
+        await self._now_up()
+
+    async def _now_up(self) -> None:
+        self._is_up = True
+        await self._when_up()
+
+    async def tell_names(self, addresses: Iterable[tuple[str, str]]) -> None:
+        """Writes names and their addresses into the tiny guest's /etc/hosts, in the place of those told before.
+
+        One that is paused does it when it goes on.
+        """
+        if not self._is_up or not isinstance(self.machine.image, GuestImage):
+            return
+        lines = "".join(f"{address} {name} {NAMES_MARK}\\n" for name, address in addresses)
+        command = f"sed -i '/{NAMES_MARK}$/d' /etc/hosts; printf '{lines}' >>/etc/hosts"
+        with trio.move_on_after(NAMES_TIMEOUT_S), suppress(EOFError, QemuError):
+            await self._a_shell().run(command, b"")
 
     async def power_off(self) -> None:
         """Ends QEMU at once, and takes the cables out."""
         self._expected_to_end = True
+        self._is_up = False
         if self._qemu is not None:
             self._last_console = self._qemu.output
             self._qemu = self._shell = None

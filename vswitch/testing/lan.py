@@ -8,6 +8,7 @@ async with Lan() as lan:
 
 import ipaddress
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -33,6 +34,7 @@ from vswitch.testing.qemu import QemuError
 
 NETWORK = "10.0.0.0/24"
 RECORD = RecordLimits(64 * 2**20, 1e6)
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 SHOWN_MAX = 10  # packets, where one that was expected did not come
 
 Station = Guest | ScapyHost | Link | str
@@ -61,6 +63,7 @@ class Lan:
         self._taken: set[ipaddress.IPv4Address] = set()
         self._links: dict[str, Link] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._telling = trio.Lock()
 
     def __repr__(self) -> str:
         machines: list[Guest | ScapyHost] = [*self.guests.values(), *self.hosts.values()]
@@ -129,7 +132,7 @@ class Lan:
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
         machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
-        guest = Guest(name, machine, [], self._nursery, gateway)
+        guest = Guest(name, machine, [], self._nursery, gateway, self._tell_names)
         try:
             for number, card in enumerate(cards):
                 port_name = f"{name}-{number + 1}" if number else name
@@ -176,6 +179,7 @@ class Lan:
         self.hosts[name] = host
         scope = self._scopes[name] = trio.CancelScope()
         self._nursery.start_soon(self._run_host, host, stream, scope)
+        await self._tell_names()
         return host
 
     async def attach(self, target: Any, **parameters: object) -> Attachment:
@@ -346,6 +350,15 @@ class Lan:
             return restore
 
         return Fault(inject, what)
+
+    async def _tell_names(self) -> None:
+        """Has all guests know all machines by name."""
+        async with self._telling, trio.open_nursery() as nursery:
+            known = [
+                (link.name, link.ip) for link in self._links.values() if link.ip and HOST_NAME.fullmatch(link.name)
+            ]
+            for guest in self.guests.values():
+                nursery.start_soon(guest.tell_names, known)
 
     def _set_up(self, names: list[str], up: bool) -> None:
         for name in names:

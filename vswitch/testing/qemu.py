@@ -194,7 +194,7 @@ def telling_lines(console: str) -> str:
     lines = console.splitlines()
     panics = [number for number, line in enumerate(lines) if "Kernel panic" in line]
     begin = max(0, panics[-1] - LINES_BEFORE_PANIC) if panics else max(0, len(lines) - LINES_SHOWN)
-    return "\n".join(["it printed last:", *lines[begin : begin + LINES_SHOWN]])
+    return "\n".join(["it printed:", *lines[begin : begin + LINES_SHOWN]])
 
 
 def what_is_missing() -> str | None:
