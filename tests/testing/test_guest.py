@@ -9,7 +9,7 @@ import trio
 
 from tests.e2e.guest import guest_image
 from vswitch import InputError
-from vswitch.testing import CommandFailed, Disk, Guest, GuestImage, Kernel, Lan, Login, QemuError, Result
+from vswitch.testing import CommandFailed, Disk, Guest, GuestImage, Kernel, Lan, Login, Nic, QemuError, Result
 from vswitch.testing.guest_image import Entry, cpio
 from vswitch.testing.shell import VirtioShell
 
@@ -148,6 +148,27 @@ async def test_several_boot_side_by_side(lan: Lan) -> None:
     assert (await b.run("ping -c 1 late")).ok
     with pytest.raises(InputError, match="already"):
         await lan.boot("c", "a")
+
+
+async def test_many_cards_and_one_more(lan: Lan) -> None:
+    host = await lan.host("host")
+    cards = [Nic(ip="", port={"up": False})] * 40
+    port = ["-device", "pcie-root-port,id=spare"]
+    guest = await lan.guest("many", nics=[Nic(), *cards, Nic(ip="10.1.0.1/24")], arguments=port)
+    assert (await guest.run(f"ping -c 1 {host.ip}")).ok
+    assert (await guest.run("cat /sys/class/net/eth41/address")).stdout.strip() == guest.links[-1].mac
+    with pytest.raises(QemuError, match=r"(?s)hotplugging.*arguments=.*pcie-root-port,id=spare.*add bus='spare'"):
+        await guest.qmp("device_add", driver="virtio-rng-pci")
+    await guest.qmp("device_add", driver="virtio-rng-pci", bus="spare")
+    with pytest.raises(InputError, match="more: 185 cards; a guest has room for 184"):
+        await lan.guest("more", nics=[Nic()] * 185)
+
+
+async def test_what_qemu_refuses_comes_with_advice(lan: Lan) -> None:
+    with pytest.raises(QemuError, match=r"No 'PCI' bus(?s:.*)leave out -M microvm"):
+        await lan.guest("micro", arguments=["-M", "microvm"])
+    with pytest.raises(QemuError, match=r"no slot/function(?s:.*)addr=0x1e\.0,multifunction=on"):
+        await lan.guest("full", arguments=["-device", "virtio-rng-pci"] * 30)
 
 
 async def test_one_that_does_not_boot_says_why_and_is_gone(lan: Lan) -> None:

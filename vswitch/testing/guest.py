@@ -21,6 +21,8 @@ COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
 NAMES_MARK = "# of the lan"
 NAMES_TIMEOUT_S = 2.0
+CARDS_IN_SLOTS = 16  # of their own: QEMU finds them; there are some 28 in all
+FIRST_SHARED_SLOT, CARDS_MAX = 8, 8 * 23
 PIECE_BYTES = 1 << 20  # of a file, at a time
 
 
@@ -324,8 +326,14 @@ class Guest:
         rom = ",romfile=" if isinstance(image, GuestImage) else ""  # it boots from nowhere else
         for index, (link, cable) in enumerate(zip(self.links, cables, strict=True)):
             words += ["-netdev", f"socket,id=net{index},fd={cable}"]
-            words += ["-device", f"{link.nic.device},id=nic{index},netdev=net{index},mac={link.mac}{rom}"]
+            place = place_of(index) if len(self.links) > CARDS_IN_SLOTS else ""
+            words += ["-device", f"{link.nic.device},id=nic{index},netdev=net{index},mac={link.mac}{rom}{place}"]
         return [*words, *machine.arguments], channels
+
+
+def place_of(card: int) -> str:
+    """Where one of many cards goes: eight share a slot, so that a PCI bus has room for all."""
+    return f",addr={FIRST_SHARED_SLOT + card // 8:#x}.{card % 8},multifunction=on"
 
 
 def kernel_arguments(name: str, addresses: Sequence[object], *more: str) -> str:

@@ -27,7 +27,7 @@ from vswitch.switch import is_cancelled
 from vswitch.testing import guest_image
 from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
 from vswitch.testing.faults import Fault, Restore
-from vswitch.testing.guest import Guest, GuestDied, Image, Login, Machine
+from vswitch.testing.guest import CARDS_MAX, Guest, GuestDied, Image, Login, Machine
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link, Nic
 from vswitch.testing.qemu import QemuError
@@ -128,6 +128,8 @@ class Lan:
         if netboot and ip is None:
             ip = ""  # nobody would tell it
         cards = list(nics) if nics is not None else [Nic(ip=ip, port=port)]
+        if len(cards) > CARDS_MAX:
+            raise InputError(f"{name}: {len(cards)} cards; a guest has room for {CARDS_MAX}")
         if image is None and not netboot:
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes

@@ -28,6 +28,14 @@ START_TIMEOUT_S = 20.0
 QMP_TIMEOUT_S = 20.0
 SHOWN_BYTES_MAX = 32768
 LINES_SHOWN, LINES_BEFORE_PANIC = 20, 8  # of a console
+# What to do about it, by what QEMU says.
+ADVICE = {
+    "no slot/function available for": "the machine's PCI slots are taken; put up to 8 devices into one: "
+    "addr=0x1e.0,multifunction=on, addr=0x1e.1, and so on",
+    "does not support hotplugging": "boot the guest with arguments=['-device', 'pcie-root-port,id=spare'], and "
+    "add bus='spare'",
+    "No 'PCI' bus found": "this machine has no PCI, which the guest's devices need; leave out -M microvm",
+}
 EVENTS_MAX = 100  # that are kept for who asks for them
 
 
@@ -141,7 +149,7 @@ class Qemu:
             while (answer := await self._next_message()).get("id") != self._asked:
                 pass  # the greeting, an event, or an answer nobody waited for
             if "error" in answer:
-                raise QemuError(f"QMP {command}: {answer['error']['desc']}")
+                raise QemuError(f"QMP {command}: {with_advice(answer['error']['desc'])}")
             return answer["return"]
 
     async def event(self, name: str) -> None:
@@ -179,7 +187,7 @@ class Qemu:
             raise QemuError(f"{what}: QEMU ended with status {status}; {self._printed()}") from None
 
     def _printed(self) -> str:
-        return telling_lines(self.output)
+        return with_advice(telling_lines(self.output))
 
     def close(self) -> None:
         self.process.kill()
@@ -195,6 +203,11 @@ def telling_lines(console: str) -> str:
     panics = [number for number, line in enumerate(lines) if "Kernel panic" in line]
     begin = max(0, panics[-1] - LINES_BEFORE_PANIC) if panics else max(0, len(lines) - LINES_SHOWN)
     return "\n".join(["it printed:", *lines[begin : begin + LINES_SHOWN]])
+
+
+def with_advice(said: str) -> str:
+    """What QEMU says, and what to do about it if that is known."""
+    return "\n".join([said, *(advice for phrase, advice in ADVICE.items() if phrase in said)])
 
 
 def what_is_missing() -> str | None:
