@@ -29,6 +29,8 @@ from vswitch.errors import InputError, RefusedError
 from vswitch.supervision import Failures, contain_once_started
 from vswitch.version import __version__
 
+HANDED_OUT_MAX = 65536  # addresses that are remembered
+
 log = logging.getLogger("vswitch")
 
 
@@ -349,6 +351,8 @@ class VSwitch:
         mac = self._named_mac(self._endpoints[endpoint], taken) or self._new_mac(endpoint, taken)
         self._handed_out.pop(mac, None)
         self._handed_out[mac] = None
+        if len(self._handed_out) > HANDED_OUT_MAX:
+            del self._handed_out[next(iter(self._handed_out))]
         return mac
 
     def _named_mac(self, endpoint: Endpoint, taken: set[str]) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import Home, check_refused, connect, rss
+from tests.cli.program import Home, check_refused, connect, is_one_line, rss
 from tests.cli.traffic import traffic
 from tests.endpoints.kinds import vde_request
 from tests.frames import frame, framed, mac
@@ -91,3 +91,13 @@ def test_captures_that_nobody_reads_hold_no_more_than_they_may_and_give_it_back(
 
 def test_a_recording_that_does_not_fit_is_refused_in_a_line(home: Home) -> None:
     check_refused(home, "--record", "60GiB", code=1, said="there is not the memory to record 61,440 MiB; record ")
+
+
+@pytest.mark.parametrize("limit", [6, 8, 10])
+def test_with_too_few_descriptors_to_begin_with_it_says_so_in_a_line(home: Home, limit: int) -> None:
+    with home.start("tcp://127.0.0.1:0", under=limited(limit)) as serving:
+        assert serving.ended() == 1
+        assert is_one_line(serving.error)
+        assert "Too many open files" in serving.error
+        assert "Errno" not in serving.log
+        assert "Traceback" not in serving.log

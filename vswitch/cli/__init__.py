@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 the system or the moment refuses; 2 something is written wrongly. An error is one line.
 """
 
+import errno
 import sys
 
 import click
@@ -59,12 +60,20 @@ def _tell(error: BaseException) -> int | None:
         return 1
     if isinstance(error, OSError):  # such as help that cannot be written
         give_up()
-        return _fail(str(error), 1)
+        return _fail(_reason(error), 1)
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return 130
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     return None
+
+
+def _reason(error: OSError) -> str:
+    """What the system says, in words, and what to do about it."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}: the limit of open files is too low; raise it, as with: ulimit -n 1024"
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}"
 
 
 def _fail(message: str, code: int) -> int:

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from vswitch.errors import RefusedError
 from vswitch.outlet import Outlet, OutletLog
@@ -77,9 +77,10 @@ async def said() -> None:
 
 def give_up() -> None:
     """Standard output takes nothing: keep Python from trying once more when it exits, and complaining."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
+    with suppress(OSError):  # no descriptor is left for it
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
 
 
 def _refused(error: OSError) -> OSError | RefusedError:

@@ -42,6 +42,7 @@ from vswitch.errors import InputError, RefusedError, printable
 from vswitch.supervision import Failures
 
 ANSWERS_MAX = 4  # of those that may be large, made and sent at a time
+CAPTURES_MAX = 256  # fewer than connections: others get answers, too
 RECORDINGS_MAX = 2  # likewise; each keeps the recorder's memory as it was when it began
 STALL_S = 10.0  # how long a client may take no more of an answer, but for captures
 
@@ -134,6 +135,8 @@ class Api:
         return _PromptStream(stream(), "application/x-pcapng", {VERSION_HEADER: VERSION})
 
     async def _capture(self, request: Request) -> Response:
+        if len(self._running) >= CAPTURES_MAX:
+            raise RefusedError(f"{CAPTURES_MAX} captures run already; end some")
         live = await self._switch.capture(_wanted(request))
         if request.method == "POST":
             await self._switch.capture_to(captures.read_file(await request.body()), live)
