@@ -34,9 +34,13 @@ SLOW = """
     async def test_is_set_up(server):
         pass
 
+    @pytest.mark.timeout(60)
+    @pytest.mark.vswitch_timeout(60)
     async def test_in_virtual_time(lan, autojump_clock):
-        await trio.sleep(1000)
+        await trio.sleep(1000)  # of which no limit knows
 
+    @pytest.mark.timeout(60)
+    @pytest.mark.vswitch_timeout(60)
     async def test_next(lan):
         a, b = await lan.host("a"), await lan.host("b")
         assert await a.ping(b.ip)
@@ -45,10 +49,17 @@ SLOW = """
     def stays(sync_lan):
         return sync_lan.host("stays")
 
+    @pytest.mark.timeout(60)
+    @pytest.mark.vswitch_timeout(60)
+    def test_first_sync(sync_lan, stays):
+        assert sync_lan.host("a").ping(stays.ip)
+
     def test_sync(sync_lan, stays):
         sync_lan.host("a").send(bytes(60))
         sync_lan.host("b").recv("tcp", timeout=60)  # the line
 
+    @pytest.mark.timeout(60)
+    @pytest.mark.vswitch_timeout(60)
     def test_next_sync(sync_lan, stays):
         assert sync_lan.host("a").ping(stays.ip)
         assert sync_lan.host("b").ip == "10.0.0.3"
@@ -60,11 +71,11 @@ def test_it_ends_with_evidence(pytester: pytest.Pytester, option: str) -> None:
     if option == "--timeout":
         require(importlib.util.find_spec("pytest_timeout"), "pytest-timeout is not installed")
     pytester.makepyfile(test_it=SLOW)
-    result = run(pytester, option, "2", "--show-capture=no")
-    result.assert_outcomes(failed=4, passed=3)
+    result = run(pytester, option, "3", "--show-capture=no")
+    result.assert_outcomes(failed=4, passed=4)
     by = "--vswitch-timeout" if option == "--vswitch-timeout" else "pytest-timeout"
     shown = str(result.stdout)
-    assert shown.count(f"TestTimeout: the test took longer than 2 s ({by})\n") >= 3
+    assert shown.count(f"TestTimeout: the test took longer than 3 s ({by})\n") >= 3
     assert len(re.findall(r"^> .*# the line\n(?: +\^+\n)?E  ", shown, re.MULTILINE)) == 3
     assert "site-packages" not in shown
     for name in ("test_waits", "test_is_busy", "test_is_set_up", "test_sync"):
