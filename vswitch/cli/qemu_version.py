@@ -2,12 +2,13 @@
 
 import platform
 import re
+import shutil
 import subprocess
 from contextlib import suppress
 
 import trio
 
-from vswitch.endpoints import qemu, qemu_program
+from vswitch.endpoints import qemu
 from vswitch.errors import InputError
 
 ASSUMED: qemu.Version = (7, 2)
@@ -25,7 +26,8 @@ class QemuVersion:
     """Asks the QEMU on this machine for its version, while other things are done."""
 
     def __init__(self) -> None:
-        found = qemu_program.find(platform.machine()) or qemu_program.find()
+        names = (f"qemu-system-{platform.machine()}", "qemu-system-x86_64", "qemu-kvm")
+        found = next(filter(None, map(shutil.which, names)), None)
         self._process: subprocess.Popen[bytes] | None = None
         if found:
             with suppress(OSError):
