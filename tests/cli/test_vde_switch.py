@@ -608,7 +608,7 @@ def test_shutdown_in_the_rc_file_ends_it(home: Home) -> None:
 
 def test_a_pid_file_that_is_another_processs_by_now_stays(home: Home) -> None:
     with started(home, "-p", "pid") as switch:
-        until(lambda: (home.root / "pid").exists(), "it has written its number")
+        until(lambda: (home.root / "pid").exists() and (home.root / "pid").read_text(), "it has written its number")
         (home.root / "pid").write_text("1\n")
         assert switch.stop() == 0
     assert (home.root / "pid").read_text() == "1\n"
