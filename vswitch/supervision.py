@@ -14,7 +14,7 @@ from typing import TypeVarTuple
 
 import trio
 
-from vswitch.errors import only, printable
+from vswitch.errors import innermost, only, printable
 
 RESTART_MIN_S = 0.01
 RESTART_MAX_S = 5.0
@@ -127,13 +127,6 @@ async def contain_once_started(
     await (keep_running if again else contain)(failures, what, attempt)
     if refused:
         raise only(refused[0])
-
-
-def innermost(error: BaseException) -> BaseException:
-    """The first error in a group, which is what a task's error arrives in."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _reference(what: str, error: BaseException) -> str:

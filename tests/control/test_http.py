@@ -122,7 +122,7 @@ async def serving(application: Application) -> AsyncIterator[Service]:
             listener.listen()
             async with trio.open_nursery() as nursery:
                 server = Server(application, [("x-server", "test")], service.failures, "the test")
-                nursery.start_soon(server.serve, listener)
+                nursery.start_soon(server.accept, nursery, listener)
                 yield service
                 nursery.cancel_scope.cancel()
 

@@ -141,8 +141,8 @@ def _pipe(stream: client.Stream) -> None:
 
 
 def _write(stream: client.Stream, file: str) -> None:
-    print(f"capturing to {file}; Ctrl-C ends it", file=sys.stderr)
     with ending(stream):
+        print(f"capturing to {file}; Ctrl-C ends it", file=sys.stderr)
         last = b"".join(stream).strip()
     if not last:
         print(f"the switch has ended; what passed until then is in {file}", file=sys.stderr)

@@ -15,7 +15,7 @@ from vswitch.cli import signals
 from vswitch.cli.output import in_background, said, say
 from vswitch.cli.pcapng_text import TextCapture
 from vswitch.control.captures import CaptureRequest
-from vswitch.errors import RefusedError, printable
+from vswitch.errors import RefusedError, innermost, printable
 
 if TYPE_CHECKING:
     from vswitch.testing import Guest, GuestImage, Lan
@@ -147,8 +147,7 @@ def _listed(words: Sequence[str]) -> str:
 
 def _in_one_line(error: BaseException) -> str:
     """The first of the errors: the first line of its text and, where that announces what QEMU printed, the last."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = innermost(error)
     first, *rest = str(error).strip().splitlines() or [type(error).__name__]
     if not first.endswith(":"):
         return first

@@ -16,7 +16,8 @@ import h11
 import trio
 
 from vswitch.endpoints.accepting import Acceptor
-from vswitch.supervision import Failures, contain, innermost, keep_running
+from vswitch.errors import innermost
+from vswitch.supervision import Failures, contain, keep_running
 
 HEAD_BYTES_MAX = 16 * 1024
 BODY_BYTES_MAX = 64 * 1024
@@ -53,11 +54,6 @@ class Server:
         self.name = name
         self.waiting: OrderedDict[Connection, None] = OrderedDict()  # for a whole request, the longest first
         self._count = 0
-
-    async def serve(self, listener: trio.socket.SocketType) -> None:
-        """Accept until cancelled; then all connections are closed."""
-        async with trio.open_nursery() as nursery:
-            await self.accept(nursery, listener)
 
     async def accept(self, nursery: trio.Nursery, listener: trio.socket.SocketType) -> None:
         """Accept until cancelled; connections live in a nursery."""

@@ -53,7 +53,7 @@ def bind(
             _remove_stale(path, kind)
             try:
                 sock.bind(path)
-                ours = os.lstat(path)
+                ours = _identity(path)
             except OSError as error:
                 raise RefusedError(f"cannot listen on {path}: {_reason(error)}") from None
             try:
@@ -69,11 +69,10 @@ def bind(
             _remove(path, ours)
 
 
-def _remove(path: str, ours: os.stat_result) -> None:
+def _remove(path: str, ours: tuple[int, int] | None) -> None:
     """Remove a socket that we have made, unless another is there by now."""
     with contextlib.suppress(OSError):  # it is gone, or the directory lets us change nothing any more
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+        if _identity(path) == ours:
             os.unlink(path)
 
 
