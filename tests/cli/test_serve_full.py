@@ -70,7 +70,7 @@ def flood(url: str, megabytes: int) -> None:
             guest.sendall(burst)
 
 
-def test_captures_that_nobody_reads_hold_no_more_than_they_may(home: Home) -> None:
+def test_captures_that_nobody_reads_hold_no_more_than_they_may_and_give_it_back(home: Home) -> None:
     lan = f"unix://{home.root}/lan.sock"
     request = b"GET /v1/capture HTTP/1.1\r\nHost: vswitch\r\n\r\n"
     with home.serve(lan, "--capture-memory", "8MiB") as serving, traffic(lan) as passing, ExitStack() as stack:
@@ -83,6 +83,9 @@ def test_captures_that_nobody_reads_hold_no_more_than_they_may(home: Home) -> No
         flood(lan, 64)
         passing.check()
         assert rss(serving.pid) < before + 48 * 2**20
+        stack.close()
+        until(lambda: rss(serving.pid) < before + 10 * 2**20, "memory to be given back")
+        passing.check()
         assert home.get("status")["failures"] == 0
 
 

@@ -15,7 +15,7 @@ from vswitch.supervision import keep_running
 
 TURN_S = 0.001  # how long forwarding may go on before other tasks get their turn
 EXPIRE_PERIOD_MAX_S = 60.0
-SWOLLEN_BYTES = 4 * 2**20  # queues that held more than this leave memory worth giving back
+SWOLLEN_BYTES = 4 * 2**20  # queues that shrank by more than this leave memory worth giving back
 DRAINED_AFTER_S = 2.0
 LOOK_PERIOD_S = 1.0
 
@@ -37,6 +37,7 @@ def start(ports: Ports, nursery: trio.Nursery) -> None:
 async def drive(ports: Ports) -> None:
     """Forward frames until cancelled."""
     loop = ports.loop
+    pool = ports.bridge.pool
     while True:
         # A source that waits for a port goes on at some time, whatever happens.
         with trio.move_on_after(WAIT_MS / 1000 if loop.waiting else math.inf):
@@ -45,7 +46,7 @@ async def drive(ports: Ports) -> None:
             await _after_turn(ports)
             await trio.lowlevel.checkpoint()
         await _after_turn(ports)
-        if ports.bridge.pool.peak > SWOLLEN_BYTES:
+        if pool.peak - pool.used > SWOLLEN_BYTES:
             ports.swollen.set()
 
 
@@ -64,13 +65,16 @@ async def age(ports: Ports) -> None:
 
 
 async def give_memory_back(ports: Ports) -> None:
-    """Once large queues have drained, return what the heap still keeps of them, until cancelled."""
+    """Once a lot of memory was let go, and it is not taken again soon, return it to the system, until cancelled.
+
+    Some of the queues may stay full for good: those of guests that do not read.
+    """
     pool = ports.bridge.pool
     while True:
         await ports.swollen.wait()
+        before = pool.peak = pool.used
         await trio.sleep(DRAINED_AFTER_S)
-        if pool.used < SWOLLEN_BYTES:
-            pool.peak = 0
+        if pool.peak - min(before, pool.used) <= SWOLLEN_BYTES:
             ports.swollen = trio.Event()
             heap.trim()
 
