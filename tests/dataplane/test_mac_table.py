@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.dataplane.plumbing import SEED
 from tests.frames import mac
-from vswitch.dataplane.mac_table import NO_PORT, PINNED, MacTable, mac_key
+from vswitch.dataplane.mac_table import MOVES_KEPT, NO_PORT, PINNED, MacTable, mac_key
 
 AGEING_MS = 1000
 CAPACITY = 24  # the smallest table has 64 slots for it: clusters and wrap-around are common
@@ -29,7 +29,7 @@ class AgainstDictionary(RuleBasedStateMachine):
         self.table = MacTable(64, AGEING_MS, SEED)
         self.model: dict[int, tuple[int, int]] = {}
         self.now = 0
-        self.moves = 0
+        self.moves: list[tuple[int, int, int]] = []
         self.static: set[int] = set()
         self.sticky: set[int] = set()
 
@@ -41,7 +41,8 @@ class AgainstDictionary(RuleBasedStateMachine):
         assert self.table.learn(key, port | PINNED if sticky else port, self.now) == (not moves or not stays)
         if stays:
             return
-        self.moves += moves
+        if old is not None and moves:
+            self.moves.append((key, old, port))
         self.model[key] = (port, self.now)
         (self.sticky.add if sticky else self.sticky.discard)(key)
 
@@ -85,7 +86,9 @@ class AgainstDictionary(RuleBasedStateMachine):
         held = [self.table.held(port) for port in range(6)]
         assert sum(held) + len(self.static) == self.table.count
         assert self.table.live(self.now) == len(found)
-        assert self.table.moves == self.moves
+        assert self.table.moves == len(self.moves)
+        assert self.table.moved(0) == self.moves
+        assert self.table.moved(max(self.table.moves - 1, 0)) == self.moves[-1:]
 
     def alive(self) -> dict[int, int]:
         return {key: port for key, (port, seen) in self.model.items() if self.now - seen < AGEING_MS}
@@ -132,6 +135,18 @@ def test_an_entry_that_aged_out_is_not_a_move() -> None:
     table.learn(mac_key(1, mac(1)), 2, AGEING_MS)
     table.learn(mac_key(1, mac(1)), 3, AGEING_MS + 1)
     assert table.moves == 1
+
+
+def test_of_many_moves_the_last_ones_are_known() -> None:
+    table = MacTable(16, AGEING_MS, SEED)
+    for number in range(1001):
+        table.learn(mac_key(1, mac(1)), number, 0)
+    assert table.moves == 1000
+    assert (
+        table.moved(0) == table.moved(10) == [(mac_key(1, mac(1)), at, at + 1) for at in range(1000 - MOVES_KEPT, 1000)]
+    )
+    assert table.moved(998) == [(mac_key(1, mac(1)), 998, 999), (mac_key(1, mac(1)), 999, 1000)]
+    assert table.moved(1000) == []
 
 
 @pytest.mark.parametrize("seed", [random.Random(number).getrandbits(62) for number in range(20)])

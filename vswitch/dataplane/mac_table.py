@@ -33,6 +33,7 @@ KEY_MAC_MASK: Final = 0xFFFF_FFFF_FFFF
 
 NO_PORT: Final = -1
 ALL_SLOTS: Final = 1 << 40
+MOVES_KEPT: Final = 256  # a power of two
 
 
 def mac_key(vlan: i64, mac: i64) -> i64:
@@ -55,6 +56,7 @@ class MacTable:
         self.ageing = ageing
         self.count: i64 = 0
         self.moves: i64 = 0
+        self._moved: vec[i64] = vec[i64]([0] * (2 * MOVES_KEPT))  # keys, and the ports they left and have
         self.evictions: i64 = 0
         self._shift: i64 = 32 - bits
         self._mask: i64 = (i64(1) << bits) - 1
@@ -82,7 +84,7 @@ class MacTable:
             if now - (value >> TIME_SHIFT) < self.ageing:
                 if value & PINNED != 0:
                     return False
-                self.moves += 1
+                self._note_move(key, value & PORT_MASK, place & PORT_MASK)
             self._held[value & PORT_MASK] -= 1
         else:
             if self.count >= self.capacity:
@@ -94,6 +96,17 @@ class MacTable:
         self._hold(place & PORT_MASK)
         slots[2 * slot + 1] = heard
         return True
+
+    def moved(self, since: i64) -> list[tuple[int, int, int]]:
+        """(key, port left, port now) of the moves after the first `since`, the oldest first; of many, the last ones."""
+        found: list[tuple[int, int, int]] = []
+        number = max(since, self.moves - MOVES_KEPT)
+        while number < self.moves:
+            at = 2 * (number & (MOVES_KEPT - 1))
+            ports = self._moved[at + 1]
+            found.append((self._moved[at], ports >> TIME_SHIFT, ports & PORT_MASK))
+            number += 1
+        return found
 
     def pin(self, key: i64, port: i64) -> bool:
         """Make a static entry, in place of any other; answers whether there was room for it."""
@@ -177,6 +190,12 @@ class MacTable:
         while slots[2 * slot] != key and slots[2 * slot] != 0:
             slot = (slot + 1) & self._mask
         return slot
+
+    def _note_move(self, key: i64, left: i64, now: i64) -> None:
+        at = 2 * (self.moves & (MOVES_KEPT - 1))
+        self._moved[at] = key
+        self._moved[at + 1] = left << TIME_SHIFT | now
+        self.moves += 1
 
     def _hold(self, port: i64) -> None:
         while port >= len(self._held):

@@ -1,25 +1,19 @@
 """The tasks that run a switch's data plane. They share their nursery with no other, and start again if they fail."""
 
-import logging
 import math
 
 import trio
 
 from vswitch import heap
-from vswitch.dataplane.drops import BAD_SOURCE
 from vswitch.dataplane.loop import WAIT_MS
-from vswitch.endpoints.policy import listed
 from vswitch.endpoints.ports import Ports, now_ms
-from vswitch.endpoints.sparingly import Sparingly
+from vswitch.endpoints.wrongs import look_for_what_is_wrong
 from vswitch.supervision import keep_running
 
 TURN_S = 0.001  # how long forwarding may go on before other tasks get their turn
 EXPIRE_PERIOD_MAX_S = 60.0
 SWOLLEN_BYTES = 4 * 2**20  # queues that shrank by more than this leave memory worth giving back
 DRAINED_AFTER_S = 2.0
-LOOK_PERIOD_S = 1.0
-
-log = logging.getLogger("vswitch")
 
 
 def start(ports: Ports, nursery: trio.Nursery) -> None:
@@ -28,7 +22,7 @@ def start(ports: Ports, nursery: trio.Nursery) -> None:
         ("forwarding", drive),
         ("ageing", age),
         ("giving memory back", give_memory_back),
-        ("looking at sources", look_at_sources),
+        ("looking for what is wrong", look_for_what_is_wrong),
     )
     for what, task in tasks:
         nursery.start_soon(keep_running, ports.failures, what, task, ports, name=what)
@@ -46,6 +40,7 @@ async def drive(ports: Ports) -> None:
             await _after_turn(ports)
             await trio.lowlevel.checkpoint()
         await _after_turn(ports)
+        ports.worked.set()
         if pool.peak - pool.used > SWOLLEN_BYTES:
             ports.swollen.set()
 
@@ -77,20 +72,3 @@ async def give_memory_back(ports: Ports) -> None:
         if pool.peak - min(before, pool.used) <= SWOLLEN_BYTES:
             ports.swollen = trio.Event()
             heap.trim()
-
-
-async def look_at_sources(ports: Ports) -> None:
-    """Say it once of each port whose frames are dropped as their source is nobody's address, until cancelled.
-
-    A guest with such an address seems to be cut off, and nothing that it can see says why.
-    """
-    sparingly = Sparingly(log)
-    while True:
-        await trio.sleep(LOOK_PERIOD_S)
-        found = [port for port in ports if port.port.drops[BAD_SOURCE] > 0 and not port.warned]
-        for port in found:
-            port.warned = True
-        if found:
-            names = listed(port.name for port in found)
-            why = "comes from a group address or zero, which can never be answered (bad_source)"
-            sparingly.say("%s: drops what %s; give the guest another address, or the port sources=any", names, why)

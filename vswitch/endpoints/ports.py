@@ -71,7 +71,7 @@ class SwitchPort:
 class Ports:
     """All ports of one switch, and its data plane: MAC table, bridge and loop.
 
-    `swollen` is to be set when a lot of memory was in use that may now be given back.
+    `swollen` is to be set when a lot of memory was in use that may now be given back, `worked` when frames came in.
     """
 
     def __init__(self, *, table_size: int, ageing_s: float, hub: bool = False) -> None:
@@ -82,6 +82,7 @@ class Ports:
         self.failures = Failures()
         self.watchers = Watchers(self.bridge.journal, self.failures)
         self.swollen = trio.Event()
+        self.worked = trio.Event()
         self._by_name: dict[str, SwitchPort] = {}
         self._numbers: dict[str, tuple[list[int], count[int]]] = {}  # by listener: freed ones, and those above all used
         self._by_index: dict[int, SwitchPort] = {}
