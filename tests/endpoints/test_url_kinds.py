@@ -182,6 +182,7 @@ def test_the_url_that_an_error_suggests_is_one(url: str) -> None:
         (UDP, {"limit": 5, "idle": "10s", "remote": "lan:5"}, f"{UDP}?limit=5&idle=10s&remote=lan:5"),
         (UNIXGRAM, {"remote": "/a&b"}, f"{UNIXGRAM}?remote=/a%26b"),
         (VDE, {"mode": "0660", "group": "kvm", "mgmt": "/m"}, f"{VDE}?mode=0660&group=kvm&mgmt=/m"),
+        (VDE, {"mode": 0o660, "dirmode": 0o2770, "mgmtmode": 0}, f"{VDE}?mode=660&dirmode=2770&mgmtmode=0"),
         (VDE, {"connect": True, "port": 5}, f"{VDE}?connect&port=5"),
         (MCAST, {"iface": "lo"}, f"{MCAST}?iface=lo"),
     ],
@@ -193,8 +194,13 @@ def test_a_table_means_the_same(url: str, table: dict[str, Any], meant: str) -> 
 @pytest.mark.parametrize(
     ("url", "table", "said"),
     [
-        (VDE, {"mode": 660}, "octal, like 0660"),
-        (VDE, {"mode": 0o660}, "octal, like 0660"),
+        (VDE, {"mode": 660}, "660 are no permissions; write them in octal, like 0660, or 0o660 in TOML"),
+        (VDE, {"mode": 0o1000}, "512 are no permissions"),
+        (VDE, {"dirmode": 2770}, "2770 are no permissions"),
+        (VDE, {"mgmtmode": -1}, "-1 are no permissions"),
+        (VDE, {"mode": 10**30}, "such a large number"),
+        (VDE, {"mode": True}, "write them in octal"),
+        (VDE, {"mode": 432.0}, "write them in octal"),
         (VDE, {"group": 36}, "like kvm"),
         (UDP, {"limit": True}, "number from 1"),
         (UDP, {"limit": 1.5}, "number from 1"),

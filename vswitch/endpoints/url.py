@@ -327,10 +327,15 @@ def _iface(value: Any) -> str:
 
 
 def _mode(value: Any) -> int:
-    """Permissions, octal."""
-    if not isinstance(value, str) or not re.fullmatch(r"[0-7]{1,5}", value) or int(value, 8) > 0o7777:
-        raise InputError(f"{value!r} are no permissions; write them in octal, like 0660")
-    return int(value, 8)
+    """Permissions: a text is octal, a number, as TOML has it, the permissions themselves.
+
+    A number that somebody wrote in decimal has bits that only a text may ask for: 660 is 0o1224.
+    """
+    if isinstance(value, str) and re.fullmatch(r"[0-7]{1,5}", value) and int(value, 8) <= 0o7777:
+        return int(value, 8)
+    if isinstance(value, int) and not isinstance(value, bool) and value & ~0o2777 == 0:
+        return value
+    raise InputError(f"{values.shown(value)} are no permissions; write them in octal, like 0660, or 0o660 in TOML")
 
 
 PARAMETERS: dict[str, Callable[[Any], Any]] = {
