@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from tests.cli.program import COMMAND_TIMEOUT_S, Home, connect, is_one_line, package_root, read_to_end
+from tests.cli.program import COMMAND_TIMEOUT_S, Home, check_refused, connect, is_one_line, package_root, read_to_end
 from tests.e2e.test_qemu_datagrams import free_group
 from tests.frames import BROADCAST, frame, framed, mac
 from tests.needs import require
@@ -277,6 +277,31 @@ def test_the_ageing_time_is_the_options_even_if_the_file_has_one(home: Home) -> 
         peer.sendall(framed([frame(BROADCAST, mac(1))]))
         until(lambda: home.get("macs"), "the station is learned")
         until(lambda: not home.get("macs"), "the station is forgotten")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"), [((), "filed.pcapng"), (("--capture", "told.pcapng", "--record", "2MiB"), "told.pcapng")]
+)
+def test_captures_are_the_options_or_else_the_files(home: Home, arguments: tuple[str, ...], file: str) -> None:
+    record = "60GiB" if arguments else "1MiB"  # more than there is does not matter where an option says less
+    (home.root / "lab.toml").write_text(
+        f"[switch]\ncapture = 'filed.pcapng'\nrecord = '{record}'\n[[endpoint]]\nurl = 'unix://lan.sock'\n"
+    )
+    with home.serve("--config", "lab.toml", *arguments):
+        assert [path.name for path in home.root.glob("*.pcapng")] == [file]
+        assert home.run("dump", "recorded.pcapng").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('record = "60GiB"', "lab.toml: [switch] record: there is not the memory to record 61,440 MiB; record "),
+        ('capture = "none/lan.pcapng"', "cannot write none/lan.pcapng: No such file or directory"),
+    ],
+)
+def test_what_the_file_asks_for_and_cannot_be_had_is_exit_code_1(home: Home, entry: str, said: str) -> None:
+    (home.root / "lab.toml").write_text(f"[switch]\n{entry}\n[[endpoint]]\nurl = 'unix://lan.sock'\n")
+    check_refused(home, "--config", "lab.toml", code=1, said=said)
 
 
 def test_a_configuration_is_utf8_whatever_the_locale(home: Home) -> None:

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from vswitch.cli.serve import serve
 from vswitch.control import config
 from vswitch.control.config import SwitchConfig
+from vswitch.control.recording import RecordLimits
 from vswitch.endpoints.url import SCHEMES, parse
 from vswitch.errors import InputError
 
@@ -85,6 +87,9 @@ def test_everything_a_switch_can_be_told(read: Reader) -> None:
         name = "lab"
         ageing = "20s"
         table_size = 100
+        capture = "lan.pcapng"
+        capture_memory = "1MiB"
+        record = "60s,2MiB"
 
         [[endpoint]]
         url = "tcp://127.0.0.1:1234?name=a"
@@ -94,7 +99,21 @@ def test_everything_a_switch_can_be_told(read: Reader) -> None:
         connect = true
     """)
     endpoints = (parse("tcp://127.0.0.1:1234?name=a"), parse("unix:///run/lan.sock?connect"))
-    assert said == SwitchConfig(name="lab", ageing_s=20.0, table_size=100, endpoints=endpoints)
+    assert said == SwitchConfig(
+        name="lab",
+        ageing_s=20.0,
+        table_size=100,
+        capture="lan.pcapng",
+        capture_memory=2**20,
+        record=RecordLimits(2 * 2**20, 60.0),
+        endpoints=endpoints,
+    )
+
+
+def test_every_option_of_serve_that_is_about_the_switch_is_a_key(refused: Refused) -> None:
+    options = {option.lstrip("-").replace("-", "_") for parameter in serve.params for option in parameter.opts}
+    keys = refused("[switch]\nnothing = 1").partition("it takes ")[2].split(", ")
+    assert options - {"urls", "config", "ready_fd"} == set(keys)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +211,16 @@ def test_bytes_that_are_no_text_are_no_toml(tmp_path: Path) -> None:
         ("[switch]\ntable_size = 0", "[switch] table_size", "1048576"),
         ("[switch]\ntable_size = -1", "[switch] table_size", "1048576"),
         ("[switch]\ntable_size = 1048577", "[switch] table_size", "1048576"),
+        ("[switch]\ncapture = true", "[switch] capture", 'capture = "lan.pcapng"'),
+        ("[switch]\ncapture = ''", "[switch] capture", "lan.pcapng"),
+        ("[switch]\ncapture = 'captures/'", "[switch] capture", "lan.pcapng"),
+        ('[switch]\ncapture = "a\\u0000b"', "[switch] capture", "lan.pcapng"),
+        ("[switch]\ncapture_memory = 64", "[switch] capture_memory", 'capture_memory = "64MiB"'),
+        ("[switch]\ncapture_memory = '1KiB'", "[switch] capture_memory", "1MiB"),
+        ("[switch]\nrecord = 60", "[switch] record", 'record = "60s"'),
+        ("[switch]\nrecord = '60'", "[switch] record", "60MiB"),
+        ("[switch]\nrecord = '1s,2s'", "[switch] record", "60s,64MiB"),
+        ("[switch]\nrecord = '1TiB'", "[switch] record", "MiB"),
         ("[[endpoint]]\nname = 'a'", "[[endpoint]] 1", 'url = "tcp://127.0.0.1:1234"'),
         ("[[endpoint]]\nurl = 3", "[[endpoint]] 1", 'url = "tcp://127.0.0.1:1234"'),
         ("[[endpoint]]\nurl = 'fd://3'\n[[endpoint]]\nurl = 'lan'", "[[endpoint]] 2: lan", "unix:///"),

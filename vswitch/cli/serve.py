@@ -75,11 +75,12 @@ def serve(
         name,
         ageing_s=ageing_s,
         table_size=table_size,
-        record=_record(record),
+        record=_record(record, wanted, config_file),
         capture_memory=_first(_capture_memory(capture_memory), wanted.capture_memory, captures.BUDGET_DEFAULT),
     )
     qemu_version = QemuVersion()
     process.prepare()
+    capture_file = wanted.capture if capture_file is None else capture_file
     capture = None if capture_file is None else FileRequest(path=capture_file)
     with in_background("%(asctime)s %(message)s", "%H:%M:%S"):
         signals.run(
@@ -158,11 +159,13 @@ def _ageing(text: str | None) -> float | None:
         raise InputError(f"--ageing: {error}") from None
 
 
-def _record(text: str | None) -> RecordLimits | None:
+def _record(text: str | None, wanted: configuration.SwitchConfig, config_file: str | None) -> RecordLimits | None:
+    where = f"{config_file}: [switch] record" if text is None else "--record"
     try:
-        return None if text is None else check_fits(read_limits(text))
+        limits = wanted.record if text is None else read_limits(text)
+        return None if limits is None else check_fits(limits)
     except VSwitchError as error:
-        raise type(error)(f"--record: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
 
 
 def _capture_memory(text: str | None) -> int | None:

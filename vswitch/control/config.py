@@ -9,6 +9,8 @@ import msgspec
 
 from vswitch import units
 from vswitch.control.captures import check_budget
+from vswitch.control.recording import RecordLimits, read_limits
+from vswitch.edges.capture_file import check_path
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
 from vswitch.errors import InputError, RefusedError
 
@@ -25,7 +27,9 @@ class SwitchConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     ageing_s: float | None = None
     table_size: int | None = None
+    capture: str | None = None  # a path
     capture_memory: int | None = None  # bytes
+    record: RecordLimits | None = None
     endpoints: tuple[EndpointConfig, ...] = ()
 
 
@@ -92,7 +96,9 @@ _SWITCH: dict[str, tuple[str, type, Callable[[Any], Any], str]] = {
     "name": ("name", str, check_name, 'name = "lab"'),
     "ageing": ("ageing_s", str, lambda text: check_ageing(units.duration(text)), 'ageing = "300s"'),
     "table_size": ("table_size", int, check_table_size, "table_size = 8192"),
+    "capture": ("capture", str, check_path, 'capture = "lan.pcapng"'),
     "capture_memory": ("capture_memory", str, lambda text: check_budget(units.size(text)), 'capture_memory = "64MiB"'),
+    "record": ("record", str, read_limits, 'record = "60s"'),
 }
 
 

@@ -100,6 +100,13 @@ def _limit(text: str) -> tuple[int | float, str]:
     raise InputError(f"{text!r} is no limit of a file; write one like {_ROTATE_LIKELY}")
 
 
+def check_path(path: str) -> str:
+    """A path that a file can have. Raises InputError."""
+    if not os.path.basename(path) or "\0" in path:
+        raise InputError(f"{path!r} is no file's name; write one like lan.pcapng")
+    return path
+
+
 class CaptureFile:
     """The file that a capture is being written to, and those before it.
 
@@ -124,8 +131,7 @@ class CaptureFile:
         floor: int | None = None,
         steady_s: float | None = None,
     ) -> None:
-        if not os.path.basename(path) or "\0" in path:
-            raise InputError(f"{path!r} is no file's name; write one like lan.pcapng")
+        check_path(path)
         self._header = header
         self._trailer = trailer
         self._rotation = rotation
