@@ -38,7 +38,7 @@ quietly() {
         tail -n 40 "$log" >&2
         rm -f "$log"
         say "vswitch: failed: $*"
-        say "On Debian this needs: apt install python3-venv python3-dev gcc"
+        say "On Debian this needs: apt install python3-venv python3-dev gcc (no compiler: VSWITCH_PURE=1, which is slow)"
         exit 1
     fi
     rm -f "$log"
