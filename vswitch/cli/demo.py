@@ -52,7 +52,7 @@ def demo(count: int) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "scapy":
             raise
-        raise RefusedError("vswitch demo needs scapy: pip install 'vswitch[testing]'") from None
+        raise RefusedError("vswitch demo needs scapy: pip install scapy") from None
     if missing := what_is_missing():  # before an image is built for nothing
         raise RefusedError(missing)
     try:

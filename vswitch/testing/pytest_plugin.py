@@ -66,7 +66,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if uses(item, "lan") and not is_async:
         pytest.fail("the fixture lan is for async tests; make this one async, or use sync_lan", pytrace=False)
     if uses(item, "lan") and not item.config.pluginmanager.hasplugin("trio"):
-        pytest.fail("the fixture lan needs pytest-trio: pip install vswitch[testing]", pytrace=False)
+        pytest.fail("the fixture lan needs pytest-trio: pip install pytest-trio", pytrace=False)
     if uses(item, "sync_lan") and is_async:
         pytest.fail("the fixture sync_lan is not for async tests; use lan", pytrace=False)
 
