@@ -12,6 +12,7 @@ from vswitch.cli.capture import capture, dump
 from vswitch.cli.completion import completion
 from vswitch.cli.demo import demo
 from vswitch.cli.extcap import extcap
+from vswitch.cli.image import image
 from vswitch.cli.output import complain, give_up
 from vswitch.cli.plug import libvirt_xml, qemu_args
 from vswitch.cli.serve import serve
@@ -28,6 +29,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(serve, demo, status, ports, macs, vlans, failures, capture, dump, extcap, qemu_args, libvirt_xml),
+    image,
     completion,
 )
 for command in COMMANDS:

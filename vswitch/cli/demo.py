@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from vswitch.cli import image as guest_images
 from vswitch.cli import signals
 from vswitch.cli.output import in_background, said, say
 from vswitch.cli.pcapng_text import TextCapture
@@ -57,22 +58,13 @@ def demo(count: int) -> None:
         raise RefusedError(missing)
     try:
         # Not in one of trio's threads: Ctrl-C ends apt-get, too, and what it has left is removed.
-        image = _image()
+        image = guest_images.built(say)
         with in_background("vswitch: %(message)s", level=logging.WARNING):
             number = signals.run(_demo, Lan(), image, count)
     except* (GuestDied, GuestImageError, QemuError) as group:
         raise RefusedError(_in_one_line(group)) from None
     if number is not None:
         sys.exit(128 + number)
-
-
-def _image() -> "GuestImage":
-    from vswitch.testing.guest_image import build, default_cache, digest
-
-    directory, name = default_cache() / "guest", digest()
-    if not any((directory / cached).exists() for cached in (name, f"{name}-host")):
-        say("Building the tiny guest (once, some seconds) ...")
-    return build()
 
 
 async def _demo(lan: "Lan", image: "GuestImage", count: int) -> None:

@@ -51,7 +51,7 @@ def status(name: str | None, as_json: bool) -> None:
         ("dropped", _drops(totals.drops)),
         *([("failures", f"{shown.failures:,}; see: vswitch failures")] if shown.failures else []),
     ]
-    _table(None, rows)
+    table(None, rows)
 
 
 @click.command()
@@ -76,9 +76,7 @@ def ports(name: str | None, as_json: bool) -> None:
         )
         for port in shown
     ]
-    _table(
-        ("PORT", "LINK", "PEER", "VLAN", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "QUEUED", "DROPPED"), rows
-    )
+    table(("PORT", "LINK", "PEER", "VLAN", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "QUEUED", "DROPPED"), rows)
 
 
 @click.command()
@@ -92,7 +90,7 @@ def macs(name: str | None, as_json: bool) -> None:
         (station.mac, str(station.vlan), station.port, "static" if station.age_s is None else f"{station.age_s:.0f}s")
         for station in shown
     ]
-    _table(("MAC", "VLAN", "PORT", "AGE"), rows)
+    table(("MAC", "VLAN", "PORT", "AGE"), rows)
 
 
 @click.command()
@@ -103,7 +101,7 @@ def vlans(name: str | None, as_json: bool) -> None:
     if shown is None:
         return
     rows = [(str(vlan.vlan), ", ".join(vlan.untagged) or "-", ", ".join(vlan.tagged) or "-") for vlan in shown]
-    _table(("VLAN", "UNTAGGED", "TAGGED"), rows)
+    table(("VLAN", "UNTAGGED", "TAGGED"), rows)
 
 
 @click.command()
@@ -115,7 +113,7 @@ def failures(name: str | None, as_json: bool, reference: str | None) -> None:
     if shown is None:
         return
     if reference is None:
-        _table(
+        table(
             ("REFERENCE", "COUNT", "WHAT", "ERROR"),
             [(failure.reference, f"{failure.count:,}", failure.what, failure.error) for failure in shown],
         )
@@ -138,7 +136,8 @@ def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | N
     return None
 
 
-def _table(heads: tuple[str, ...] | None, rows: list[Any]) -> None:
+def table(heads: tuple[str, ...] | None, rows: list[Any]) -> None:
+    """Print rows of cells, under their heads if they have any."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

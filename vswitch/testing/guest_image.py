@@ -24,7 +24,6 @@ either, the archive.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import importlib
@@ -33,13 +32,9 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-
-if not __package__:  # run by its path
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vswitch.testing import build_process
 from vswitch.testing.build_process import CommandError, work_directory
@@ -59,6 +54,7 @@ LIBRARY_DIRECTORIES = (
 # What programs can do without, of what their packages bring.
 UNUSED_DATA = ("usr/share/doc/", "usr/share/info/", "usr/share/lintian/", "usr/share/locale/", "usr/share/man/")
 ROOT = Path("/")
+WANTED = "wanted"
 
 # -- what the guest runs -------------------------------------------------------------------------------------
 
@@ -203,21 +199,37 @@ def build(cache: Path | None = None, *, packages: Collection[str] = (), modules:
     """
     packages, modules = sorted(set(packages)), sorted(set(modules))
     try:
-        validate("package", r"[a-z0-9][a-z0-9+.-]+", packages)
-        validate("module", r"[A-Za-z0-9_-]+", modules)
+        check(packages, modules)
         return build_valid((cache or default_cache()) / "guest", packages, modules)
     except GuestImageError as error:
         raise GuestImageError(f"no guest image: {error}") from error
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         raise GuestImageError(
-            f"no guest image: {error}; set VSWITCH_CACHE to a writable directory with 200 MB free"
+            f"no guest image: {why}; set VSWITCH_CACHE to a writable directory with 200 MB free"
         ) from error
 
 
 def default_cache() -> Path:
+    """Raises GuestImageError where nobody says where it is."""
     if own := os.environ.get("VSWITCH_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vswitch"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vswitch"
+    except RuntimeError:
+        raise GuestImageError("there is no home directory; set VSWITCH_CACHE to a writable directory") from None
+
+
+def is_built(packages: Collection[str] = (), modules: Collection[str] = ()) -> bool:
+    """Whether `build` has an image of these, of either source, in the cache already. Raises GuestImageError."""
+    name = digest(sorted(set(packages)), sorted(set(modules)))
+    return any((default_cache() / "guest" / made).exists() for made in (name, f"{name}-host"))
+
+
+def check(packages: Iterable[str], modules: Iterable[str]) -> None:
+    """Raises GuestImageError for what cannot be the name of one."""
+    validate("package", r"[a-z0-9][a-z0-9+.-]+", packages)
+    validate("module", r"[A-Za-z0-9_-]+", modules)
 
 
 def validate(what: str, pattern: str, names: Iterable[str]) -> None:
@@ -234,13 +246,13 @@ def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]
     why_not_debian = "there is no apt-get and no dpkg-deb here"
     if shutil.which("apt-get") and shutil.which("dpkg-deb"):
         try:
-            return put(debian, modules, lambda work: debian_parts(work, packages))
+            return put(debian, packages, modules, lambda work: debian_parts(work, packages))
         except SourceError as error:
             why_not_debian = f"{error} (has apt-get a network, and the cache 200 MB of space?)"
     try:
         if packages:
             raise GuestImageError(f"packages ({', '.join(packages)}) come from Debian only")
-        return image_in(host) if host.exists() else put(host, modules, lambda work: host_parts(ROOT))
+        return image_in(host) if host.exists() else put(host, packages, modules, lambda work: host_parts(ROOT))
     except GuestImageError as error:
         raise GuestImageError(
             f"not from Debian: {why_not_debian}; not from this host: {error}; or else copy the cache directory "
@@ -250,20 +262,27 @@ def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]
 
 def digest(packages: Sequence[str] = (), modules: Sequence[str] = ()) -> str:
     """Names the image. The same source builds the same image, but for what Debian has updated meanwhile."""
-    wanted = " ".join(packages) + "\n" + " ".join(modules) + "\n"
-    return hashlib.sha256(wanted.encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(wanted(packages, modules).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+
+
+def wanted(packages: Sequence[str], modules: Sequence[str]) -> str:
+    """What was asked for, as the image has it in a file: image_cache.py reads it."""
+    return " ".join(packages) + "\n" + " ".join(modules) + "\n"
 
 
 def image_in(directory: Path) -> GuestImage:
     return GuestImage(directory / "vmlinuz", directory / "initramfs.gz")
 
 
-def put(directory: Path, modules: Sequence[str], get_parts: Callable[[Path], Parts]) -> GuestImage:
+def put(
+    directory: Path, packages: Sequence[str], modules: Sequence[str], get_parts: Callable[[Path], Parts]
+) -> GuestImage:
     """Builds the image of the parts that `get_parts`, given a directory to work in, finds; all or nothing."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with work_directory(directory.parent) as work:
         image = work / "image"
         write_image(image, get_parts(work), modules)
+        (image / WANTED).write_text(wanted(packages, modules))
         try:
             image.rename(directory)
         except OSError:
@@ -578,22 +597,3 @@ def cpio(entries: Iterable[Entry]) -> Iterator[bytes]:
 
 def padded(data: bytes) -> bytes:
     return data + b"\0" * (-len(data) % 4)
-
-
-def main(arguments: Sequence[str]) -> int:
-    description = "Builds the image of the tests' guest, if it is not there yet, and prints its two paths."
-    parser = argparse.ArgumentParser(prog="guest_image", description=description)
-    parser.add_argument("--package", action="append", default=[], help="a Debian package with more programs")
-    parser.add_argument("--module", action="append", default=[], help="a kernel module to load")
-    options = parser.parse_args(arguments)
-    try:
-        image = build(packages=options.package, modules=options.module)
-    except GuestImageError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(image.kernel, image.initrd, sep="\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

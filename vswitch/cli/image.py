@@ -1,0 +1,94 @@
+"""`vswitch image`: the tiny guest's images, which tests and the demo boot, ahead of their use, and when it is over."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from vswitch.cli.output import complain, say
+from vswitch.cli.show import table
+from vswitch.errors import InputError, RefusedError
+
+if TYPE_CHECKING:
+    from vswitch.testing import GuestImage
+    from vswitch.testing.image_cache import CachedImage
+
+
+def built(tell: Callable[[str], None], packages: Sequence[str] = (), modules: Sequence[str] = ()) -> "GuestImage":
+    """The tiny guest's image; `tell` gets a line if it has to be built first. Raises GuestImageError."""
+    from vswitch.testing import guest_image
+
+    if not guest_image.is_built(packages, modules):
+        tell("Building the tiny guest (once, some seconds) ...")
+    return guest_image.build(packages=packages, modules=modules)
+
+
+@click.group()
+def image() -> None:
+    """Build, list and remove images of the tiny guest, in ~/.cache/vswitch or $VSWITCH_CACHE."""
+
+
+@image.command()
+@click.option("--package", "packages", metavar="NAME", multiple=True, help="A Debian package with more programs.")
+@click.option("--module", "modules", metavar="NAME", multiple=True, help="A kernel module to load.")
+def build(packages: tuple[str, ...], modules: tuple[str, ...]) -> None:
+    """Build the image, if it is not there yet, and print where its kernel and initramfs are.
+
+    As in lan.guest(packages=[...], modules=[...]): each combination is an image of its own.
+    """
+    from vswitch.testing.guest_image import GuestImageError, check
+
+    try:
+        check(packages, modules)
+    except GuestImageError as error:
+        raise InputError(str(error)) from None
+    with _refusing():
+        made = built(complain, packages, modules)
+    say(f"{made.kernel}\n{made.initrd}")
+
+
+@image.command("list")
+def list_() -> None:
+    """List the images in the cache."""
+    from vswitch.testing.image_cache import images
+
+    with _refusing():
+        found = images()
+    rows = [
+        (
+            str(cached.directory),
+            _megabytes(cached),
+            "this machine" if cached.is_hosts else "Debian",
+            " ".join(cached.packages) or "-",
+            " ".join(cached.modules) or "-",
+            "yes" if cached.current else "no: prune removes it",
+        )
+        for cached in found
+    ]
+    table(("IMAGE", "SIZE", "MADE OF", "PACKAGES", "MODULES", "OF THIS VERSION"), rows)
+
+
+@image.command()
+@click.option("--all", "everything", is_flag=True, help="Remove all images.")
+def prune(everything: bool) -> None:
+    """Remove images that only other versions of vswitch would use, and what killed builds have left."""
+    from vswitch.testing import image_cache
+
+    with _refusing():
+        for cached in image_cache.prune(everything=everything):
+            say(f"removed {cached.directory}, {_megabytes(cached)}")
+
+
+def _megabytes(cached: "CachedImage") -> str:
+    return f"{cached.size / 1e6:.0f} MB"
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    from vswitch.testing.guest_image import GuestImageError
+
+    try:
+        yield
+    except GuestImageError as error:
+        raise RefusedError(str(error)) from None

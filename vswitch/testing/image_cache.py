@@ -1,0 +1,64 @@
+"""The guest images in the cache, and which of them nobody of this version asks for.
+
+Only the standard library is used, as in guest_image.py.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vswitch.testing.build_process import remove_leftovers, work_directory
+from vswitch.testing.guest_image import WANTED, default_cache, digest
+
+HOST = "-host"
+
+
+@dataclass(frozen=True)
+class CachedImage:
+    """An image, and what `build` was asked for when it was made; `current`: it would be taken, not built, today."""
+
+    directory: Path
+    packages: list[str]
+    modules: list[str]
+    size: int  # bytes
+    current: bool
+
+    @property
+    def is_hosts(self) -> bool:
+        """Whether it is made of a machine's own kernel, instead of Debian's."""
+        return self.directory.name.endswith(HOST)
+
+
+def images(cache: Path | None = None) -> list[CachedImage]:
+    """Those in the cache directory, by default the one of `build`. Raises GuestImageError and OSError."""
+    directory = (cache or default_cache()) / "guest"
+    if not directory.exists():
+        return []
+    found = sorted(path for path in directory.iterdir() if re.fullmatch(rf"[0-9a-f]{{16}}({HOST})?", path.name))
+    return [_read(path) for path in found if path.is_dir()]
+
+
+def _read(directory: Path) -> CachedImage:
+    try:
+        packages, modules = (line.split() for line in (directory / WANTED).read_text().splitlines())
+    except (OSError, ValueError):  # of a version that did not say
+        packages, modules, current = [], [], False
+    else:
+        current = directory.name.removesuffix(HOST) == digest(packages, modules)
+    size = sum(path.stat().st_size for path in directory.iterdir())
+    return CachedImage(directory, packages, modules, size, current)
+
+
+def prune(cache: Path | None = None, *, everything: bool = False) -> list[CachedImage]:
+    """Remove images that are not current, or all of them, and what killed builders have left. Answers the images.
+
+    Raises GuestImageError and OSError.
+    """
+    removed = [image for image in images(cache) if everything or not image.current]
+    remove_leftovers((cache or default_cache()) / "guest")
+    for image in removed:
+        with work_directory(image.directory.parent) as work:  # nobody sees half of it
+            image.directory.rename(work / image.directory.name)
+    return removed
