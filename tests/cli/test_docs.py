@@ -1,0 +1,184 @@
+"""What README.md and docs/ show is what there is: commands, options, URLs, TOML, Python, names, links, tables.
+
+Code is what is indented by four. A block that is not known for something else has to be Python.
+"""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import vswitch
+import vswitch.testing
+from tests.cli.program import COMMAND_TIMEOUT_S, Home
+from vswitch.cli import cli
+from vswitch.cli.vde_options import OPTIONS
+from vswitch.control import config
+from vswitch.endpoints.url import parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "\n\n".join(PAGES.values())
+BLOCK = re.compile(r"(?<=\n\n)(?:    .*\n|\n+(?=    ))+")
+SHELL = re.compile(r"(\$ |vswitch |vde_switch |tools/|sudo |pip |curl |eval |VSWITCH_PURE=)")
+OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+END_BY_THEMSELVES = {"status", "ports", "macs", "vlans", "failures", "dump", "qemu-args", "libvirt-xml", "completion"}
+
+
+def kind(block: str) -> str:
+    if SHELL.match(block):
+        return "synopsis" if re.search(r" \[[-A-Z]", block) else "shell"
+    if re.match(r"\[", block):
+        return "TOML"
+    if re.match(r"\w+://", block):
+        return "URL"
+    return "drawing" if "─" in block or re.match(r"\w+  ", block) else "Python"
+
+
+def blocks(wanted: str) -> list[str]:
+    found = [re.sub(r"^    ", "", block, flags=re.M) for block in BLOCK.findall(TEXT)]
+    return [block for block in found if kind(block) == wanted]
+
+
+def commands() -> list[list[str]]:
+    """The arguments of each `vswitch …`, without the shell's own."""
+    found = []
+    for line in "\n".join(blocks("shell")).replace("\\\n", "").splitlines():
+        line = re.sub(r'eval "\$\((.*)\)"', r"\1", line)
+        if command := re.match(r"(?:\$ |ssh \w+ )?(?:tools/)?vswitch (.*)", line):
+            lexer = shlex.shlex(command[1], posix=True, punctuation_chars="|&")
+            lexer.whitespace_split = True
+            words = list(lexer)
+            found.append(words[: min((words.index(end) for end in ("|", "&") if end in words), default=len(words))])
+    return found
+
+
+def find(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that is meant, and its own arguments."""
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def options(command: click.Command) -> set[str]:
+    return {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
+
+
+def leaves(group: click.Group) -> list[click.Command]:
+    commands = group.commands.values()
+    return [leaf for child in commands for leaf in (leaves(child) if isinstance(child, click.Group) else [child])]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_is_one(words: list[str]) -> None:
+    command, arguments = find(words)
+    command.make_context(words[0], list(arguments))
+    for argument in arguments:
+        if "://" in argument:
+            parse(argument)
+
+
+@pytest.mark.parametrize("block", blocks("synopsis"))
+def test_a_synopsis_has_the_options_that_there_are(block: str) -> None:
+    for synopsis in re.split(r"\n(?=\w)", block):
+        program, *words = re.split(r"\s+", synopsis.strip())
+        if program == "vde_switch":
+            known = {f"-{option.letter}" for option in OPTIONS} | {f"--{name}" for o in OPTIONS for name in o.names}
+        else:
+            known = options(find(words)[0])
+        assert set(OPTION.findall(synopsis)) <= known
+
+
+def test_an_option_in_the_text_is_one() -> None:
+    spans = re.findall(r"`([^`]+)`", BLOCK.sub("", TEXT))
+    named = [span.removeprefix("vswitch ").split() for span in spans]
+    named = [words for words in named if words and words[0] in cli.commands and len(words) > 1]
+    assert named
+    for words in named:
+        assert set(OPTION.findall(" ".join(words))) <= options(find(words)[0]), words
+
+
+@pytest.mark.parametrize("command", leaves(cli), ids=lambda command: str(command.name))
+def test_every_option_is_on_a_page(command: click.Command) -> None:
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert any(re.search(rf"{name}\b", TEXT) for name in option.opts), option.opts
+
+
+def test_commands_do_what_they_are_shown_to_do(home: Home) -> None:
+    with home.serve("unix://lan.sock?name=lab", "--record", "1MiB"):
+        for words in commands():
+            if words[0] in END_BY_THEMSELVES:
+                done = home.run(*words, env={"PATH": os.environ["PATH"]})
+                assert (done.returncode, done.stderr) == (0, ""), words
+                assert done.stdout or words[0] == "dump", words
+
+
+def test_switches_are_served_as_they_are_shown(home: Home) -> None:
+    for number, (command, *words) in enumerate(commands()):
+        if command == "serve" and not any("tap://" in word for word in words):  # which takes root
+            words = [word.replace("/tmp/", f"{home.root}/") for word in words]
+            words += [] if any("://" in word for word in words) else [f"unix://{number}.sock"]
+            with home.serve(*words) as serving:
+                assert len(serving.urls) == len([word for word in words if "://" in word])
+
+
+@pytest.mark.parametrize("block", blocks("TOML"))
+def test_a_configuration_is_one(tmp_path: Path, block: str) -> None:
+    (tmp_path / "lab.toml").write_text(block)
+    assert config.read(str(tmp_path / "lab.toml")).endpoints
+
+
+@pytest.mark.parametrize("block", blocks("URL"))
+def test_a_url_is_one(block: str) -> None:
+    for url in block.split():
+        parse(url)
+
+
+@pytest.mark.parametrize("block", blocks("Python"))
+def test_python_is_python(home: Home, block: str) -> None:
+    compile(block.replace("…", "..."), "docs", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if "trio.run(" in block:
+        command = [sys.executable, "-c", block]
+        done = subprocess.run(command, env=home.env, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+        assert done.returncode == 0, done.stderr
+        assert re.fullmatch(r"guests connect to tcp://127\.0\.0\.1:\d+\n0 frames came in\n", done.stdout)
+
+
+def test_every_kind_of_block_is_found() -> None:
+    assert all(blocks(wanted) for wanted in ("shell", "synopsis", "TOML", "URL", "drawing", "Python"))
+    assert {words[0] for words in commands()} >= {"serve", "ports", "capture", "dump", "qemu-args", "image"}
+
+
+@pytest.mark.parametrize("module", [vswitch, vswitch.testing], ids=["vswitch", "vswitch.testing"])
+def test_every_public_name_is_on_the_page_of_the_python_api(module: object) -> None:
+    names = set(re.findall(r"`(\w+)[`(]", PAGES["python.md"]))
+    assert set(module.__all__) <= names  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    here = ROOT / page if page == "README.md" else ROOT / "docs" / page
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        assert (here.parent / path).exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)", PAGES[Path(path).name if path else page], re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads], target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_table_is_whole(page: str) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", PAGES[page], re.M):
+        head, line, *rows = table.replace("\\|", "").splitlines()
+        assert re.fullmatch(r"\|(?:---\|)+", line), f"no line under {head}"
+        assert {row.count("|") for row in (head, *rows)} == {line.count("|")}, head
