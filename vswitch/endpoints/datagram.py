@@ -22,6 +22,7 @@ from vswitch.dataplane.datagram import DatagramLink, PeerLink
 from vswitch.dataplane.frame import HEADER
 from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet, unix_socket
+from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.sock_diag import SockDiag, plain_address
@@ -52,14 +53,7 @@ class Peers(Endpoint):
         self._changed = trio.Event()
 
     async def run(self, started: Callable[[], None]) -> None:
-        await self._serve(started)
-        why_not = Sparingly(log, unix_socket.SAY_S)
-        while True:  # its path was removed
-            try:
-                await self._serve(partial(log.warning, "%s: %s is there again", self.name, self.url))
-            except RefusedError as error:
-                why_not.say("%s: %s; will keep trying", self.name, error)
-                await trio.sleep(unix_socket.LOOK_S)
+        await serve_again(self.name, self.url, self._serve, started)
 
     async def _serve(self, started: Callable[[], None]) -> None:
         """Serve until cancelled, or until nobody can send any more. Raises RefusedError, InputError."""

@@ -12,19 +12,18 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import trio
 
 from vswitch.dataplane.datagram import DeviceLink
-from vswitch.endpoints.endpoint import Endpoint, log
-from vswitch.endpoints.sparingly import Sparingly
+from vswitch.endpoints.comeback import serve_again
+from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.ports import SwitchPort
 from vswitch.errors import RefusedError
 
 DEVICE = "/dev/net/tun"
-LOOK_S = 0.5  # how often to look for a device that is gone
-SAY_S = 60.0  # and to say why it cannot be had
 
 # Linux include/uapi/linux/if_tun.h
 _TUNSETIFF = 0x400454CA
@@ -47,34 +46,31 @@ _DEFAULTS = {
 class Tap(Endpoint):
     """One port. What is sent while the interface is down is dropped."""
 
+    _port: SwitchPort | None = None
+
     async def run(self, started: Callable[[], None]) -> None:
         name = self.config.path
         made = not _exists(name)
-        tap = open_tap(name)
-        try:
-            port = self.ports.add(self.name, self.name, self.config)
-            try:
-                started()
-                while True:
-                    lost = trio.Event()
-                    self.ports.plug(port, DeviceLink(tap, port.port, self.ports.bridge), f"interface {name}", lost.set)
-                    await lost.wait()
-                    tap = await self._wait_for_device(made)
-            finally:
-                self.ports.remove(port)
-        finally:
-            tap.close()
 
-    async def _wait_for_device(self, made: bool) -> "TapDevice":
-        """The device when it is back, made again if we had made it."""
-        why_not = Sparingly(log, SAY_S)
-        while True:
-            await trio.sleep(LOOK_S)
-            if made or _exists(self.config.path):
+        async def serve(started: Callable[[], None]) -> None:
+            if not made and not _exists(name):
+                raise RefusedError(f"tap://{name}: there is no such interface")
+            with closing(open_tap(name)) as tap:
+                self._port = self._port or self.ports.add(self.name, self.name, self.config)
+                lost = trio.Event()
+                link = DeviceLink(tap, self._port.port, self.ports.bridge)
+                self.ports.plug(self._port, link, f"interface {name}", lost.set)
                 try:
-                    return open_tap(self.config.path)
-                except RefusedError as error:
-                    why_not.say("%s: %s; will keep trying", self.name, error)
+                    started()
+                    await lost.wait()
+                finally:
+                    self.ports.unplug(self._port, "removed")
+
+        try:
+            await serve_again(self.name, f"interface {name}", serve, started)
+        finally:
+            if self._port is not None:
+                self.ports.remove(self._port)
 
 
 class TapDevice:

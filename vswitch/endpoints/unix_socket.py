@@ -7,7 +7,6 @@ path is removed is made again.
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import socket
 import stat
@@ -18,16 +17,14 @@ from pathlib import Path
 
 import trio
 
-from vswitch.endpoints.sparingly import Sparingly
+from vswitch.endpoints.comeback import serve_again
+from vswitch.endpoints.endpoint import log
 from vswitch.errors import RefusedError, printable
 
 BACKLOG = 1024
 LOCK_TRIES = 10
 LOCK_PAUSE_S = 0.005
 LOOK_S = 0.5  # how often to look whether a path is still there
-SAY_S = 60.0
-
-log = logging.getLogger("vswitch")
 
 
 class InUseError(RefusedError):
@@ -90,27 +87,16 @@ async def keep_bound(
 
     `prepare` is called before it is made again. Raises RefusedError before it has `started`.
     """
-    has_started = False
-    why_not = Sparingly(log, SAY_S)
-    while True:
-        try:
-            if has_started:
-                prepare()
-            with bind(path, mode=mode, group=group) as sock:
-                if has_started:
-                    log.warning("%s: %s is there again", who, path)
-                else:
-                    has_started = True
-                    started()
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(serve, trio.socket.from_stdlib_socket(sock))
-                    await removed(path, who)
-                    nursery.cancel_scope.cancel()
-        except RefusedError as error:
-            if not has_started:
-                raise
-            why_not.say("%s: %s; will keep trying", who, error)
-            await trio.sleep(LOOK_S)
+
+    async def listen(started: Callable[[], None]) -> None:
+        with bind(path, mode=mode, group=group) as sock:
+            started()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve, trio.socket.from_stdlib_socket(sock))
+                await removed(path, who)
+                nursery.cancel_scope.cancel()
+
+    await serve_again(who, path, listen, started, prepare)
 
 
 async def removed(path: str, who: str) -> None:
