@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -137,6 +138,24 @@ async def check_both_ways(station: Peer, client: Pipes) -> None:
         outward = frame(mac(2), mac(1), size, payload=size.to_bytes(4))
         await station.send(outward)
         assert await client.receive(1) == [outward]
+
+
+async def test_who_is_plugged_in_needs_the_directory_no_more(directory: Path) -> None:
+    lan = directory / "lan"
+    async with VSwitch() as switch, await Peer.plugged_into(switch) as station:
+        await switch.attach(f"vde://{lan}", name="lan")
+        async with plug_into(lan) as client:
+            await until(lambda: "lan.1" in up(switch))
+            shutil.rmtree(lan)
+            await check_both_ways(station, client)
+            await until((lan / "ctl").is_socket)
+            async with plug_into(lan) as other:
+                await until(lambda: "lan.2" in up(switch))
+                await check_both_ways(station, client)
+                await first_contact(station, other)
+            await until(lambda: up(switch) & {"lan.1", "lan.2"} == {"lan.1"})
+        await until(lambda: beside_ctl(lan) == [])
+        check_balance(switch)
 
 
 async def test_a_tap_device_in_another_network_namespace(directory: Path) -> None:

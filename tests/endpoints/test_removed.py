@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.endpoints.kinds import Unixgram
+from tests.endpoints.kinds import Unixgram, vde_plug
 from tests.frames import BROADCAST, frame, mac
-from tests.peers import Peer, until, up
+from tests.peers import TIMEOUT_S, DatagramPeer, Peer, until, up
 from vswitch import VSwitch
 from vswitch.control import client
 
@@ -35,7 +35,7 @@ async def witnessed() -> AsyncIterator[tuple[VSwitch, Peer]]:
         yield switch, witness
 
 
-async def hears(witness: Peer, station: Peer) -> None:
+async def hears(witness: Peer, station: Peer | DatagramPeer) -> None:
     await station.send(WITNESS)
     assert await witness.receive(1) == [WITNESS]
 
@@ -115,3 +115,78 @@ async def test_the_control_socket_is_there_again_and_streams_go_on(directory: Pa
             assert b'"ports":1' in await trio.to_thread.run_sync(client.get, path, "status")
             await witness.send(WITNESS)
             assert await stream.receive_some()
+
+
+@pytest.mark.parametrize("what", ["ctl", "the directory", "all in it"])
+async def test_a_vde_switch_is_there_again_and_who_was_in_stays(
+    directory: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    lan = directory / "vde"
+    async with witnessed() as (switch, witness):
+        await switch.attach(f"vde://{lan}?name=lab&mode=0660&dirmode=2750")
+        async with await vde_plug(lan, lan / f".{os.getpid():05d}-00001") as before:
+            await hears(witness, before)
+            if what == "ctl":
+                os.unlink(lan / "ctl")
+            elif what == "the directory":
+                shutil.rmtree(lan)
+            else:
+                for path in lan.iterdir():
+                    path.unlink()
+            await until(lambda: "ctl is there again" in caplog.text)
+            assert [os.stat(path).st_mode & 0o7777 for path in (lan, lan / "ctl")] == [0o2750, 0o660]
+            async with await vde_plug(lan, lan / f".{os.getpid():05d}-00002") as after:
+                for sender, receiver in ((before, after), (after, before)):
+                    await hears(witness, sender)
+                    assert await receiver.receive(1) == [WITNESS]
+                assert up(switch) == {"witness", "lab.1", "lab.2"}
+    assert f"lab: {lan}/ctl was removed" in caplog.text
+    assert not lan.exists()
+
+
+async def test_another_vde_switch_that_has_taken_the_directory_keeps_it(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lan = directory / "vde"
+    async with witnessed() as (switch, _), VSwitch() as other:
+        await switch.attach(f"vde://{lan}?name=lab")
+        shutil.rmtree(lan)
+        taken = await other.attach(f"vde://{lan}")
+        await until(lambda: "somebody listens there" in caplog.text)
+        async with await vde_plug(lan, directory / "client"):
+            assert up(other) == {"vde1.1"}
+        await until(lambda: not up(other))
+        await taken.detach()
+        await until(lambda: "ctl is there again" in caplog.text)
+        async with await vde_plug(lan, directory / "client2"):
+            assert up(switch) == {"witness", "lab.1"}
+    assert not lan.exists()
+
+
+async def test_a_management_socket_is_there_again_and_sessions_go_on(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = directory / "mgmt"
+    prompt = b"vde$ "
+
+    async def ask(stream: trio.SocketStream, line: bytes) -> bytes:
+        await stream.send_all(line)
+        answer = b""
+        with trio.fail_after(TIMEOUT_S):
+            while not answer.endswith(prompt):
+                answer += await stream.receive_some()
+        return answer
+
+    async with VSwitch() as switch:
+        await switch.attach(f"vde://{directory}/vde?mgmt={path}&mgmtmode=0660&mgmtgroup={os.getgid()}")
+        async with await trio.open_unix_socket(path) as before:
+            await ask(before, b"")
+            os.unlink(path)
+            await until(lambda: f"{path} is there again" in caplog.text)
+            assert os.stat(path).st_mode & 0o777 == 0o660
+            async with await trio.open_unix_socket(path) as after:
+                await ask(after, b"")
+                for session in (before, after):
+                    assert b"1000 Success" in await ask(session, b"showinfo\n")
+        assert up(switch) == set()
+    assert not path.exists()

@@ -50,6 +50,7 @@ VDE = "vde:///run/lan"
         (f"{VDE}?mode=0660&dirmode=2750", {"scheme": "vde", "path": "/run/lan", "mode": 0o660, "dirmode": 0o2750}),
         (f"{VDE}?mode=0&group=kvm", {"scheme": "vde", "path": "/run/lan", "mode": 0, "group": "kvm"}),
         (f"{VDE}?mgmt=/m&mgmtmode=666", {"scheme": "vde", "path": "/run/lan", "mgmt": "/m", "mgmtmode": 0o666}),
+        (f"{VDE}?mgmt=/m&mgmtgroup=kvm", {"scheme": "vde", "path": "/run/lan", "mgmt": "/m", "mgmtgroup": "kvm"}),
         ("tap://tap0", {"scheme": "tap", "path": "tap0"}),
         ("tap://Tap_0.1-x:y%25", {"scheme": "tap", "path": "Tap_0.1-x:y%"}),
         ("tap://" + "x" * 15, {"scheme": "tap", "path": "x" * 15}),

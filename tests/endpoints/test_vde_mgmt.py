@@ -21,7 +21,7 @@ from tests.peers import TIMEOUT_S
 from tests.vde2 import program, real_switch
 from vswitch.endpoints import vde_mgmt
 from vswitch.endpoints.vde_mgmt import CLIENTS_MAX, LINE_BYTES_MAX, RECEIVE_BYTES, Lines
-from vswitch.errors import RefusedError
+from vswitch.errors import RefusedError, only
 
 PROMPT = b"\nvde$ "
 END = b"9999 END OF SESSION"
@@ -90,15 +90,17 @@ def root() -> Iterator[Path]:
         yield Path(directory)
 
 
+async def _serve(lan: Lan, task_status: trio.TaskStatus[None]) -> None:
+    await vde_mgmt.serve(lan, task_status.started)
+
+
 @asynccontextmanager
 async def serving(path: Path, **parameters: str) -> AsyncIterator[Served]:
     lan = Lan(mgmt=str(path), **parameters)
     with ExitStack() as stack:
         stack.callback(lan.close)
-        sock = stack.enter_context(vde_mgmt.listening(lan.config))
-        assert sock is not None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(vde_mgmt.serve, lan, sock)
+            await nursery.start(_serve, lan)
             yield Served(lan, nursery)
             nursery.cancel_scope.cancel()
 
@@ -266,9 +268,12 @@ async def test_nothing_is_left_of_it(root: Path) -> None:
 async def test_what_is_at_its_path_stays(root: Path) -> None:
     path = root / "m"
     path.write_text("precious")
-    with pytest.raises(RefusedError, match="not a socket"):
+    with pytest.raises(ExceptionGroup) as caught:
         async with serving(path):
             pass
+    refused = only(caught.value)
+    assert isinstance(refused, RefusedError)
+    assert "not a socket" in str(refused)
     assert path.read_text() == "precious"
 
 

@@ -21,14 +21,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import NamedTuple
 
-import msgspec
 import trio
 
 from vswitch.cli import daemon, process, signals, vde_options
 from vswitch.cli.output import complain, give_up, in_background, say
 from vswitch.control import runtime
 from vswitch.control.config import TABLE_SIZE_DEFAULT
-from vswitch.endpoints import vde_directory
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.endpoints.vde import VdeSwitch
 from vswitch.endpoints.vde_console import PROMPT, VDE_VERSION, Console
@@ -40,7 +38,7 @@ from vswitch.version import __version__
 ROOTS_DIRECTORY = "/var/run/vde.ctl"
 USERS_DIRECTORY = "/tmp/vde.ctl"
 RC_FILES = ("~/.vde2/vde_switch.rc", "/etc/vde2/vde_switch.rc")  # the first that can be read
-URL_PARAMETERS = {"mode": "mode", "dirmode": "dirmode", "group": "group", "mgmtmode": "mgmtmode"}
+URL_PARAMETERS = ("mode", "dirmode", "group", "mgmtmode", "mgmtgroup")
 AS_VDE_SWITCH = {"reserved": "forward", "sources": "any"}
 MAC = r"[0-9A-Fa-f]{1,2}([:.])[0-9A-Fa-f]{1,2}(?:\1[0-9A-Fa-f]{1,2}){4}"
 RC_BYTES_MAX = 2**20
@@ -55,7 +53,6 @@ class Plan(NamedTuple):
 
     switch: VSwitch
     endpoints: list[EndpointConfig]  # the first is the vde:// one
-    mgmt_group: int  # a gid, or -1
     commands: list[tuple[str, bytes]]  # to begin with: where each is from, and its line
     remarks: list[str]  # for the log
     pid_file: str | None
@@ -103,14 +100,13 @@ def _plan(given: vde_options.Given) -> Plan:
     last = {name: values[-1] for name, values in given.items()}
     directory = last.get("sock") or (USERS_DIRECTORY if os.geteuid() else ROOTS_DIRECTORY)
     policy = AS_VDE_SWITCH | ({"pad": "yes"} if "pad" in last else {})
-    parameters = policy | {name: last[option] for option, name in URL_PARAMETERS.items() if option in last}
+    parameters = policy | {name: last[name] for name in URL_PARAMETERS if name in last}
     if "numports" in last:
         parameters["limit"] = str(_number("numports", last["numports"]))
     if "mgmt" in last:
         parameters["mgmt"] = os.path.abspath(last["mgmt"])
     path = os.path.abspath(directory)
     config = parse("vde://" + path.replace("%", "%25").replace("?", "%3F"), parameters)
-    mgmt_group = vde_directory.group_id(msgspec.structs.replace(config, group=last.get("mgmtgroup")))
     table_size = max(_number("hashsize", last.get("hashsize", "0")), TABLE_SIZE_DEFAULT)
     if "macaddr" in last and not re.fullmatch(MAC, last["macaddr"]):
         raise InputError(f"--macaddr: {last['macaddr']!r} is not a MAC address; write it like 52:54:00:12:34:56")
@@ -118,7 +114,6 @@ def _plan(given: vde_options.Given) -> Plan:
     return Plan(
         switch=VSwitch(_name(path), hub="hub" in last, table_size=table_size),
         endpoints=[config, *(_tap(name, policy) for names in given.get("tap", []) for name in names.split(","))],
-        mgmt_group=mgmt_group,
         commands=_rc_commands(last.get("rcfile"), remarks),
         remarks=remarks,
         pid_file=os.path.abspath(last["pidfile"]) if "pidfile" in last else None,
@@ -189,7 +184,6 @@ async def _serve(plan: Plan, ready: Callable[[], None]) -> None:
         vde.vlans = vde.vlans._replace(alone=True)
         for endpoint in plan.endpoints[1:]:
             vde.adopt((await switch.attach(endpoint)).name, f"tuntap {endpoint.path}")
-        _give_away(plan)
         await _serve_control(switch)
         console = Console(vde)
         nursery.start_soon(_stop_when_told, switch, nursery.cancel_scope)
@@ -216,16 +210,6 @@ async def _stop_when_told(switch: VSwitch, scope: trio.CancelScope) -> None:
     await switch.told_to_stop()
     log.info("shutdown: stopping")
     scope.cancel()
-
-
-def _give_away(plan: Plan) -> None:
-    """Give the management socket to its group; its permissions are set already."""
-    path = plan.endpoints[0].mgmt
-    if path is not None and plan.mgmt_group != -1:
-        try:
-            os.chown(path, -1, plan.mgmt_group, follow_symlinks=False)
-        except OSError as error:
-            raise RefusedError(f"cannot give {path} to a group: {error.strerror}") from None
 
 
 async def _begin(console: Console, commands: list[tuple[str, bytes]]) -> None:

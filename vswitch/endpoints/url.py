@@ -59,6 +59,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
     mgmt: str | None = None
     mgmtmode: int = 0o600
+    mgmtgroup: str | None = None
     policy: Policy = Policy()
 
     @property
@@ -354,18 +355,20 @@ PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "group": lambda value: values.text(value, "kvm"),
     "mgmt": lambda value: check_unix_path(values.text(value, "/run/lan.mgmt")),
     "mgmtmode": _mode,
+    "mgmtgroup": lambda value: values.text(value, "kvm"),
 }
 _REMOTES: dict[str, Callable[[Any], Any]] = {"udp": _remote_inet, "unixgram": _remote_path}
 
 _COMMON = ("name", "queue")
 _PEERS = ("limit", "idle")
+_VDE_SWITCH = ("mode", "dirmode", "group", "mgmt", "mgmtmode", "mgmtgroup")
 SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
     "tcp": (partial(_read_inet, "tcp://"), (*_COMMON, "connect", "single", "any_user", "insecure")),
     "unix": (partial(_read_unix, "unix"), (*_COMMON, "connect", "single")),
     "mcast": (_read_mcast, (*_COMMON, "iface", "insecure")),
     "udp": (partial(_read_inet, "udp://"), (*_COMMON, "remote", *_PEERS, "any_user", "insecure")),
     "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_PEERS)),
-    "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", "mode", "dirmode", "group", "mgmt", "mgmtmode")),
+    "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", *_VDE_SWITCH)),
     "tap": (_read_tap, _COMMON),
     "fd": (_read_fd, (*_COMMON, "single", *_PEERS, "any_user")),
 }

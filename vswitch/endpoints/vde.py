@@ -1,7 +1,8 @@
 """vde:///DIR — being a VDE switch: QEMU's `-netdev vde`, vde_plug, and everything else that uses libvdeplug.
 
 A client connects to DIR/ctl and says where its datagram socket is; it gets a port, and a socket DIR/PORT.N of its
-own to send frames to. Closing the connection unplugs it.
+own to send frames to. Closing the connection unplugs it. Both ends connect their sockets: once a client is in, it
+needs nothing in the directory, and stays when that is removed.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import pwd
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 import msgspec
@@ -18,6 +20,7 @@ import trio
 from vswitch.dataplane.datagram import DatagramLink
 from vswitch.endpoints import unix_socket, vde_directory, vde_mgmt
 from vswitch.endpoints.accepting import Acceptor
+from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.sparingly import Sparingly
@@ -26,7 +29,7 @@ from vswitch.endpoints.vde_managed import VdePeer
 from vswitch.endpoints.vde_vlans import ANYBODY, VdePort, VdeVlans
 from vswitch.errors import InputError, printable
 from vswitch.protocols import vde
-from vswitch.supervision import contain, keep_running
+from vswitch.supervision import contain, contain_once_started, keep_running
 
 HANDSHAKE_S = 5.0
 HANDSHAKES_MAX = 64
@@ -42,8 +45,8 @@ class VdeSwitch(Endpoint):
 
     def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
         super().__init__(config, name, ports, sock)
-        self._mode, self._dirmode = vde_directory.modes(config)
-        self._group = vde_directory.group_id(config)
+        self._directory = vde_directory.Directory(config)
+        vde_directory.group_id(config, "mgmtgroup")  # so that a wrong one is said before anything is made
         self._turned_away = Sparingly(log)
         self._peers: dict[int, VdePeer] = {}  # by port number
         self._socket_numbers = count()
@@ -63,25 +66,31 @@ class VdeSwitch(Endpoint):
         self._peers[number] = VdePeer(number, _user(os.geteuid()), description, port, "tuntap")
 
     async def run(self, started: Callable[[], None]) -> None:
-        with contextlib.ExitStack() as stack:
-            # First of all, so that who finds `ctl` finds it, too.
-            mgmt = stack.enter_context(vde_mgmt.listening(self.config))
-            self._directory, ours = stack.enter_context(vde_directory.directory(self.config))
-            ctl = f"{self._directory}/{vde_directory.CTL}"
-            listener = stack.enter_context(unix_socket.bind(ctl, mode=self._mode, group=self._group))
-            if ours:
-                vde_directory.open_to_others(self._directory, self._dirmode, self._group)
-            vde_directory.sweep(self._directory)
-            stack.callback(vde_directory.sweep, self._directory, ending=True)
+        def begin() -> None:
+            vde_directory.sweep(self._directory.path)
             self.started_s = trio.current_time()
-            failures = self.ports.failures
-            async with trio.open_nursery() as nursery:
-                if mgmt is not None:
-                    what = f"the console of {self.name}"
-                    nursery.start_soon(keep_running, failures, what, vde_mgmt.serve, self, mgmt, name=what)
-                started()
-                clients = trio.socket.from_stdlib_socket(listener)
-                await keep_running(failures, f"accepting by {self.name}", self._accept, clients, nursery)
+            started()
+
+        with contextlib.closing(self._directory):
+            async with trio.open_nursery() as clients:
+                if self.config.mgmt is not None:  # first of all, so that who finds `ctl` finds it, too
+                    await clients.start(self._serve_mgmt, name=f"the console of {self.name}")
+                await serve_again(self.name, self._directory.ctl, partial(self._listen, clients), begin)
+
+    async def _serve_mgmt(self, task_status: trio.TaskStatus[None]) -> None:
+        what, serve = f"the console of {self.name}", partial(vde_mgmt.serve, self)
+        await contain_once_started(self.ports.failures, what, serve, task_status.started, again=True)
+
+    async def _listen(self, clients: trio.Nursery, started: Callable[[], None]) -> None:
+        """Accept until `ctl` is removed. Clients that are in stay."""
+        listener = trio.socket.from_stdlib_socket(self._directory.listen())
+        started()
+        async with trio.open_nursery() as nursery:
+            what = f"accepting by {self.name}"
+            nursery.start_soon(keep_running, self.ports.failures, what, self._accept, listener, clients, name=what)
+            await unix_socket.removed(self._directory.ctl, self.name)
+            nursery.cancel_scope.cancel()
+        self._directory.lose()
 
     async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         acceptor = Acceptor(listener, self.name, self.ports)
@@ -163,7 +172,7 @@ class VdeSwitch(Endpoint):
             link = DatagramLink(sock, port.port, self.ports.bridge, lasting=address is None)
             peer = printable(request.description).strip() or unix_socket.peer_text(ctl)
             self.ports.plug(port, link, peer, ended.cancel)
-            if address is not None and vde_directory.is_clients(self._directory, address):
+            if address is not None and vde_directory.is_clients(self._directory.path, address):
                 stack.callback(vde_directory.remove_dead, os.fsdecode(address))
             stack.callback(self.ports.unplug, port, "removed")
             with ended:
@@ -175,12 +184,12 @@ class VdeSwitch(Endpoint):
 
     def _open_socket(self, stack: contextlib.ExitStack, number: int, uid: int) -> tuple[socket.socket, str]:
         """The socket that a client sends its frames to, open to that client; and its path."""
-        path = f"{self._directory}/{number:03d}.{next(self._socket_numbers)}"
+        path = f"{self._directory.path}/{number:03d}.{next(self._socket_numbers)}"
         sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
-        os.fchmod(sock.fileno(), self._mode & 0o600)
+        os.fchmod(sock.fileno(), self._directory.mode & 0o600)
         sock.bind(path)
         stack.callback(vde_directory.remove_socket, path)
-        unix_socket.open_to_others(path, self._mode, self._group, uid if os.geteuid() == 0 else -1)
+        unix_socket.open_to_others(path, self._directory.mode, self._directory.group, uid if os.geteuid() == 0 else -1)
         return sock, path
 
 

@@ -1,4 +1,4 @@
-"""The directory of a VDE switch: made or checked, opened to whom it should be, swept and removed.
+"""The directory of a VDE switch: made or checked, opened to whom it should be, swept and removed. And made again.
 
 It holds `ctl`, where clients connect, a socket `PORT.N` for each client, and the clients' own sockets `.PID-N`
 (vde2 src/vde_switch/datasock.c).
@@ -10,8 +10,8 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterator
 
+from vswitch.endpoints import unix_socket
 from vswitch.endpoints.url import EndpointConfig, check_vde_directory
 from vswitch.errors import InputError, RefusedError
 
@@ -38,16 +38,17 @@ def modes(config: EndpointConfig) -> tuple[int, int]:
     return mode, dirmode
 
 
-def group_id(config: EndpointConfig) -> int:
-    """The group that the sockets are for, or -1. Raises InputError."""
-    if config.group is None:
+def group_id(config: EndpointConfig, parameter: str = "group") -> int:
+    """The group that a parameter says sockets are for, or -1. Raises InputError."""
+    group: str | None = getattr(config, parameter)
+    if group is None:
         return -1
     try:
-        if config.group.isdecimal() and int(config.group) < GID_MAX:
-            return int(config.group)
-        return grp.getgrnam(config.group).gr_gid
+        if group.isdecimal() and int(group) < GID_MAX:
+            return int(group)
+        return grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):  # also a name that none can have
-        raise InputError(f"{config.url}: group: there is no group {config.group!r}") from None
+        raise InputError(f"{config.url}: {parameter}: there is no group {group!r}") from None
 
 
 def full_path(config: EndpointConfig) -> str:
@@ -59,39 +60,67 @@ def full_path(config: EndpointConfig) -> str:
         raise InputError(f"{path}: {error}") from None
 
 
-@contextlib.contextmanager
-def directory(config: EndpointConfig) -> Iterator[tuple[str, bool]]:
-    """The directory's path, made if need be, and whether it is all ours, then removed on exit.
+class Directory:
+    """The directory at `path` with its `ctl`, while a switch has it. Raises InputError if that cannot be written so."""
 
-    Only this user gets into one that was made. Raises RefusedError, InputError.
-    """
-    path = full_path(config)
-    try:
-        os.mkdir(path, 0o700)
-        ours = True
-    except FileExistsError:
-        ours = _check(path)
-    except OSError as error:
-        raise RefusedError(f"cannot make the directory {path}: {error.strerror}") from None
-    try:
-        yield path, ours
-    finally:
-        if ours:
+    def __init__(self, config: EndpointConfig) -> None:
+        self.path = full_path(config)
+        self.ctl = f"{self.path}/{CTL}"
+        self.mode, self._dirmode = modes(config)
+        self.group = group_id(config)
+        self._ours = False  # nothing but ours is in it
+        self._listening = contextlib.ExitStack()
+        self._listens = False
+
+    def listen(self) -> socket.socket:
+        """Bind `ctl`, with the directory made if need be; it is this object's to close. Raises RefusedError."""
+        self.lose()  # what an attempt that has failed may have left
+        ours = self._make()
+        sock = self._listening.enter_context(unix_socket.bind(self.ctl, mode=self.mode, group=self.group))
+        self._listens = True
+        if ours:  # and no other switch can be in it any more
+            self._open_to_others()
+        return sock
+
+    def lose(self) -> None:
+        """Somebody has removed `ctl`; what else is ours in the directory is in use."""
+        self._listens = False
+        self._listening.close()
+
+    def close(self) -> None:
+        """Remove what is ours."""
+        if self._listens:
+            sweep(self.path, ending=True)
+        self.lose()
+        if self._ours:
             with contextlib.suppress(OSError):  # clients may have left something
-                os.rmdir(path)
+                os.rmdir(self.path)
 
+    def _make(self) -> bool:
+        """Make the directory; answers whether it is new, or has nothing but ours in it. Raises RefusedError.
 
-def open_to_others(path: str, mode: int, group: int) -> None:
-    """Give a directory its group and permissions, once no other switch can be in it. Raises RefusedError."""
-    try:
-        found = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        Only this user gets into one that was made.
+        """
         try:
-            os.fchown(found, -1, group)
-            os.fchmod(found, mode)
-        finally:
-            os.close(found)
-    except OSError as error:
-        raise RefusedError(f"cannot open {path} to others: {error.strerror}") from None
+            os.mkdir(self.path, 0o700)
+            ours = True
+        except FileExistsError:
+            ours = _check(self.path)
+        except OSError as error:
+            raise RefusedError(f"cannot make the directory {self.path}: {error.strerror}") from None
+        self._ours = self._ours or ours
+        return ours
+
+    def _open_to_others(self) -> None:
+        try:
+            found = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchown(found, -1, self.group)
+                os.fchmod(found, self._dirmode)
+            finally:
+                os.close(found)
+        except OSError as error:
+            raise RefusedError(f"cannot open {self.path} to others: {error.strerror}") from None
 
 
 def _check(path: str) -> bool:

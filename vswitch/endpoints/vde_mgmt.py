@@ -5,15 +5,13 @@ none); here each further line of it is one, too. A client that does not read is 
 too many clients, the one that has been silent longest makes room.
 """
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import trio
 
-from vswitch.endpoints import unix_socket
+from vswitch.endpoints import unix_socket, vde_directory
 from vswitch.endpoints.accepting import Acceptor
-from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.vde_console import BANNER, END_OF_SESSION, PROMPT, Console
 from vswitch.endpoints.vde_managed import Managed
 from vswitch.supervision import contain, keep_running
@@ -23,31 +21,30 @@ LINE_BYTES_MAX = 128
 RECEIVE_BYTES = 4096
 
 
-@contextmanager
-def listening(config: EndpointConfig) -> Iterator[socket.socket | None]:
-    """The socket that `mgmt` and `mgmtmode` ask for, if they do; its path is removed on exit. Raises RefusedError."""
-    if config.mgmt is None:
-        yield None
-    else:
-        with unix_socket.bind(config.mgmt, mode=config.mgmtmode) as sock:
-            yield sock
+async def serve(managed: Managed, started: Callable[[], None]) -> None:
+    """Answer on the socket that `mgmt` asks for until cancelled; then every client is disconnected.
 
-
-async def serve(managed: Managed, sock: socket.socket) -> None:
-    """Answer on the listening socket until cancelled; then every client is disconnected."""
-    acceptor = Acceptor(trio.socket.from_stdlib_socket(sock), f"{managed.config.mgmt}")
+    A socket whose path is removed is made again; sessions go on. Raises RefusedError before it has `started`.
+    """
+    path, failures = managed.config.mgmt, managed.ports.failures
+    assert path is not None
     sessions: list[_Session] = []  # the one silent longest first
-    failures, what = managed.ports.failures, f"a console on {managed.config.mgmt}"
 
-    async def accept(nursery: trio.Nursery) -> None:
+    async def accept(listener: trio.socket.SocketType) -> None:
+        acceptor = Acceptor(listener, path)
+        what = f"a console on {path}"
         while True:
             client = await acceptor.next()
             if len(sessions) >= CLIENTS_MAX:
                 sessions[0].scope.cancel()
             nursery.start_soon(contain, failures, what, _Session(managed, client, sessions).run, name=what)
 
+    async def keep_accepting(listener: trio.socket.SocketType) -> None:
+        await keep_running(failures, f"accepting on {path}", accept, listener)
+
     async with trio.open_nursery() as nursery:
-        await keep_running(failures, f"accepting on {managed.config.mgmt}", accept, nursery)
+        mode, group = managed.config.mgmtmode, vde_directory.group_id(managed.config, "mgmtgroup")
+        await unix_socket.keep_bound(path, "the management socket", keep_accepting, started, mode=mode, group=group)
 
 
 class Lines:
