@@ -286,15 +286,15 @@ class Group(Kind):
         return member(self._port)
 
 
-def member(port: int, group: str = GROUP) -> DatagramPeer:
-    """A member of a group."""
+def member(port: int, group: str = GROUP, here: str = "127.0.0.1") -> DatagramPeer:
+    """A member of a group, as QEMU with `localaddr=` is one, or without if `here` is 0.0.0.0."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
     sock.bind((group, port))
-    loopback = socket.inet_aton("127.0.0.1")
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + loopback)
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, loopback)
+    interface = socket.inet_aton(here)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + interface)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
     return DatagramPeer(sock, to=(group, port), echoes=True)
 
 

@@ -126,6 +126,7 @@ async def test_a_vde_switch_is_there_again_and_who_was_in_stays(
         await switch.attach(f"vde://{lan}?name=lab&mode=0660&dirmode=2750")
         async with await vde_plug(lan, lan / f".{os.getpid():05d}-00001") as before:
             await hears(witness, before)
+            names = set(os.listdir(lan))
             if what == "ctl":
                 os.unlink(lan / "ctl")
             elif what == "the directory":
@@ -135,6 +136,7 @@ async def test_a_vde_switch_is_there_again_and_who_was_in_stays(
                     path.unlink()
             await until(lambda: "ctl is there again" in caplog.text)
             assert [os.stat(path).st_mode & 0o7777 for path in (lan, lan / "ctl")] == [0o2750, 0o660]
+            assert set(os.listdir(lan)) == (names if what == "ctl" else {"ctl"})
             async with await vde_plug(lan, lan / f".{os.getpid():05d}-00002") as after:
                 for sender, receiver in ((before, after), (after, before)):
                     await hears(witness, sender)
@@ -161,6 +163,21 @@ async def test_another_vde_switch_that_has_taken_the_directory_keeps_it(
         async with await vde_plug(lan, directory / "client2"):
             assert up(switch) == {"witness", "lab.1"}
     assert not lan.exists()
+
+
+async def test_a_vde_switch_whose_directory_another_has_taken_leaves_it_alone(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lan = directory / "vde"
+    async with witnessed() as (switch, _), VSwitch() as other:
+        lab = await switch.attach(f"vde://{lan}?name=lab")
+        shutil.rmtree(lan)
+        await other.attach(f"vde://{lan}")
+        await until(lambda: "somebody listens there" in caplog.text)
+        async with await vde_plug(lan, lan / f".{os.getpid():05d}-00001"):
+            names = set(os.listdir(lan))
+            await lab.detach()
+            assert set(os.listdir(lan)) == names
 
 
 async def test_a_management_socket_is_there_again_and_sessions_go_on(

@@ -11,18 +11,24 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import trio
 
 from vswitch.dataplane.datagram import DatagramLink
 from vswitch.endpoints import inet
+from vswitch.endpoints.addresses import departures
+from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.memberships import MARK, strays
+from vswitch.endpoints.ports import SwitchPort
 from vswitch.endpoints.sparingly import Sparingly
 from vswitch.errors import InputError, RefusedError
 from vswitch.supervision import keep_running
 
 RECEIVE_BUFFER = 1 << 20
 SWITCHES_NOTICED = 8  # on one group
+STRAYS_S = 10.0  # how often to look for guests that have joined on another interface
 
 _SO_ATTACH_FILTER = 26
 _IP_MULTICAST_ALL = 49
@@ -41,49 +47,76 @@ class Presence:
 
 
 class Multicast(Endpoint):
-    """mcast://: one port, up as long as the endpoint is."""
+    """mcast://: one port, up as long as its interface is there."""
 
     async def run(self, started: Callable[[], None]) -> None:
+        port = self.ports.add(self.name, self.name, self.config)
+        try:
+            await serve_again(self.name, self.url, partial(self._serve, port), started)
+        finally:
+            self.ports.remove(port)
+
+    async def _serve(self, port: SwitchPort, started: Callable[[], None]) -> None:
+        """Be in the group until the interface goes, and the membership with it. Raises InputError, RefusedError."""
+        group = f"{self.config.host}:{self.config.port}"
         with contextlib.ExitStack() as stack:
-            here = inet.interface_address(self.config.iface)
-            if here is None:
-                raise RefusedError(f"{self.url}: there is no interface {self.config.iface} with an IPv4 address")
-            if not inet.is_loopback(here) and not self.config.insecure:
-                raise InputError(
-                    f"{self.url}: anyone on the network could join; add insecure=yes if that is meant, or use "
-                    "iface=127.0.0.1"
-                )
+            gone = stack.enter_context(departures())
+            here = self._address()
             try:
                 receiving, sending = _join(stack, self.config.host, self.config.port, here)
             except OSError as error:
                 raise RefusedError(f"cannot join {self.url}: {os.strerror(error.errno or 0)}") from None
-            port = self.ports.add(self.name, self.name, self.config)
-            stack.callback(self.ports.remove, port)
-            link = DatagramLink(receiving, port.port, self.ports.bridge, out=sending, lasting=True)
-            self.ports.plug(port, link, f"group {self.config.host}:{self.config.port}", lambda: None)
             who = "any user of this machine" if inet.is_loopback(here) else "anyone on the network"
             log.warning("%s: %s may join %s", self.name, who, self.url)
-            group = f"{self.config.host}:{self.config.port}/{here}"
-            await self._notice_others(stack.enter_context(_presence(group)), started)
+            presence = stack.enter_context(_presence(f"{group}/{here}"))
+            stack.callback(self.ports.unplug, port, "removed")
+            async with trio.open_nursery() as nursery:
+                link = DatagramLink(receiving, port.port, self.ports.bridge, out=sending, lasting=True)
+                self.ports.plug(port, link, f"group {group}", nursery.cancel_scope.cancel)
+                failures, others = self.ports.failures, f"noticing others on {self.url}"
+                missed = f"noticing who is not on {self.url}"
+                nursery.start_soon(keep_running, failures, others, self._notice_others, presence, name=others)
+                nursery.start_soon(keep_running, failures, missed, self._notice_strays, here, name=missed)
+                started()
+                await gone(here)
+                nursery.cancel_scope.cancel()
+            self.ports.unplug(port, f"the interface with {here} is gone")
 
-    async def _notice_others(self, presence: Presence, started: Callable[[], None]) -> None:
+    def _address(self) -> str:
+        """The address of the interface. Raises InputError, RefusedError."""
+        here = inet.interface_address(self.config.iface)
+        if here is None:
+            raise RefusedError(f"{self.url}: there is no interface {self.config.iface} with an IPv4 address")
+        if not inet.is_loopback(here) and not self.config.insecure:
+            raise InputError(
+                f"{self.url}: anyone on the network could join; add insecure=yes if that is meant, or use "
+                "iface=127.0.0.1"
+            )
+        return here
+
+    async def _notice_others(self, presence: Presence) -> None:
         """Say when another switch is on the group. Two that also meet elsewhere forward in circles."""
         noticed = Sparingly(log)
         message = "%s: another switch is on %s too; make sure that the two are not connected in another way"
         if presence.others:
             noticed.say(message, self.name, self.url)
-        started()
         if presence.sock is None:
             await trio.sleep_forever()
         else:
             sock = trio.socket.from_stdlib_socket(presence.sock)
+            while True:
+                await sock.recv(1)
+                noticed.say(message, self.name, self.url)
 
-            async def notice() -> None:
-                while True:
-                    await sock.recv(1)
-                    noticed.say(message, self.name, self.url)
-
-            await keep_running(self.ports.failures, f"noticing others on {self.url}", notice)
+    async def _notice_strays(self, here: str) -> None:
+        """Say it, once, when a guest has joined on another interface."""
+        while not (found := strays(self.config.host, self.config.port, here)):  # noqa: ASYNC110 (nothing tells)
+            await trio.sleep(STRAYS_S)
+        log.warning(
+            "%s: somebody on this machine is in the group on %s, not on %s, and cannot be heard; give QEMU "
+            "mcast=%s:%s,localaddr=%s",
+            *(self.name, " and ".join(found), here, self.config.host, self.config.port, here),
+        )
 
 
 @contextlib.contextmanager
@@ -93,7 +126,7 @@ def _presence(group: str) -> Iterator[Presence]:
     others = 0
     with contextlib.ExitStack() as stack:
         for number in range(SWITCHES_NOTICED):
-            name = f"\0vswitch/mcast/{group}/{number}"
+            name = f"\0{MARK}/{group}/{number}"
             sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
             if mine is None:
                 with contextlib.suppress(OSError):  # somebody has it

@@ -154,7 +154,7 @@ def _read_table(family: int, protocol: int, source: Address, destination: Addres
         if family == socket.AF_INET6 and not is_six:
             continue
         anywhere = "::" if is_six else "0.0.0.0"
-        here, there, nowhere = (_hex(address, is_six) for address in (local[0], remote[0], anywhere))
+        here, there, nowhere = (proc_address(address, is_six) for address in (local[0], remote[0], anywhere))
         for line in lines:
             _, own, other, _, _, _, _, uid, _, inode, *_ = line.split()
             address, _, port = own.partition(":")
@@ -166,7 +166,7 @@ def _read_table(family: int, protocol: int, source: Address, destination: Addres
     return None
 
 
-def _hex(address: str, is_six: bool) -> str:
+def proc_address(address: str, is_six: bool = False) -> str:
     """An address as /proc/net has it: words of 32 bits, in the machine's order."""
     plain = address.partition("%")[0]
     if is_six:
