@@ -145,7 +145,7 @@ async def test_who_is_plugged_in_needs_the_directory_no_more(directory: Path) ->
     async with VSwitch() as switch, await Peer.plugged_into(switch) as station:
         await switch.attach(f"vde://{lan}", name="lan")
         async with plug_into(lan) as client:
-            await until(lambda: "lan.1" in up(switch))
+            await check_both_ways(station, client)
             shutil.rmtree(lan)
             await check_both_ways(station, client)
             await until((lan / "ctl").is_socket)
