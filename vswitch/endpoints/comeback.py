@@ -31,8 +31,8 @@ async def serve_again(
         if has_started:
             log.warning("%s: %s is there again", who, what)
         else:
+            started()  # which may refuse
             has_started = True
-            started()
 
     while True:
         try:
