@@ -10,8 +10,6 @@ import queue
 import threading
 from collections.abc import Callable
 
-import trio
-
 QUEUE_MAX = 1000  # texts
 
 
@@ -36,6 +34,8 @@ class Outlet:
 
     async def flushed(self) -> None:
         """Return when all is written. Raises OSError if that cannot be done."""
+        import trio  # which takes longer than all else that a short command does
+
         written = threading.Event()
         while not self._put(written.set):  # noqa: ASYNC110 (a thread makes room)
             await trio.sleep(0.1)

@@ -12,14 +12,15 @@ from typing import Self
 import msgspec
 import trio
 
-from vswitch.control import api, captures, config, model
+from vswitch.control import answers, api, captures, config, model
 from vswitch.control.captures import CaptureRequest, FileRequest, LiveCapture, Matches
 from vswitch.control.recording import Recording, RecordLimits, check_fits
 from vswitch.dataplane import compiled
 from vswitch.edges.capture import Budget
 from vswitch.edges.capture_file import CaptureStopped
-from vswitch.endpoints import create, forwarding
+from vswitch.endpoints import forwarding
 from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.kinds import create
 from vswitch.endpoints.partition import Partition
 from vswitch.endpoints.policy import Policy, goes_with_hub, mac_text, query
 from vswitch.endpoints.ports import Ports, now_ms
@@ -64,7 +65,7 @@ class Attachment:
     @property
     def ports(self) -> list[model.PortInfo]:
         """The endpoint's ports as they are now."""
-        return [model.port_info(port) for port in self._ports if port.endpoint == self.name]
+        return [answers.port_info(port) for port in self._ports if port.endpoint == self.name]
 
     async def detach(self) -> None:
         """Take the endpoint out, with its ports; returns when nothing of it is left."""
@@ -206,20 +207,20 @@ class VSwitch:
             mac_evictions=self._ports.table.evictions,
             pid=os.getpid(),
             failures=self.failures.total,
-            totals=model.totals(self._ports),
+            totals=answers.totals(self._ports),
         )
 
     def ports(self) -> list[model.PortInfo]:
         """A snapshot of every port, in the order they came."""
-        return [model.port_info(port) for port in self._ports]
+        return [answers.port_info(port) for port in self._ports]
 
     async def macs(self) -> list[model.MacInfo]:
         """The MAC table, by VLAN and address."""
-        return await model.macs(self._ports, now_ms())
+        return await answers.macs(self._ports, now_ms())
 
     def vlans(self) -> list[model.VlanInfo]:
         """The VLANs that ports have by their policies."""
-        return model.vlans(self._ports)
+        return answers.vlans(self._ports)
 
     def set_policy(self, port: str, policy: Policy) -> None:
         """Have a port go by another policy from now on. What was learned on it stays if its VLANs, and sticky, do.

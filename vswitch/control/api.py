@@ -34,7 +34,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from vswitch.control import captures, http, model
+from vswitch.control import answers, captures, http, model
 from vswitch.control.client import API_VERSION as VERSION
 from vswitch.control.client import CAPTURE_HEADER, VERSION_HEADER
 from vswitch.endpoints import unix_socket
@@ -113,7 +113,7 @@ class Api:
         return _json(self._switch.endpoints())
 
     async def _failures(self, request: Request) -> Response:
-        return _json([model.failure_info(failure) for failure in self._switch.failures.kept()])
+        return _json([answers.failure_info(failure) for failure in self._switch.failures.kept()])
 
     async def _next_guest(self, request: Request) -> Response:
         try:

@@ -1,0 +1,112 @@
+"""What a running switch says of itself, in the types of the control API."""
+
+import heapq
+
+import trio
+
+from vswitch.control.model import FailureInfo, MacInfo, PortInfo, Totals, Vlan, VlanInfo
+from vswitch.dataplane.drops import DROP_REASONS
+from vswitch.dataplane.frame import PREFIX
+from vswitch.dataplane.port import Port
+from vswitch.endpoints.policy import Policy, shown_vlan, table_vlan
+from vswitch.endpoints.ports import Ports, SwitchPort
+from vswitch.supervision import Failure
+
+PORTION_SLOTS = 1024
+PORTION_STATIONS = 256
+
+
+def failure_info(failure: Failure) -> FailureInfo:
+    return FailureInfo(
+        reference=failure.reference,
+        what=failure.what,
+        error=failure.error,
+        count=failure.count,
+        details=failure.details,
+    )
+
+
+def port_info(port: SwitchPort) -> PortInfo:
+    counters = port.port
+    return PortInfo(
+        name=port.name,
+        endpoint=port.endpoint,
+        url=port.url,
+        peer=port.peer,
+        up=port.up,
+        vlan=vlan(port.policy),
+        rx_frames=counters.rx_frames,
+        rx_bytes=counters.rx_bytes,
+        tx_frames=counters.tx_frames,
+        tx_bytes=counters.tx_bytes,
+        drops=_drops([counters]),
+        queued_frames=counters.queued_frames,
+        queued_bytes=counters.queued_bytes - PREFIX * counters.queued_frames,
+    )
+
+
+def vlan(policy: Policy) -> Vlan:
+    """The part of a port's policy that says its VLANs."""
+    if policy.trunk is not None:
+        return Vlan("trunk", native=policy.native, tagged=policy.trunk)
+    if policy.vlan is not None:
+        return Vlan("access", access=policy.vlan, tagged=())
+    if policy.qinq is not None:
+        return Vlan("qinq", access=policy.qinq, tagged=())
+    return Vlan()
+
+
+def vlans(ports: Ports) -> list[VlanInfo]:
+    """The VLANs that ports have of their own, in order."""
+    switching = [port for port in ports if not port.policy.mirror_of]
+    named = {port.policy.pvid for port in switching if vlan(port.policy) != Vlan()}
+    for port in switching:
+        if isinstance(port.policy.trunk, tuple):
+            named.update(port.policy.trunk)
+    found = []
+    for vid in sorted(vid for vid in named if vid is not None):
+        members = [port for port in switching if port.port.vlans.carries(table_vlan(vid))]
+        untagged = [port.name for port in members if port.policy.pvid == vid]
+        tagged = [port.name for port in members if port.policy.pvid != vid]
+        found.append(VlanInfo(vlan=vid, untagged=untagged, tagged=tagged))
+    return found
+
+
+async def macs(ports: Ports, now_ms: int) -> list[MacInfo]:
+    """The MAC table by VLAN and address; made in portions, so that a large one does not hold up forwarding.
+
+    A station that is learned, moved or forgotten meanwhile may be left out or come twice.
+    """
+    portions = []
+    for start in range(0, ports.table.slots(), PORTION_SLOTS):
+        entries = ports.table.entries(now_ms, start, start + PORTION_SLOTS)
+        found = sorted((shown_vlan(vlan), mac, index, age_ms) for vlan, mac, index, age_ms in entries)
+        names = ((entry, ports.by_index(entry[2])) for entry in found)
+        portions.append([(vlan, mac, port.name, age_ms) for (vlan, mac, _, age_ms), port in names if port is not None])
+        await trio.lowlevel.checkpoint()
+    stations = []
+    for number, (vlan, mac, name, age_ms) in enumerate(heapq.merge(*portions), 1):
+        text = ":".join(f"{byte:02x}" for byte in mac.to_bytes(6))
+        static = age_ms < 0
+        age_s = None if static else age_ms / 1000
+        stations.append(MacInfo(mac=text, vlan=vlan, port=name, age_s=age_s, static=static))
+        if number % PORTION_STATIONS == 0:
+            await trio.lowlevel.checkpoint()
+    return stations
+
+
+def totals(ports: Ports) -> Totals:
+    all_ports = [port.port for port in ports] + [ports.bridge.gone]
+    return Totals(
+        rx_frames=sum(port.rx_frames for port in all_ports),
+        copies=ports.bridge.copies,
+        tx_frames=sum(port.tx_frames for port in all_ports),
+        queued_frames=sum(port.queued_frames for port in all_ports),
+        drops=_drops(all_ports),
+    )
+
+
+def _drops(ports: list[Port]) -> dict[str, int]:
+    """Frames dropped, by reason; reasons that never occurred are left out."""
+    sums = ((reason, sum(port.drops[at] for port in ports)) for at, reason in enumerate(DROP_REASONS))
+    return {reason: frames for reason, frames in sums if frames}

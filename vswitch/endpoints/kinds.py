@@ -1,0 +1,34 @@
+"""Which kind of endpoint a URL means."""
+
+import socket
+
+from vswitch.endpoints import descriptor
+from vswitch.endpoints.datagram import UdpPeers, UnixPeers
+from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.multicast import Multicast
+from vswitch.endpoints.ports import Ports
+from vswitch.endpoints.stream import Listener, StreamConnector
+from vswitch.endpoints.tap import Tap
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.vde import VdeSwitch
+from vswitch.endpoints.vde_client import VdeClient
+
+_KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it connects
+    ("tcp", False): Listener,
+    ("tcp", True): StreamConnector,
+    ("unix", False): Listener,
+    ("unix", True): StreamConnector,
+    ("mcast", False): Multicast,
+    ("udp", False): UdpPeers,
+    ("unixgram", False): UnixPeers,
+    ("tap", False): Tap,
+    ("vde", False): VdeSwitch,
+    ("vde", True): VdeClient,
+}
+
+
+def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> Endpoint:
+    """The endpoint for a URL, or for a socket that is open already. Raises InputError if that cannot be used."""
+    if config.scheme == "fd":
+        return descriptor.create(config, name, ports, sock)
+    return _KINDS[config.scheme, config.connect](config, name, ports)
