@@ -18,6 +18,7 @@ from tests.needs import require
 SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
 COMMENT = 1
 IN, OUT = 1, 2
+SWITCH = "(switch)"
 TOOL_TIMEOUT_S = 20.0
 
 FIELDS = [
@@ -64,12 +65,16 @@ class Statistics(NamedTuple):
 
 @dataclass
 class Read:
-    """A section. `statistics` are by interface."""
+    """A section. The first interface is the switch itself; `statistics` are by interface."""
 
     application: str = ""
     interfaces: list[Interface] = field(default_factory=list)
     packets: list[Packet] = field(default_factory=list)
     statistics: dict[int, Statistics] = field(default_factory=dict)
+
+    @property
+    def ports(self) -> list[Interface]:
+        return self.interfaces[1:]
 
     def at(self, port: str, direction: int | None = None) -> list[Packet]:
         return [packet for packet in self.packets if packet.port == port and direction in (None, packet.direction)]
@@ -138,6 +143,7 @@ def parse(content: bytes) -> Read:
             assert (link_type, reserved, said[9]) == (1, 0, b"\x09"), "Ethernet, in nanoseconds"
             kind_and_filter = said.get(11, b"\0")
             assert kind_and_filter[0] == 0, "a filter in pcap's language"
+            assert (said[2].decode() == SWITCH) is (not read.interfaces), "the switch comes first"
             read.interfaces.append(Interface(said[2].decode(), said[3].decode(), snaplen, kind_and_filter[1:].decode()))
         elif kind == PACKET:
             read.packets.append(_packet(body, read.interfaces))
@@ -155,7 +161,7 @@ def parse(content: bytes) -> Read:
 
 def _packet(body: bytes, interfaces: list[Interface]) -> Packet:
     interface, upper, lower, captured, length = struct.unpack_from("<5I", body)
-    assert interface < len(interfaces), "a packet of an interface that there is not yet"
+    assert 0 < interface < len(interfaces), "a packet of no port, or of one that there is not yet"
     assert captured == min(length, interfaces[interface].snaplen)
     end = 20 + captured + -captured % 4
     assert body[20 + captured : end] == bytes(-captured % 4)
@@ -177,7 +183,7 @@ def _packet(body: bytes, interfaces: list[Interface]) -> Packet:
 
 
 def read(path: Path, *, cut_off: bool = False) -> Read:
-    """The capture in a file. scapy, tshark and capinfos have to read the same of it, packet by packet.
+    """The capture in a file. scapy, tshark and capinfos have to read the same of it, packet by packet, tcpdump as many.
 
     `cut_off` allows for its end in the middle of a block.
     """
@@ -187,6 +193,7 @@ def read(path: Path, *, cut_off: bool = False) -> Read:
     _check_scapy(path, read)
     if not cut_off or whole(content) == content:
         check_capinfos(capinfos(str(path)), read)
+        assert tool("tcpdump", "-r", str(path), "--count").split()[0] == str(len(read.packets))
     return read
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -95,6 +96,7 @@ class Capturing:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
+        self.file = ""  # as it is named when it has begun
 
     def ended(self) -> tuple[bytes, str]:
         """What it has printed, on either output, in the end."""
@@ -131,7 +133,9 @@ def capturing_to(home: Home, file: str, *arguments: str) -> Iterator[Capturing]:
     """A capture into a file that has begun."""
     with capturing(home, "-w", file, *arguments) as running:
         assert running.process.stderr is not None
-        assert f"capturing to {file}" in running.process.stderr.readline().decode()
+        said = re.fullmatch("capturing to (.+); Ctrl-C ends it\n", running.process.stderr.readline().decode())
+        assert said is not None
+        running.file = said[1]
         yield running
 
 
@@ -161,10 +165,30 @@ def test_serve_captures_from_its_start_to_its_end(home: Home) -> None:
     read = captures.read(file)
     read.check_statistics()
     check_flood(read, "a", burst)
-    assert [interface.name for interface in read.interfaces] == ["a", "b", "c"]
-    assert all(interface.description.startswith("unix://") for interface in read.interfaces)
+    assert [interface.name for interface in read.ports] == ["a", "b", "c"]
+    assert all(interface.description.startswith("unix://") for interface in read.ports)
     assert [(packet.data, packet.comment) for packet in read.at("b", IN)] == [(b"runt", "dropped: runt")]
     assert [packet.time_ns for packet in read.packets] == sorted(packet.time_ns for packet in read.packets)
+
+
+def test_a_capture_of_nothing_is_read_by_everybody(home: Home) -> None:
+    """libpcap reads no file without an interface, and no guest has come."""
+    with home.serve("unix://lab.sock", "--capture", "served.pcapng", "--record", "60s") as serving:
+        read = parse(captures.whole((home.root / "served.pcapng").read_bytes()))
+        assert (len(read.interfaces), read.ports) == (1, []), "it is there from the beginning"
+        with (
+            capturing_to(home, "written.pcapng") as running,
+            capturing_to(home, "row.pcapng", "--rotate", "60s") as row,
+        ):
+            assert running.stop() == row.stop() == (b"", "0 frames captured\n")
+        assert home.run("dump", "dumped.pcapng").returncode == 0
+        assert serving.stop() == 0
+    files = sorted(home.root.glob("*.pcapng"))
+    assert [file.name.partition("_")[0].partition(".")[0] for file in files] == ["dumped", "row", "served", "written"]
+    for file in files:
+        read = captures.read(file)
+        assert (read.ports, read.packets, read.statistics[0][:2]) == ([], [], (0, 0))
+        captures.tool("editcap", str(file), str(home.root / "edited"))
 
 
 def test_after_it_was_killed_all_that_it_has_written_is_read(home: Home) -> None:
@@ -360,7 +384,7 @@ def test_only_ports_that_are_named_are_captured(lan: Lan, unlike: list[str]) -> 
         lan.say("b", *numbered(3, station=2))
         running.stop()
     read = captures.read(lan.home.root / "lan.pcapng")
-    assert sorted(interface.name for interface in read.interfaces) == unlike
+    assert sorted(interface.name for interface in read.ports) == unlike
     assert {packet.port for packet in read.packets} == set(unlike)
     assert len(read.packets) == 6 * len(unlike)
 
@@ -376,8 +400,8 @@ def test_a_filter_comes_behind_the_ports(lan: Lan) -> None:
     read = captures.read(lan.home.root / "lan.pcapng")
     assert read.frames("b", IN) == arp
     assert read.frames("a", OUT) == [*arp, arp[0]]
-    assert {interface.filter for interface in read.interfaces} == {"arp and ether src 52:54:00:00:00:02"}
-    assert [counted[:2] for counted in read.statistics.values()] == [(4, 0), (4, 0)]
+    assert {interface.filter for interface in read.ports} == {"arp and ether src 52:54:00:00:00:02"}
+    assert [counted[:2] for counted in read.statistics.values()] == [(0, 0), (4, 0), (4, 0)]
 
 
 def test_only_drops_are_captured(lan: Lan) -> None:
@@ -429,7 +453,8 @@ def test_files_go_on_as_they_are_rotated(lan: Lan, limit: str) -> None:
         for at in range(0, 100, 10):
             lan.say("a", *burst[at : at + 10])
         assert running.stop()[1] == "100 frames captured\n"
-    files = sorted(lan.home.root.glob("lan_*.pcapng"))
+    files = sorted(lan.home.root.glob(running.file))
+    assert files == sorted(lan.home.root.glob("*.pcapng"))
     assert len(files) >= 3
     reads = [captures.read(file) for file in files]
     assert [data for read in reads for data in read.frames("a", IN)] == burst
@@ -437,7 +462,7 @@ def test_files_go_on_as_they_are_rotated(lan: Lan, limit: str) -> None:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert file.stat().st_size <= 5 * 1024
         assert len(read.packets) <= 20 or limit != "20frames"
-        assert sorted(read.statistics) == [0]
+        assert sorted(read.statistics) == [0, 1]
 
 
 def test_the_last_files_are_kept(lan: Lan) -> None:
@@ -487,8 +512,8 @@ def test_a_guest_that_comes_later_is_captured_and_its_going_harms_nothing(home: 
         running.stop()
         assert serving.stop() == 0
     read = captures.read(home.root / "lan.pcapng")
-    assert [interface.name for interface in read.interfaces] == ["lab.1", "lab.2", "lab.2"]
-    assert [packet.data for packet in read.packets if packet.direction == IN and packet.interface == 2] == [
+    assert [interface.name for interface in read.ports] == ["lab.1", "lab.2", "lab.2"]
+    assert [packet.data for packet in read.packets if packet.direction == IN and packet.interface == 3] == [
         frame(BROADCAST, mac(3))
     ]
     read.check_statistics()
@@ -603,7 +628,7 @@ def test_the_control_api_streams_a_capture(lan: Lan) -> None:
     file = lan.home.root / "api.pcapng"
     file.write_bytes(content)
     read = captures.read(file)
-    assert [interface.name for interface in read.interfaces] == ["a", "c"]
+    assert [interface.name for interface in read.ports] == ["a", "c"]
     assert read.frames("a", IN) == read.frames("c", OUT) == burst
     read.check_statistics()
 

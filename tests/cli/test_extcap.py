@@ -280,7 +280,7 @@ def test_a_signal_ends_a_capture_that_is_complete(lan: Lan) -> None:
         read = captures.parse(started + read_to_end(reader))
         assert process.communicate(timeout=COMMAND_TIMEOUT_S) == ("", "")
         assert process.returncode == 0
-    assert {interface.name for interface in read.interfaces} == {"web.1", "web.2", "vm:0"}
+    assert {interface.name for interface in read.ports} == {"web.1", "web.2", "vm:0"}
     read.check_statistics()
 
 

@@ -120,6 +120,11 @@ def test_columns_widen_with_the_longest_name_so_far() -> None:
     ]
 
 
+def test_the_switch_itself_takes_no_room() -> None:
+    (line,) = printed(section() + interface("(switch)") + interface("db") + packet(1, ARP_FRAME, flags(1)))
+    assert line == f"23:43:20.123456  db  in   {ARP_SAID}"
+
+
 def test_names_and_comments_cannot_command_a_terminal() -> None:
     stream = section() + interface("we\x1b[2Jb") + packet(0, ARP_FRAME, flags(1), comment("drop\nped\x9b"))
     (line,) = printed(stream)

@@ -106,7 +106,7 @@ async def test_a_port_that_comes_last_and_says_nothing_is_in_the_stream() -> Non
         async with await Peer.plugged_into(switch, name="late"):
             live.end()
             read = parse(content + await rest(stream))
-    assert [interface.name for interface in read.interfaces] == ["a", "b", "late"]
+    assert [interface.name for interface in read.ports] == ["a", "b", "late"]
     read.check_statistics()
 
 
@@ -180,8 +180,8 @@ async def test_what_a_reader_that_stops_does_not_take_is_missed_exactly() -> Non
         assert live.summary().frames == len(read.packets)
         assert missed == 2002 - len(read.packets)
         read.check_statistics()
-        assert [counted.received for counted in read.statistics.values()] == [1001, 1001]
-        assert [packet.missed for packet in read.packets[-2:]] == [
+        assert [counted.received for counted in read.statistics.values()] == [0, 1001, 1001]
+        assert [0, *(packet.missed for packet in read.packets[-2:])] == [
             counted.missed for counted in read.statistics.values()
         ]
         check_balance(switch)

@@ -94,7 +94,7 @@ def test_everybody_reads_what_was_seen(everybody: Write) -> None:
         )
     )
     assert read.application == "vswitch test"
-    assert read.interfaces == [
+    assert read.ports == [
         Interface("web", "tcp://127.0.0.1:1234", SNAPLEN_MAX, ""),
         Interface("lab.1", "unix:///lab.sock?name=läb", SNAPLEN_MAX, ""),
     ]
@@ -104,7 +104,7 @@ def test_everybody_reads_what_was_seen(everybody: Write) -> None:
     assert [packet.comment for packet in read.packets] == [""] * 8 + ["dropped: queue_full"] * 2 + [""] * 2
     assert [packet.time_ns - NOW_NS for packet in read.packets] == [0] * 8 + [1] * 2 + [10**9] * 2
     assert {packet.missed for packet in read.packets} == {0}
-    assert read.statistics == {0: (6, 0, NOW_NS + 1), 1: (6, 0, NOW_NS + 1)}
+    assert read.statistics == {0: (0, 0, NOW_NS + 1), 1: (6, 0, NOW_NS + 1), 2: (6, 0, NOW_NS + 1)}
 
 
 def test_each_reason_to_drop_a_frame_is_its_comment(everybody: Write) -> None:
@@ -117,7 +117,7 @@ def test_each_reason_to_drop_a_frame_is_its_comment(everybody: Write) -> None:
 def test_of_each_frame_as_much_is_kept_as_was_asked_for(snaplen: int, everybody: Write) -> None:
     burst = [frame(BROADCAST, mac(1), size) for size in (14, 60, 61, 1500)]
     read = everybody(content(made(snaplen=snaplen), entry(*burst)))
-    assert {interface.snaplen for interface in read.interfaces} == {snaplen}
+    assert {interface.snaplen for interface in read.ports} == {snaplen}
     assert [packet.length for packet in read.packets] == [14, 60, 61, 1500]
     assert [packet.data for packet in read.packets] == [data[:snaplen] for data in burst]
 
@@ -141,8 +141,8 @@ def test_what_does_not_match_is_neither_there_nor_counted(everybody: Write) -> N
     )
     assert asked == burst, "a filter sees whole frames"
     assert [packet.id for packet in read.packets] == [101, 103, 105]
-    assert {interface.filter for interface in read.interfaces} == {"ether[14] & 1 = 1"}
-    assert read.statistics[0][:2] == (3, 0)
+    assert {interface.filter for interface in read.ports} == {"ether[14] & 1 = 1"}
+    assert read.statistics[1][:2] == (3, 0)
 
 
 def test_only_what_was_dropped_is_there_if_that_is_asked_for(everybody: Write) -> None:
@@ -159,7 +159,7 @@ def test_only_what_was_dropped_is_there_if_that_is_asked_for(everybody: Write) -
         (burst[1], 1, "lab.1"),
         (burst[2], 2, "lab.1"),
     ]
-    assert [counted[:2] for counted in read.statistics.values()] == [(0, 0), (2, 0)]
+    assert [counted[:2] for counted in read.statistics.values()] == [(0, 0), (0, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("frames_max", [1, 3, 4, 6])
@@ -194,7 +194,7 @@ def test_what_it_cannot_hold_is_missed_exactly_and_said(everybody: Write) -> Non
     read = everybody(whole + capture.trailer(NOW_NS))
     assert [packet.data for packet in read.packets] == [*burst[:kept], burst[8], burst[9]]
     assert [packet.missed for packet in read.packets] == [0] * kept + [10 - kept, 0]
-    assert read.statistics == {0: (12, 10 - kept, NOW_NS), 1: (3, 3, NOW_NS)}
+    assert read.statistics == {0: (0, 0, NOW_NS), 1: (12, 10 - kept, NOW_NS), 2: (3, 3, NOW_NS)}
 
 
 def test_what_was_given_away_is_held_until_it_is_written() -> None:
@@ -232,7 +232,7 @@ def test_an_interface_that_comes_later_is_declared_before_its_first_packet(every
     capture.take([entry(data, first=1), entry(data, port=5, first=1)], 0)
     whole += drained(capture)
     read = everybody(whole + capture.trailer(NOW_NS))
-    assert [interface.name for interface in read.interfaces] == ["web", "lab.1", "late"]
+    assert [interface.name for interface in read.ports] == ["web", "lab.1", "late"]
     assert [(packet.port, packet.id) for packet in read.packets] == [("web", 0), ("web", 1), ("late", 1)]
 
 
@@ -249,7 +249,7 @@ def test_a_port_that_takes_the_number_of_one_that_is_gone_is_another_interface(e
     whole += drained(capture)
     read = everybody(whole + capture.trailer(NOW_NS))
     assert [(packet.port, packet.id) for packet in read.packets] == [("web", 0), ("other", 2)]
-    assert [counted.received for counted in read.statistics.values()] == [1, 0, 1]
+    assert [counted.received for counted in read.statistics.values()] == [0, 1, 0, 1]
 
 
 def test_a_frame_without_a_port_is_in_no_capture() -> None:
@@ -257,7 +257,10 @@ def test_a_frame_without_a_port_is_in_no_capture() -> None:
 
 
 def test_without_ports_and_frames_it_is_a_capture_too(everybody: Write) -> None:
-    assert everybody(Capture("nobody", Budget(PLENTY)).header()) == Read(application="nobody")
+    capture = Capture("nobody", Budget(PLENTY))
+    read = everybody(capture.header() + capture.trailer(NOW_NS))
+    assert (read.application, read.ports, read.packets) == ("nobody", [], [])
+    assert read.statistics == {0: (0, 0, NOW_NS)}
 
 
 @pytest.mark.parametrize("name", ["", "a", "abc", "abcd", "Ünïcödé", "x" * 300])
@@ -265,7 +268,7 @@ def test_a_name_of_any_length_is_whole(name: str, everybody: Write) -> None:
     capture = Capture("test", Budget(PLENTY))
     capture.add_interface(0, name or "n", name * 3)
     read = everybody(content(capture, entry(frame(BROADCAST, mac(1)))))
-    assert read.interfaces == [Interface(name or "n", name * 3, SNAPLEN_MAX, "")]
+    assert read.ports == [Interface(name or "n", name * 3, SNAPLEN_MAX, "")]
 
 
 seen = st.lists(
@@ -313,13 +316,13 @@ def test_whatever_is_seen_is_read_back_or_counted(
     whole += drained(capture)
     read = parse(whole + capture.trailer(NOW_NS))
     assert [
-        (packet.interface, packet.direction, packet.data, packet.length, packet.time_ns, packet.id, packet.comment)
+        (packet.interface - 1, packet.direction, packet.data, packet.length, packet.time_ns, packet.id, packet.comment)
         for packet in read.packets
     ] == expected
     read.check_statistics()
     assert capture.missed() == sum(counted.missed for counted in read.statistics.values())
     if not frames_max:
-        assert [counted.received for counted in read.statistics.values()] == received
+        assert [counted.received for counted in read.statistics.values()] == [0, *received]
 
 
 def test_much_is_given_away_in_pieces_in_the_order_it_was_seen() -> None:

@@ -188,7 +188,7 @@ async def test_what_is_known_is_saved_when_it_has_ended_too(tmp_path: Path, cloc
     (file,) = await lan.save(tmp_path / "kept")
     assert file == tmp_path / "kept" / "lan.pcapng"
     read = captures.read(file)
-    assert [interface.name for interface in read.interfaces] == ["a", "b"]
+    assert [interface.name for interface in read.ports] == ["a", "b"]
     assert len(read.packets) == 8
 
 

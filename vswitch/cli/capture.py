@@ -76,7 +76,7 @@ def capture(
         _pipe(client.Stream(path, resource))
     else:
         wanted = captures.FileRequest(path=os.path.join(os.getcwd(), file), rotate=rotate, keep=keep)
-        _write(client.Stream(path, resource, msgspec.json.encode(wanted)), file)
+        _write(client.Stream(path, resource, msgspec.json.encode(wanted)), _row_of(file) if rotate else file)
 
 
 @click.command()
@@ -138,6 +138,12 @@ def _pipe(stream: client.Stream) -> None:
         for data in stream:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+
+
+def _row_of(file: str) -> str:
+    """The files that a rotating capture makes of this name, as a shell finds them."""
+    start, end = os.path.splitext(file)
+    return f"{start}_*{end}"
 
 
 def _write(stream: client.Stream, file: str) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from vswitch.cli.fields import Ended, Fields, readable
 from vswitch.cli.frame_text import describe
+from vswitch.edges.pcapng import SWITCH_NAME
 from vswitch.errors import RefusedError
 
 BLOCK_MAX = 16 << 20  # more than any frame needs; what claims to be longer is no capture
@@ -112,7 +113,8 @@ class TextCapture:
                 resolution = int.from_bytes(value[:1])
         ticks_per_s = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
         self._interfaces.append(_Interface(name, link_type, ticks_per_s))
-        self._name_column = max(self._name_column, min(len(name), NAME_COLUMN_MAX))
+        if name != SWITCH_NAME:  # which has no frames, so no lines
+            self._name_column = max(self._name_column, min(len(name), NAME_COLUMN_MAX))
 
     def _packet(self, body: Fields) -> str:
         interface, stamp = self._origin(body)

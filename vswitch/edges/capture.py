@@ -17,6 +17,8 @@ from vswitch.dataplane.drops import DROP_REASONS, PASSED
 from vswitch.dataplane.frame import PREFIX, frame_length
 from vswitch.dataplane.journal import Entry, Sink
 from vswitch.edges.pcapng import (
+    SWITCH_DESCRIPTION,
+    SWITCH_NAME,
     comment_option,
     interface_description,
     interface_statistics,
@@ -124,10 +126,15 @@ class Capture(Sink):
         self._unsaid: vec[i64] = vec[i64]()  # of the missed, those that no packet has said yet
         self._out = BytesWriter()
         self._said: list[int] = []  # in what is not a piece yet, as a piece has it
+        self._declare(SWITCH_NAME, SWITCH_DESCRIPTION)
 
     def add_interface(self, port: i64, name: str, description: str) -> None:
         """Capture a port, by its serial, from now on."""
         self._interface_of[port] = len(self._received)
+        self._declare(name, description)
+
+    def _declare(self, name: str, description: str) -> None:
+        """The next interface."""
         self._new_interfaces.append(interface_description(name, description, int(self.snaplen), self.filter_text))
         self._received = append(self._received, 0)
         self._missed = append(self._missed, 0)

@@ -1,6 +1,7 @@
 """pcapng: the blocks a capture is made of (draft-ietf-opsawg-pcapng), little-endian, Ethernet, times in nanoseconds.
 
-Every port is an interface. A block is padded to 32 bits, and has its length at both ends.
+Every port is an interface, and before them the switch itself is one: without any, libpcap refuses a file. A block is
+padded to 32 bits, and has its length at both ends.
 """
 
 from typing import Final
@@ -17,6 +18,9 @@ PACKET: Final = 6
 
 BYTE_ORDER: Final = 0x1A2B3C4D
 ETHERNET: Final = 1  # LINKTYPE_ETHERNET
+
+SWITCH_NAME: Final = "(switch)"  # of its interface, on which no frame is; no port can have this name
+SWITCH_DESCRIPTION: Final = "the switch itself; what passes is at its ports"
 
 COMMENT: Final = 1  # options
 APPLICATION: Final = 4
