@@ -50,6 +50,7 @@ class Home:
         self.env = inherited | {
             "XDG_RUNTIME_DIR": str(self.runtime),
             "TMPDIR": str(self.temp),
+            "VSWITCH_PATH": "",  # the developer's own switches are none of a test's
             "PATH": str(self.programs),
             "PYTHONPATH": os.pathsep.join(filter(None, [package_root(), os.environ.get("PYTHONPATH")])),
         }
@@ -58,6 +59,11 @@ class Home:
     def directory(self) -> Path:
         """Where the sockets of switches are."""
         return self.runtime / "vswitch"
+
+    @property
+    def temp_directory(self) -> Path:
+        """Where they are without a runtime directory."""
+        return self.temp / f"vswitch-{os.geteuid()}"
 
     def control(self, name: str = "default") -> Path:
         return self.directory / f"{name}.ctl"

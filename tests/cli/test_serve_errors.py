@@ -39,7 +39,7 @@ def vswitch(home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
     monkeypatch.setattr(trio, "run", must_not_run)
     monkeypatch.chdir(home.root)
-    for name in ("XDG_RUNTIME_DIR", "TMPDIR", "PATH"):
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR", "VSWITCH_PATH", "PATH"):
         monkeypatch.setenv(name, home.env[name])
     return vswitch
 
@@ -137,6 +137,7 @@ def test_a_control_socket_whose_path_would_be_too_long_is_said(
     assert code == 2
     assert is_one_line(line)
     assert "107" in line
+    assert "set XDG_RUNTIME_DIR to a shorter directory" in line
 
 
 def refused(home: Home, *arguments: str, code: int, said: str) -> None:

@@ -197,7 +197,7 @@ WITHOUT_RUNTIME = [{"XDG_RUNTIME_DIR": ""}, {"XDG_RUNTIME_DIR": "/nonexistent/ru
 def test_without_a_runtime_directory_there_is_a_private_one_under_the_temp_directory(
     home: Home, env: dict[str, str]
 ) -> None:
-    directory = home.temp / f"vswitch-{os.geteuid()}"
+    directory = home.temp_directory
     with home.serve("tcp://127.0.0.1:0", "--name", "lab", env=env, umask=0):
         assert mode(directory) == "drwx------"
         assert mode(directory / "lab.ctl") == "srw-------"
@@ -208,7 +208,7 @@ def test_without_a_runtime_directory_there_is_a_private_one_under_the_temp_direc
 
 @pytest.mark.parametrize("kind", ["link", "other's", "file"])
 def test_a_private_directory_that_somebody_else_has_made_is_not_used(home: Home, kind: str) -> None:
-    directory = home.temp / f"vswitch-{os.geteuid()}"
+    directory = home.temp_directory
     aim = home.root / "aim"
     aim.mkdir()
     if kind == "link":

@@ -280,6 +280,58 @@ def test_of_several_switches_one_has_to_be_chosen(home: Home) -> None:
         assert "a.b:c, lab" in done.stderr
 
 
+@pytest.fixture
+def elsewhere(home: Home) -> dict[str, str]:
+    """An environment whose own directory is another, and which looks in the usual one of others without XDG."""
+    return {"VSWITCH_PATH": str(home.temp_directory)}
+
+
+WITHOUT_XDG = {"XDG_RUNTIME_DIR": ""}
+
+
+def test_a_switch_that_another_environment_has_started_is_found(home: Home, elsewhere: dict[str, str]) -> None:
+    with home.serve("unix://lan.sock", "--name", "lab", env=WITHOUT_XDG):
+        home.env |= elsewhere
+        assert home.ask("status")["name"] == home.ask("status", "--name", "lab")["name"] == "lab"
+        assert "vswitch:lab" in home.run("extcap", "--extcap-interfaces", "--extcap-version=4.0").stdout
+        completing = {"_VSWITCH_COMPLETE": "bash_complete", "COMP_WORDS": "vswitch status --name ", "COMP_CWORD": "3"}
+        assert home.run(env=completing).stdout == "plain,lab\n"
+        with home.serve("tcp://127.0.0.1:0", "--name", "own"):
+            assert home.ask("status")["name"] == "own"
+            assert home.ask("status", "--name", "lab")["name"] == "lab"
+
+
+def test_a_switch_of_the_same_name_elsewhere_is_told(home: Home, elsewhere: dict[str, str]) -> None:
+    with (
+        home.serve("unix://one.sock", env=WITHOUT_XDG) as first,
+        home.serve("unix://two.sock", env=elsewhere) as second,
+    ):
+        assert "another switch" not in first.log
+        (told,) = [line for line in second.log.splitlines() if "another switch" in line]
+        assert f"another switch 'default' runs, in {home.temp_directory};" in told
+        assert str(home.directory) in told
+        assert home.ask("status", "--name", "default")["pid"] == second.pid
+        assert second.stop() == 0
+        done = home.run("status", "--json", env=elsewhere)
+        assert json.loads(done.stdout)["pid"] == first.pid
+
+
+def test_the_places_that_were_looked_in_are_named(home: Home, elsewhere: dict[str, str]) -> None:
+    for arguments in (["status"], ["status", "--name", "lab"]):
+        done = home.run(*arguments, env=elsewhere)
+        assert done.returncode == 1
+        assert is_one_line(done.stderr)
+        assert f"(looked in {home.directory}, {home.temp_directory})" in done.stderr
+
+
+def test_a_directory_elsewhere_that_others_can_enter_is_not_believed(home: Home, elsewhere: dict[str, str]) -> None:
+    with home.serve("unix://lan.sock", env=WITHOUT_XDG):
+        home.temp_directory.chmod(0o755)
+        assert home.run("status", env=elsewhere).returncode == 1
+        home.temp_directory.chmod(0o700)
+        assert home.run("status", env=elsewhere).returncode == 0
+
+
 def test_whoever_reads_the_output_may_stop_early(lan: Lan) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,5 +1,6 @@
 """The client's side, against servers that are not what they should be."""
 
+import os
 import socket
 import sys
 import tempfile
@@ -27,6 +28,7 @@ def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where control sockets are looked for; nobody waits long for one."""
     with tempfile.TemporaryDirectory(prefix="vs-", dir="/tmp") as root:
         monkeypatch.setenv("XDG_RUNTIME_DIR", root)
+        monkeypatch.setenv("VSWITCH_PATH", "")
         monkeypatch.setattr(client, "TIMEOUT_S", 0.2)
         yield runtime.make_directory()
 
@@ -187,6 +189,17 @@ def test_what_is_no_socket_is_no_switch(directory: Path) -> None:
         client.find(None)
     with pytest.raises(RefusedError, match="'default'"):
         client.find("default")
+
+
+def test_the_usual_places_are_looked_in(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    uid = os.geteuid()
+    monkeypatch.setenv("TMPDIR", "/var/tmp")
+    monkeypatch.delenv("VSWITCH_PATH")
+    elsewhere = [Path(f"/run/user/{uid}/vswitch"), Path(f"/var/tmp/vswitch-{uid}"), Path(f"/tmp/vswitch-{uid}")]
+    assert runtime.places() == [directory, *elsewhere]
+    monkeypatch.delenv("TMPDIR")
+    del elsewhere[1]
+    assert runtime.places() == [directory, *elsewhere]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "\0", "x" * 64])

@@ -21,7 +21,7 @@ import click
 
 from vswitch.cli.capture import ending
 from vswitch.cli.output import say
-from vswitch.control import captures, client, model, runtime
+from vswitch.control import captures, client, model
 from vswitch.edges.capture import SNAPLEN_MAX
 from vswitch.edges.packet_filter import PacketFilter
 from vswitch.errors import InputError, RefusedError, VSwitchError
@@ -91,8 +91,7 @@ def extcap(
 
 def _list_interfaces() -> None:
     say(f"extcap {{version={__version__}}}")
-    for switch in client.names():
-        path = runtime.control_path(switch)
+    for switch, path in client.by_name().items():
         say(f"interface {{value={SCHEME}{switch}}}{{display=vswitch {switch}: all ports}}")
         with suppress(RefusedError):  # one that has just ended, or is of another version
             for port in client.decode(path, client.get(path, "ports"), list[model.PortInfo]):

@@ -130,7 +130,7 @@ def _find_url(config: EndpointConfig, name: str | None) -> Running | None:
         if found is None:
             raise RefusedError(f"switch {name!r} has no endpoint {config.url}; it has {_listed(endpoints)}")
         return found
-    for path in map(runtime.control_path, client.names()):
+    for path in client.running():
         with suppress(RefusedError):  # one that does not answer hands nothing out either
             if found := _of_url(path, _endpoints(path), config.url):
                 return found

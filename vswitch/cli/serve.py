@@ -6,6 +6,7 @@ import os
 import socket
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -15,14 +16,14 @@ from vswitch import units
 from vswitch.cli import process, signals
 from vswitch.cli.output import in_background, said, say
 from vswitch.cli.qemu_version import QemuVersion
-from vswitch.control import captures, runtime
+from vswitch.control import captures, client, runtime
 from vswitch.control import config as configuration
 from vswitch.control.captures import CaptureRequest, FileRequest
 from vswitch.control.recording import RecordLimits, check_fits, read_limits
 from vswitch.endpoints import qemu
 from vswitch.endpoints.policy import remarks
 from vswitch.endpoints.unix_socket import InUseError
-from vswitch.endpoints.url import EndpointConfig, check_name, check_unix_path, parse
+from vswitch.endpoints.url import EndpointConfig, check_name, parse
 from vswitch.errors import InputError, RefusedError, VSwitchError
 from vswitch.switch import Attachment, VSwitch
 
@@ -70,7 +71,7 @@ def serve(
     if not endpoints:
         endpoints = _default_endpoints(name)
     _check_descriptors([endpoint.fd for endpoint in endpoints if endpoint.scheme == "fd"], ready_fd)
-    control = check_unix_path(str(runtime.make_directory() / f"{name}.ctl"))
+    control = runtime.socket_path(f"{name}.ctl")
     switch = VSwitch(
         name,
         ageing_s=ageing_s,
@@ -101,6 +102,7 @@ async def _serve(
             await switch.serve_control(control)
         except InUseError:
             raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
+        _warn_of_namesakes(Path(control))
         if capture is not None:
             await switch.capture_to(capture, await switch.capture(CaptureRequest()))
         attached = [await switch.attach(endpoint) for endpoint in endpoints]
@@ -116,6 +118,19 @@ async def _serve(
         log.info("told to stop: stopping")
         _notify("STOPPING=1")
         nursery.cancel_scope.cancel()
+
+
+def _warn_of_namesakes(control: Path) -> None:
+    """Another environment has another directory, where a switch may have the same name."""
+    for path in client.running():
+        if path.name == control.name and path.parent != control.parent:
+            log.warning(
+                "another switch %r runs, in %s; commands mean the one in the directory of their environment, which for "
+                "this one is %s: another --name tells them apart",
+                path.stem,
+                path.parent,
+                control.parent,
+            )
 
 
 async def _how_to_plug_in(switch: VSwitch, endpoint: Attachment, version: qemu.Version) -> str:
@@ -143,8 +158,7 @@ async def _how_to_plug_in(switch: VSwitch, endpoint: Attachment, version: qemu.V
 
 
 def _default_endpoints(name: str) -> list[EndpointConfig]:
-    path = runtime.make_directory() / f"{name}.sock"
-    return [parse("tcp://127.0.0.1:1234"), EndpointConfig(scheme="unix", path=check_unix_path(str(path)))]
+    return [parse("tcp://127.0.0.1:1234"), EndpointConfig(scheme="unix", path=runtime.socket_path(f"{name}.sock"))]
 
 
 def _first(*values: T | None) -> T:

@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 def complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The switches that may be meant by --name."""
-    return [CompletionItem(name) for name in runtime.names() if name.startswith(incomplete)]
+    names = {path.stem for path in runtime.control_sockets()}
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
 def _asks(command: Callable[..., None]) -> Callable[..., None]:

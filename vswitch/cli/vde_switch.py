@@ -200,8 +200,7 @@ async def _serve(plan: Plan, ready: Callable[[], None]) -> None:
 async def _serve_control(switch: VSwitch) -> None:
     """Let `vswitch` commands ask the switch, if that can be had."""
     try:
-        runtime.make_directory()
-        await switch.serve_control(str(runtime.control_path(switch.name)))
+        await switch.serve_control(runtime.socket_path(f"{switch.name}.ctl"))
     except (InputError, RefusedError) as error:
         log.warning("no control socket, so that `vswitch status` cannot find this switch: %s", error)
 

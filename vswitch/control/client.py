@@ -34,25 +34,44 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def find(name: str | None) -> Path:
-    """The control socket of the switch `name`, or of the only one that runs. Raises RefusedError."""
+    """The control socket of the switch `name`, or of the only one that runs. Raises RefusedError.
+
+    Without a name, one in the directory of this environment is meant; if none runs there, one elsewhere.
+    """
     if name is not None:
         check_name(name)
-    running = names()
-    if name is not None and name in running:
-        return runtime.control_path(name)
+    found = by_name()
+    looked = f"looked in {', '.join(map(str, runtime.places()))}"
+    if name is not None and name in found:
+        return found[name]
     if name is not None:
-        others = f"; running: {', '.join(running)}" if running else ""
-        raise RefusedError(f"no switch {name!r} is running{others}; start one with: vswitch serve --name {name}")
-    if not running:
-        raise RefusedError("no switch is running; start one with: vswitch serve")
-    if len(running) > 1:
-        raise RefusedError(f"several switches are running: {', '.join(running)}; choose one with --name")
-    return runtime.control_path(running[0])
+        others = f"; running: {', '.join(found)}" if found else ""
+        raise RefusedError(
+            f"no switch {name!r} is running ({looked}){others}; start one with: vswitch serve --name {name}"
+        )
+    if not found:
+        raise RefusedError(f"no switch is running ({looked}); start one with: vswitch serve")
+    here = {name: path for name, path in found.items() if path.parent == runtime.directory()}
+    meant = here or found
+    if len(meant) > 1:
+        raise RefusedError(f"several switches are running: {', '.join(meant)}; choose one with --name")
+    return next(iter(meant.values()))
 
 
-def names() -> list[str]:
-    """The names of this user's switches that run. Raises RefusedError if they cannot be looked for."""
-    return [name for name in runtime.names() if _answers(runtime.control_path(name))]
+def by_name() -> dict[str, Path]:
+    """Where this user's switches answer; of several with one name, the first that is found.
+
+    Raises RefusedError if they cannot be looked for.
+    """
+    found: dict[str, Path] = {}
+    for path in running():
+        found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def running() -> list[Path]:
+    """The control sockets of all this user's switches, in the order of `runtime.places`. Raises as `by_name` does."""
+    return [path for path in runtime.control_sockets() if _answers(path)]
 
 
 def get(path: Path, resource: str) -> bytes:
