@@ -175,6 +175,7 @@ class VSwitch:
         wanted = parse(target, parameters) if isinstance(target, str) else target
         if wanted.scheme == "fd" and self._has_descriptor(wanted.fd):
             raise InputError(f"{wanted.url}: is in use already")
+        wanted.check_paths()
         name = self._free_name(wanted)
         self._check_policy(wanted)
         endpoint = create(wanted, name, self._ports, sock)

@@ -140,6 +140,34 @@ def test_a_control_socket_whose_path_would_be_too_long_is_said(
     assert "set XDG_RUNTIME_DIR to a shorter directory" in line
 
 
+@pytest.fixture
+def deep(home: Home) -> Path:
+    """A directory that is too deep for sockets."""
+    directory = home.root / ("x" * 100)
+    directory.mkdir()
+    return directory
+
+
+@pytest.mark.parametrize("command", ["qemu-args", "libvirt-xml"])
+def test_no_path_is_printed_that_is_too_long_in_full(
+    vswitch: Vswitch, monkeypatch: pytest.MonkeyPatch, deep: Path, command: str
+) -> None:
+    monkeypatch.chdir(deep)
+    for url in ("unix://lan.sock", "unixgram://a?remote=b", "vde://lan.vde"):
+        code, line = vswitch(command, url, "--guest", "web", "--qemu-version", "9.2")
+        assert code == 2
+        assert is_one_line(line)
+        assert f"{deep}/" in line
+
+
+def test_no_socket_is_made_whose_path_is_too_long_in_full(home: Home, deep: Path) -> None:
+    with home.start("unix://lan.sock", under=["/usr/bin/env", "-C", str(deep)]) as serving:
+        assert serving.ended() == 2
+        assert is_one_line(serving.error)
+        assert f"unix://lan.sock: {deep}/lan.sock: the path has " in serving.error
+    assert list(deep.iterdir()) == []
+
+
 def refused(home: Home, *arguments: str, code: int, said: str) -> None:
     check_refused(home, *arguments, code=code, said=said)
     leftover = sorted(path.name for path in home.directory.glob("*")) if home.directory.exists() else []

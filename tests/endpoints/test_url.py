@@ -1,6 +1,7 @@
 """The grammar of endpoint URLs, rule by rule."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -258,6 +259,32 @@ def test_a_unix_path_may_have_107_bytes_and_no_more() -> None:
     assert parse(f"unix://{longest}").path == longest
     assert "108" in refused(f"unix://{longest}x")
     assert "107" in refused(f"unix://{longest}x")
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("unix://{}.sock", "{}.sock"),
+        ("unix://{}.sock?connect", "{}.sock"),
+        ("unixgram://{}.sock", "{}.sock"),
+        ("unixgram:///tmp/a?remote={}.sock", "{}.sock"),
+        ("vde://{}.vde", "{}.vde"),
+        ("vde://{}.vde?connect", "{}.vde"),
+        ("vde:///tmp/a?mgmt={}.mgmt", "{}.mgmt"),
+    ],
+)
+def test_a_relative_path_has_to_fit_when_it_is_written_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, named: str
+) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.chdir("/")
+    parse(url.format("a")).check_paths()
+    monkeypatch.chdir(deep)
+    with pytest.raises(InputError, match=f"{deep}/{named.format('a')}: the path ") as caught:
+        parse(url.format("a")).check_paths()
+    assert str(caught.value).startswith(f"{parse(url.format('a')).url}: ")
+    parse("tap://tap0").check_paths()
 
 
 def test_it_is_bytes_that_count_not_characters() -> None:

@@ -104,10 +104,11 @@ def _plug(
 
 
 def _parse(url: str) -> EndpointConfig:
-    config = parse(url).absolute()
+    config = parse(url)
+    config.check_paths()
     if config.host and config.port == 0:
         raise InputError(f"{url}: port 0 is another one each time; write the port that serve printed")
-    return config
+    return config.absolute()
 
 
 def _check_may_send(policy: Policy, target: str, guest: str, mac: str) -> None:

@@ -27,7 +27,7 @@ from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.sock_diag import SockDiag, plain_address
 from vswitch.endpoints.sparingly import Sparingly
-from vswitch.endpoints.url import EndpointConfig, check_unix_path
+from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError, printable
 from vswitch.supervision import keep_running
 
@@ -277,11 +277,6 @@ class UnixPeers(Peers):
         self._remote = config.remote
         if self._remote == config.path:
             raise InputError(f"{self.url}: both ends are the same path; the remote one is the guest's")
-        if config.remote is not None:
-            try:
-                check_unix_path(config.remote_text)
-            except InputError as error:
-                raise InputError(f"{config.remote_text}: {error}") from None
         with self.sock or unix_socket.bind(self.config.path, socket.SOCK_DGRAM) as sock:
             yield sock
 

@@ -91,7 +91,19 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The same, with paths that hold in any working directory."""
         path = os.path.abspath(self.path) if self.path and self.scheme != "tap" else self.path
         remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
-        return msgspec.structs.replace(self, path=path, remote=remote)
+        mgmt = os.path.abspath(self.mgmt) if self.mgmt is not None else None
+        return msgspec.structs.replace(self, path=path, remote=remote, mgmt=mgmt)
+
+    def check_paths(self) -> None:
+        """Guests are told paths in full, so these have to fit a socket's address, too. Raises InputError."""
+        full = self.absolute()
+        check_path = check_vde_directory if self.scheme == "vde" else check_unix_path
+        checks = ((check_path, full.path), (check_unix_path, full.remote_text), (check_unix_path, full.mgmt or ""))
+        for check, path in checks:
+            try:
+                check(path)
+            except InputError as error:
+                raise InputError(f"{self.url}: {path}: {error}") from None
 
     @property
     def listens(self) -> bool:

@@ -22,7 +22,7 @@ class VdeClient(Connector):
     """vde:// with `connect`. Closing the control connection is how a switch unplugs us, or ends."""
 
     async def connect(self) -> Connection:
-        directory = vde_directory.full_path(self.config)
+        directory = self.config.absolute().path
         with contextlib.ExitStack() as stack:
             ctl = stack.enter_context(trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             await ctl.connect(f"{directory}/{vde_directory.CTL}")

@@ -12,7 +12,7 @@ import socket
 import stat
 
 from vswitch.endpoints import unix_socket
-from vswitch.endpoints.url import EndpointConfig, check_vde_directory
+from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError
 
 CTL = "ctl"
@@ -51,20 +51,11 @@ def group_id(config: EndpointConfig, parameter: str = "group") -> int:
         raise InputError(f"{config.url}: {parameter}: there is no group {group!r}") from None
 
 
-def full_path(config: EndpointConfig) -> str:
-    """The directory's path, with which the sockets in it are named. Raises InputError if it is too long for them."""
-    path = os.path.abspath(config.path)
-    try:
-        return check_vde_directory(path)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
 class Directory:
-    """The directory at `path` with its `ctl`, while a switch has it. Raises InputError if that cannot be written so."""
+    """The directory at `path` with its `ctl`, while a switch has it. Raises InputError if there is no such group."""
 
     def __init__(self, config: EndpointConfig) -> None:
-        self.path = full_path(config)
+        self.path = config.absolute().path
         self.ctl = f"{self.path}/{CTL}"
         self.mode, self._dirmode = modes(config)
         self.group = group_id(config)
