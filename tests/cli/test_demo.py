@@ -19,8 +19,8 @@ from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.endpoints.qemu import guest_mac
 from vswitch.testing.guest_image import default_cache
-from vswitch.testing.qemu import QEMU
 
+QEMU = "qemu-system-x86_64"
 DEMO_TIMEOUT_S = 180.0  # it takes six seconds; on a machine that is busy, more
 STOP_TIMEOUT_S = 10.0
 A, B = guest_mac("a/0"), guest_mac("b/0")
@@ -81,7 +81,7 @@ def children(pid: int, program: str) -> list[int]:
     found = []
     for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            if Path(f"/proc/{word}/cmdline").read_text().split("\0")[0] == program:
+            if Path(Path(f"/proc/{word}/cmdline").read_text().split("\0")[0]).name == program:
                 found.append(int(word))
     return found
 
@@ -176,8 +176,13 @@ def test_ctrl_c_while_the_image_is_built_leaves_nothing_behind(home: Home) -> No
 
 
 def test_without_qemu_it_says_what_to_install(home: Home) -> None:
-    said = "qemu-system-x86_64 not found: install the package qemu-system-x86"
+    said = "qemu-system-x86_64 not found: install the package qemu-system-x86, or name a QEMU in VSWITCH_QEMU"
     assert check_refused(home, said=said, PATH=str(home.programs)) == ""
+
+
+def test_a_qemu_that_is_named_and_is_none(home: Home) -> None:
+    said = "VSWITCH_QEMU: '/nowhere/qemu' is no program that can be run; name a QEMU, or leave it out"
+    assert check_refused(home, said=said, VSWITCH_QEMU="/nowhere/qemu") == ""
 
 
 def test_without_scapy_it_says_what_to_install(home: Home) -> None:

@@ -9,8 +9,9 @@ import trio
 
 from tests.e2e.guest import guest_image
 from vswitch import InputError
-from vswitch.testing import CommandFailed, Disk, GuestImage, Kernel, Lan, Login, QemuError
+from vswitch.testing import CommandFailed, Disk, Guest, GuestImage, Kernel, Lan, Login, Nic, QemuError, Result
 from vswitch.testing.guest_image import Entry, cpio
+from vswitch.testing.shell import VirtioShell
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +35,8 @@ async def test_what_a_guest_is_told(lan: Lan, tmp_path: Path) -> None:
     await a.put(b"", "/tmp/empty")
     assert await a.get("/tmp/a file") == content
     assert await a.get("/tmp/empty") == b""
+    await a.put("#!/bin/sh\necho höher\n", "/tmp/script", mode=0o755)
+    assert (await a.run("/tmp/script")).stdout == "höher\n"
     assert (await a.run("stat -c %a '/tmp/a file'")).stdout == "750\n"
     with pytest.raises(CommandFailed, match="No such file"):
         await a.get("/tmp/nothing")
@@ -51,6 +54,7 @@ async def test_what_a_guest_is_told(lan: Lan, tmp_path: Path) -> None:
     assert (await a.qmp("query-status"))["status"] == "running"
     with pytest.raises(InputError, match="already"):
         await lan.guest("a")
+    assert repr(a) == f"<Guest a 10.0.0.1 {a.mac}>"
 
 
 async def test_what_becomes_of_a_guest(lan: Lan) -> None:
@@ -89,13 +93,82 @@ async def test_what_becomes_of_a_guest(lan: Lan) -> None:
     assert "Power down" in a.console
 
 
+async def test_a_guest_may_end_at_any_moment(lan: Lan) -> None:
+    a = await lan.guest("a")
+    async with a.crash():  # before anybody has looked whether it ends
+        pass
+    async with trio.open_nursery() as nursery:
+
+        async def lost() -> None:
+            with pytest.raises(QemuError, match="sleep 60: QEMU ended with status -9"):
+                await a.run("sleep 60", timeout=90)
+
+        nursery.start_soon(lost)
+        await a.wait_for("pidof sleep")
+        async with a.crash():
+            pass
+    await a.shutdown()
+    await a.boot()
+    qemu = a._alive()
+    await a.shutdown()
+    assert await qemu.ended() == 0, "also when asked late"
+
+
+async def test_a_shutdown_takes_an_end_for_an_answer(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU may end before it has passed the shell's answer on."""
+
+    async def lose_the_answer(self: VirtioShell, command: str, input: bytes) -> None:
+        await self._send(command, input)
+        while True:
+            await self._channel.receive()
+
+    a = await lan.guest("a")
+    monkeypatch.setattr(VirtioShell, "run", lose_the_answer)
+    await a.shutdown()
+    assert not a.running
+
+
 async def test_several_boot_side_by_side(lan: Lan) -> None:
     first = await lan.host("first")
     a, b = await lan.boot("a", "b", append="loglevel=4")
     assert [machine.ip for machine in (first, a, b)] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert (await a.run(f"ping -c 1 {b.ip}")).ok
+    await a.run("echo 10.9.9.9 mine >>/etc/hosts")
+    late = await lan.host("late")
+    for guest, known in ((a, ("a", "b", "first", "late", "localhost")), (b, ("a", "b", "first", "late"))):
+        for name in known:
+            assert (await guest.run(f"ping -c 1 {name}")).ok, name
+    await lan.remove(late)
+    async with b.pause():
+        late = await lan.host("late", ip="10.0.0.77")  # does not wait for b
+    await b.wait_for("grep '10.0.0.77 late' /etc/hosts")
+    assert (await b.run("grep -c late /etc/hosts")).stdout == "1\n"
+    assert (await a.run("grep -c 'late\\|mine' /etc/hosts")).stdout == "2\n"
+    await b.reset()
+    assert (await b.run("ping -c 1 late")).ok
     with pytest.raises(InputError, match="already"):
         await lan.boot("c", "a")
+
+
+async def test_many_cards_and_one_more(lan: Lan) -> None:
+    host = await lan.host("host")
+    cards = [Nic(ip="", port={"up": False})] * 40
+    port = ["-device", "pcie-root-port,id=spare"]
+    guest = await lan.guest("many", nics=[Nic(), *cards, Nic(ip="10.1.0.1/24")], arguments=port)
+    assert (await guest.run(f"ping -c 1 {host.ip}")).ok
+    assert (await guest.run("cat /sys/class/net/eth41/address")).stdout.strip() == guest.links[-1].mac
+    with pytest.raises(QemuError, match=r"(?s)hotplugging.*arguments=.*pcie-root-port,id=spare.*add bus='spare'"):
+        await guest.qmp("device_add", driver="virtio-rng-pci")
+    await guest.qmp("device_add", driver="virtio-rng-pci", bus="spare")
+    with pytest.raises(InputError, match="more: 185 cards; a guest has room for 184"):
+        await lan.guest("more", nics=[Nic()] * 185)
+
+
+async def test_what_qemu_refuses_comes_with_advice(lan: Lan) -> None:
+    with pytest.raises(QemuError, match=r"No 'PCI' bus(?s:.*)leave out -M microvm"):
+        await lan.guest("micro", arguments=["-M", "microvm"])
+    with pytest.raises(QemuError, match=r"no slot/function(?s:.*)addr=0x1e\.0,multifunction=on"):
+        await lan.guest("full", arguments=["-device", "virtio-rng-pci"] * 30)
 
 
 async def test_one_that_does_not_boot_says_why_and_is_gone(lan: Lan) -> None:
@@ -111,27 +184,84 @@ GETTY = """#!/bin/busybox sh
 export PATH=/bin
 mount -t proc proc /proc
 mount -t devtmpfs devtmpfs /dev
+if grep -q lacks= /proc/cmdline; then mount -t tmpfs -o ro tmpfs /tmp; fi
 exec setsid getty -L 115200 ttyS0 vt100
 """
 PASSWD = r"root:$1$ab$dslkcXxVH.x8LwW1W/oAB/:0:0:root:/root:/bin/sh" + "\n"
+# This busybox has every program; a function is found before it.
+PROFILE = """
+for word in $(cat /proc/cmdline); do
+    case $word in lacks=*) word=${word#*=}; IFS=,; for name in $word; do eval "$name() { return 127; }"; done ;; esac
+done
+unset IFS
+"""
+SECRET = Login("root", "secret")
 
 
-async def test_an_image_of_ones_own_with_a_login_on_its_serial_console(
-    lan: Lan, image: GuestImage, tmp_path: Path
-) -> None:
-    own = [
+@pytest.fixture
+def own(image: GuestImage, tmp_path: Path) -> Kernel:
+    """An image of one's own with a login on its serial console."""
+    entries = [
         Entry("getty", 0o100755, GETTY.encode()),
         Entry("etc", 0o040755),
         Entry("etc/passwd", 0o100644, PASSWD.encode()),
+        Entry("etc/profile", 0o100644, PROFILE.encode()),
     ]
     initrd = tmp_path / "initrd"
-    initrd.write_bytes(image.initrd.read_bytes() + gzip.compress(b"".join(cpio(own))))
-    kernel = Kernel(image.kernel, initrd, append="console=ttyS0 rdinit=/getty quiet no_timer_check")
-    guest = await lan.guest("own", image=kernel, login=Login("root", "secret"))
-    result = await guest.run('cat; echo "it\'s" $HOME; echo oops >&2; exit 3', input=b"in\xff\n" * 200)
-    assert (result.status, result.output, result.errors) == (3, b"in\xff\n" * 200 + b"it's /root\n", b"oops\n")
-    assert (await guest.run("true")).ok
-    assert "login:" in guest.console
+    initrd.write_bytes(image.initrd.read_bytes() + gzip.compress(b"".join(cpio(entries))))
+    return Kernel(image.kernel, initrd, append="console=ttyS0 rdinit=/getty quiet no_timer_check")
+
+
+async def test_images_of_ones_own_with_a_login_on_the_serial_console(lan: Lan, own: Kernel) -> None:
+    """The first has all of busybox, the others are like OpenWrt and worse."""
+    stock = "lacks=base64,tr,mktemp,stty"
+    found: dict[str, Guest] = {}
+
+    async def boot(name: str, append: str) -> None:
+        found[name] = await lan.guest(name, image=own, login=SECRET, append=append)
+
+    async with trio.open_nursery() as nursery:
+        for name, append in (("full", ""), ("stock", stock), ("od", f"{stock},hexdump")):
+            nursery.start_soon(boot, name, append)
+    for guest in found.values():
+        assert "login:" in guest.console
+        data = bytes(range(256)) * 20 + b"in\xff\n"
+        result = await guest.run("cat; printf \"it's\t\"; echo $HOME; echo 'oops! 100%' >&2; exit 3", input=data)
+        assert (result.status, result.output, result.errors) == (3, data + b"it's\t/root\n", b"oops! 100%\n")
+        assert await guest.run("true") == Result("true", 0, b"", b"")
+        assert (await guest.run("echo $(\n  echo two\n)")).stdout == "two\n"
+        await guest.put(data, "/dev/shm-file")
+        assert await guest.get("/dev/shm-file") == data
+    assert (await found["stock"].run("echo a >/tmp/a")).stderr.strip().endswith("Read-only file system")
+
+
+async def test_a_result_is_one_or_an_error(lan: Lan, own: Kernel) -> None:
+    guest = await lan.guest("own", image=own, login=SECRET)
+    # Whatever the kernel prints is no part of a result.
+    noise = "while :; do echo '<0>look' >/dev/kmsg; sleep 0.05; done"
+    await guest.run(f"({noise}) >/dev/null 2>&1 & echo $! >/dev/noise")
+    for number in range(5):
+        assert (await guest.run(f"seq {number} 400")).output.split() == [b"%d" % n for n in range(number, 401)]
+    await guest.run("kill $(cat /dev/noise)")
+    with pytest.raises(QemuError, match="guest own: its shell's answer is not whole; is its disk full"):
+        await guest.run("mount -t tmpfs -o ro tmpfs /tmp")  # on top of its own files
+    with pytest.raises(QemuError, match="guest own: its shell cannot write what it is told; is the disk full"):
+        await guest.run("true")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "login", "said"),
+    [
+        ("lacks=base64,hexdump,od,xxd", SECRET, "lacks any of base64, hexdump, od, xxd; add that to the image$"),
+        ("lacks=printf", SECRET, "guest own: the shell on its console lacks printf; add that to the image$"),
+        ("", Login("root", "wrong"), "Login incorrect: the console lets in no 'root' with that password$"),
+    ],
+)
+async def test_what_a_console_lacks_is_said_when_it_boots(
+    lan: Lan, own: Kernel, lacks: str, login: Login, said: str
+) -> None:
+    with pytest.raises(QemuError, match=said):
+        await lan.guest("own", image=own, login=login, append=lacks)
 
 
 async def test_a_disk(lan: Lan, tmp_path: Path) -> None:

@@ -135,6 +135,38 @@ async def test_between_islands_nothing_passes_whatever_the_vlans(clock: MockCloc
         assert await a.ping(b.ip)
 
 
+async def test_names_are_checked(clock: MockClock) -> None:
+    async with Lan() as lan, Lan() as other:
+        a, b = await pair(lan)
+        stranger = await other.host("stranger")
+        for name in ("typo", stranger):
+            with pytest.raises(InputError, match=r"no port '(typo|stranger)'; there are a, b$"):
+                lan.partition([a], [b, name])
+            with pytest.raises(InputError, match="no port"):
+                lan.isolate(name)
+            with pytest.raises(InputError, match="no port"):
+                await lan.expect("icmp", at=name)
+            with pytest.raises(InputError, match="no port"):
+                async with lan.capture(at=name):
+                    pass
+        await lan.remove(b)
+        with pytest.raises(InputError, match=r"no port 'b'; there are a$"):
+            lan.partition([a], [b])
+        assert await lan.attach("tcp://127.0.0.1:0?name=lab")
+        await lan.partition([a], ["lab"])
+
+
+async def test_what_is_printed_names_machines(clock: MockClock) -> None:
+    async with Lan() as lan:
+        assert repr(lan) == "<Lan 10.0.0.0/24: empty>"
+        a, b = await pair(lan)
+        assert repr(a) == f"<ScapyHost a 10.0.0.1 {a.mac}>"
+        assert repr(lan) == "<Lan 10.0.0.0/24: a 10.0.0.1, b 10.0.0.2>"
+        assert repr(lan.partition([a], [b])) == "<Fault partition of a from b, not there>"
+        assert repr(await lan.isolate(a)) == "<Fault isolation of a>"
+        assert repr(lan.capture("icmp")) == "<Capture of 'icmp': 0 packets>"
+
+
 async def test_an_isolated_machine_reaches_nobody_not_even_who_comes_later(clock: MockClock) -> None:
     async with Lan() as lan:
         a, b = await pair(lan)

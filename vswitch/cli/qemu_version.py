@@ -2,13 +2,12 @@
 
 import platform
 import re
-import shutil
 import subprocess
 from contextlib import suppress
 
 import trio
 
-from vswitch.endpoints import qemu
+from vswitch.endpoints import qemu, qemu_program
 from vswitch.errors import InputError
 
 ASSUMED: qemu.Version = (7, 2)
@@ -26,8 +25,7 @@ class QemuVersion:
     """Asks the QEMU on this machine for its version, while other things are done."""
 
     def __init__(self) -> None:
-        names = (f"qemu-system-{platform.machine()}", "qemu-system-x86_64", "qemu-kvm")
-        found = next(filter(None, map(shutil.which, names)), None)
+        found = qemu_program.find(platform.machine()) or qemu_program.find()
         self._process: subprocess.Popen[bytes] | None = None
         if found:
             with suppress(OSError):

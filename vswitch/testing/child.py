@@ -6,6 +6,7 @@ A busy test would hold the interpreter's lock, and so the switch; in a process o
 import contextlib
 import inspect
 import logging
+import math
 import pickle
 import signal
 import socket
@@ -26,10 +27,14 @@ class Child:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._buffer = b""
-        self._said, self._heard = trio.open_memory_channel[bytes](0)
+        self._said, self._heard = trio.open_memory_channel[Any](0)
+        self._answer, self._answers = trio.open_memory_channel[Any](math.inf)  # to what was asked of the test
         self._objects: list[Any] = []
         self._over: dict[int, tuple[trio.Event, trio.Event]] = {}  # of entered context managers, by number
+        self._number = 0  # of the call that is being answered, or was
         self._pending = False
+        self._given_up = 0  # the last call that the test does not wait for any more
+        self._scope = trio.CancelScope()
 
     async def main(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -42,15 +47,24 @@ class Child:
         with contextlib.suppress(EOFError):
             while True:
                 (size,) = LENGTH.unpack(await self._read(LENGTH.size))
-                await self._said.send(await self._read(size))
+                number, what, *words = unpack(await self._read(size), self._resolve)
+                if what == "give up":
+                    self._given_up = number
+                    if self._pending and self._number <= number:
+                        self._scope.cancel()
+                elif what == "answer":
+                    self._answer.send_nowait((number, *words))
+                else:
+                    await self._said.send((number, what, *words))
         everything.cancel()
 
     async def _run(self) -> None:
-        lan = Lan(**await self._receive())
+        (options,) = await self._receive()
+        lan = Lan(**options)
         self._objects.append(lan)
         try:
             async with lan, trio.open_nursery() as nursery:
-                await self._send(("ok", None))
+                await self._send("ok", None)
                 await self._serve(nursery)
         except Exception as error:  # a guest has died, say; what is known can still be saved
             await self._afterwards(lan, error)
@@ -60,29 +74,42 @@ class Child:
         while True:
             what, *words = await self._receive()
             self._pending = True
-            try:
-                if what == "enter":
-                    answer = await nursery.start(self._enter, *words)
-                elif what == "leave":
-                    await self._leave(*words)
-                    answer = None
-                else:
-                    answer = await self._call(what, *words)
-            except Exception as error:
-                await self._send(("error", error))
-            else:
-                await self._send(("ok", answer))
+            answer = "error", RuntimeError("the test did not wait for this")
+            with trio.CancelScope() as self._scope:
+                if self._number <= self._given_up:
+                    self._scope.cancel()
+                try:
+                    answer = "ok", await self._obey(nursery, what, *words)
+                except Exception as error:
+                    answer = "error", error
+            await self._send(*answer)
             self._pending = False
+
+    async def _obey(self, nursery: trio.Nursery, what: str, *words: Any) -> Any:
+        if what == "enter":
+            return await nursery.start(self._enter, *words)
+        if what == "leave":
+            return await self._leave(*words)
+        if what == "tidy":
+            return await self._tidy(*words)
+        return await self._call(what, *words)
 
     async def _afterwards(self, lan: Lan, error: Exception) -> None:
         if self._pending:
-            await self._send(("error", error))
+            await self._send("ended", error)
         while True:
             what, *words = await self._receive()
             if what == "call" and words[:2] == [LAN, "save"]:
-                await self._send(("ok", await lan.save(*words[2], **words[3])))
+                await self._send("ok", await lan.save(*words[2], **words[3]))
             else:
-                await self._send(("error", error))
+                await self._send("ended", error)
+
+    async def _tidy(self, numbers: list[int]) -> None:
+        """Takes away all machines but some, also those of which the test does not know."""
+        lan, kept = self._objects[LAN], [self._objects[number] for number in numbers]
+        for machine in [*lan.guests.values(), *lan.hosts.values()]:
+            if not any(machine is one for one in kept):
+                await lan.remove(machine)
 
     async def _call(self, what: str, number: int, name: str, words: Any = (), named: Any = None) -> Any:
         value = getattr(self._objects[number], name)
@@ -111,16 +138,20 @@ class Child:
         known = next((number for number, other in enumerate(self._objects) if other is value), len(self._objects))
         if known == len(self._objects):
             self._objects.append(value)
-        return known, type(value).__module__, type(value).__qualname__
+        return known, type(value).__module__, type(value).__qualname__, repr(value)
 
     def _resolve(self, reference: Any) -> Any:
-        kind, number, name = reference
+        kind, where, name = reference
         if kind == "object":
-            return self._objects[number]
+            return self._objects[where]
 
         async def ask(*words: Any) -> Any:
-            await self._send(("ask", (number, words)))
-            what, value = await self._receive()
+            number = self._number
+            await self._send("ask", (where, words))
+            while True:
+                about, what, value = await self._answers.receive()
+                if about == number:
+                    break
             if what == "error":
                 raise value
             return value
@@ -128,16 +159,18 @@ class Child:
         ask.__name__ = name
         return ask
 
-    async def _send(self, message: tuple[str, Any]) -> None:
+    async def _send(self, what: str, value: Any) -> None:
         try:
-            packed = pack(message, self._reference)
+            packed = pack((self._number, what, value), self._reference)
         except (pickle.PicklingError, TypeError, AttributeError):
-            packed = pack(("error", RuntimeError(f"{message[1]!r} cannot be told the test")), self._reference)
-        with contextlib.suppress(trio.BrokenResourceError):  # which ends everything
+            told = RuntimeError(f"{value!r} cannot be told the test")
+            packed = pack((self._number, "error", told), self._reference)
+        with contextlib.suppress(trio.BrokenResourceError), trio.CancelScope(shield=True):  # which ends everything
             await self._stream.send_all(packed)
 
     async def _receive(self) -> Any:
-        return unpack(await self._heard.receive(), self._resolve)
+        self._number, *message = await self._heard.receive()
+        return message
 
     async def _read(self, size: int) -> bytes:
         while len(self._buffer) < size:

@@ -13,11 +13,15 @@ Restore = Callable[[], Awaitable[None]]
 
 
 class Fault:
-    """Injected when it is awaited or entered; `inject` answers what mends it."""
+    """Injected when it is awaited or entered; `inject` answers what mends it. `what` is for whoever prints it."""
 
-    def __init__(self, inject: Callable[[], Awaitable[Restore]]) -> None:
+    def __init__(self, inject: Callable[[], Awaitable[Restore]], what: str) -> None:
         self._inject = inject
+        self._what = what
         self._restore: Restore | None = None
+
+    def __repr__(self) -> str:
+        return f"<Fault {self._what}{'' if self._restore is not None else ', not there'}>"
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self.__aenter__().__await__()

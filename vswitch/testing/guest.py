@@ -2,8 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ import trio
 from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.link import Link
-from vswitch.testing.qemu import Channel, Qemu, QemuError
+from vswitch.testing.qemu import Channel, Qemu, QemuError, telling_lines
 from vswitch.testing.shell import Result, SerialShell, Shell, VirtioShell
 
 BOOT_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
+NAMES_MARK = "# of the lan"
+NAMES_TIMEOUT_S = 2.0
+CARDS_IN_SLOTS = 16  # of their own: QEMU finds them; there are some 28 in all
+FIRST_SHARED_SLOT, CARDS_MAX = 8, 8 * 23
 PIECE_BYTES = 1 << 20  # of a file, at a time
 
 
@@ -76,18 +80,30 @@ class Guest:
     """
 
     def __init__(
-        self, name: str, machine: Machine, links: Sequence[Link], nursery: trio.Nursery, gateway: str = ""
+        self,
+        name: str,
+        machine: Machine,
+        links: Sequence[Link],
+        nursery: trio.Nursery,
+        gateway: str,
+        when_up: Callable[[], Awaitable[None]],
     ) -> None:
         self.name = name
         self.links = list(links)
         self.machine = machine
         self._nursery = nursery
         self._gateway = gateway
+        self._when_up = when_up
+        self._is_up = False
         self._qemu: Qemu | None = None
         self._shell: Shell | None = None
         self._last_console = ""
         self._expected_to_end = False
         self._resources = ExitStack()
+
+    def __repr__(self) -> str:
+        words = [self.name, self.ip, self.mac] if self.links else [self.name]
+        return f"<Guest {' '.join(filter(None, words))}{'' if self.running else ', not running'}>"
 
     @property
     def mac(self) -> str:
@@ -116,8 +132,10 @@ class Guest:
             return await self._a_shell().run(command, input)
 
     async def put(self, content: bytes | str | Path, path: str, *, mode: int = 0o644) -> None:
-        """Writes a file in the guest: what is given as bytes, or what is in the file here that is named."""
-        data = content if isinstance(content, bytes) else await trio.Path(content).read_bytes()
+        """Writes a file in the guest: bytes, a text, or what is in the file here that a `Path` names."""
+        if isinstance(content, Path):
+            content = await trio.Path(content).read_bytes()
+        data = bytes(content, "utf-8") if isinstance(content, str) else content
         quoted = shlex.quote(path)
         (await self.run(f": >{quoted} && chmod {mode:o} {quoted}")).check()
         for at in range(0, len(data), PIECE_BYTES):
@@ -144,9 +162,8 @@ class Guest:
                 self._alive()
                 await trio.sleep(EVERY_S)
             return found[0]
-        raise QemuError(
-            f"guest {self.name}: no {pattern!r} on its console within {timeout:g} s; it shows:\n{self.console}"
-        )
+        said = telling_lines(self.console)
+        raise QemuError(f"guest {self.name}: no {pattern!r} on its console within {timeout:g} s; {said}")
 
     async def qmp(self, command: str, /, **arguments: object) -> Any:
         """Executes a QMP command: `qmp("query-status")`."""
@@ -166,7 +183,7 @@ class Guest:
             await self.stop()
             return self.cont
 
-        return Fault(inject)
+        return Fault(inject, f"pause of {self.name}")
 
     async def set_link(self, up: bool, card: int = 0) -> None:
         """Takes the carrier of a card away, as the guest sees it, or gives it back."""
@@ -180,28 +197,35 @@ class Guest:
             await self.power_off()
             return self.boot
 
-        return Fault(inject)
+        return Fault(inject, f"crash of {self.name}")
 
     async def reset(self) -> None:
         """Presses the reset button; returns when the guest is up again."""
         qemu, shell = self._alive(), self._a_shell()
+        self._is_up = False
         await qemu.qmp("set-action", reboot="reset")  # despite -no-reboot
         await qemu.qmp("system_reset")
         await qemu.event("RESET")
         with qemu.bounded(f"guest {self.name}: booting", BOOT_TIMEOUT_S):
             await shell.open()
         await qemu.qmp("set-action", reboot="shutdown")  # not before: the BIOS resets once more
+        await self._now_up()
 
     async def shutdown(self, *, timeout: float = COMMAND_TIMEOUT_S) -> None:  # noqa: ASYNC109
         """Presses the power button (ACPI), and for the tiny guest powers it off; returns when QEMU has ended."""
         qemu = self._alive()
         self._expected_to_end = True
-        if isinstance(self.machine.image, GuestImage):
-            await self.run("poweroff -f >/dev/null 2>&1 &")
-        else:
-            await self.qmp("system_powerdown")
-        with qemu.bounded(f"guest {self.name}: shutting down", timeout):
-            await qemu.ended()
+        try:
+            with qemu.bounded(f"guest {self.name}: shutting down", timeout):
+                with suppress(EOFError):  # it may end before it answers
+                    if isinstance(self.machine.image, GuestImage):
+                        await self._a_shell().run("poweroff -f", b"")
+                    else:
+                        await qemu.execute("system_powerdown")
+                await qemu.ended()
+        except QemuError:
+            self._expected_to_end = False
+            raise
         await self.power_off()
 
     async def boot(self) -> None:
@@ -221,10 +245,28 @@ class Guest:
             with qemu.bounded(f"guest {self.name}: booting", BOOT_TIMEOUT_S):
                 await self._shell.open()
         self._nursery.start_soon(self._watch, qemu)
+        await self._now_up()
+
+    async def _now_up(self) -> None:
+        self._is_up = True
+        await self._when_up()
+
+    async def tell_names(self, addresses: Iterable[tuple[str, str]]) -> None:
+        """Writes names and their addresses into the tiny guest's /etc/hosts, in the place of those told before.
+
+        One that is paused does it when it goes on.
+        """
+        if not self._is_up or not isinstance(self.machine.image, GuestImage):
+            return
+        lines = "".join(f"{address} {name} {NAMES_MARK}\\n" for name, address in addresses)
+        command = f"sed -i '/{NAMES_MARK}$/d' /etc/hosts; printf '{lines}' >>/etc/hosts"
+        with trio.move_on_after(NAMES_TIMEOUT_S), suppress(EOFError, QemuError):
+            await self._a_shell().run(command, b"")
 
     async def power_off(self) -> None:
         """Ends QEMU at once, and takes the cables out."""
         self._expected_to_end = True
+        self._is_up = False
         if self._qemu is not None:
             self._last_console = self._qemu.output
             self._qemu = self._shell = None
@@ -236,7 +278,9 @@ class Guest:
         """Raises GuestDied when QEMU ends and nobody has asked for it."""
         status = await qemu.ended()
         if not self._expected_to_end and self._qemu is qemu:
-            raise GuestDied(f"guest {self.name} has died: QEMU ended with status {status}; {last_lines(qemu.output)}")
+            raise GuestDied(
+                f"guest {self.name} has died: QEMU ended with status {status}; {telling_lines(qemu.output)}"
+            )
 
     def _alive(self) -> Qemu:
         if self._qemu is None:
@@ -269,7 +313,8 @@ class Guest:
         elif machine.login is not None:
             channels.append(stack.enter_context(closing(Channel())))
             console = f"socket,id=console,fd={channels[-1].theirs.fileno()},logfile=/dev/stdout,logappend=on"
-            self._shell = SerialShell(channels[-1], machine.login.user, machine.login.password, machine.login.prompt)
+            login = machine.login
+            self._shell = SerialShell(channels[-1], self.name, login.user, login.password, login.prompt)
         if isinstance(image, Kernel):
             words += ["-kernel", str(image.kernel), "-append", f"{image.append} {machine.append}".strip()]
             words += ["-initrd", str(image.initrd)] if image.initrd is not None else []
@@ -281,8 +326,14 @@ class Guest:
         rom = ",romfile=" if isinstance(image, GuestImage) else ""  # it boots from nowhere else
         for index, (link, cable) in enumerate(zip(self.links, cables, strict=True)):
             words += ["-netdev", f"socket,id=net{index},fd={cable}"]
-            words += ["-device", f"{link.nic.device},id=nic{index},netdev=net{index},mac={link.mac}{rom}"]
+            place = place_of(index) if len(self.links) > CARDS_IN_SLOTS else ""
+            words += ["-device", f"{link.nic.device},id=nic{index},netdev=net{index},mac={link.mac}{rom}{place}"]
         return [*words, *machine.arguments], channels
+
+
+def place_of(card: int) -> str:
+    """Where one of many cards goes: eight share a slot, so that a PCI bus has room for all."""
+    return f",addr={FIRST_SHARED_SLOT + card // 8:#x}.{card % 8},multifunction=on"
 
 
 def kernel_arguments(name: str, addresses: Sequence[object], *more: str) -> str:
@@ -295,8 +346,3 @@ def kernel_arguments(name: str, addresses: Sequence[object], *more: str) -> str:
     words = ["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", "no_timer_check", f"vswitch.name={name}"]
     words += [f"vswitch.ip{index or ''}={address}" for index, address in enumerate(addresses) if address]
     return " ".join([*words, *more])
-
-
-def last_lines(text: str, lines: int = 20) -> str:
-    """The last lines of a console, to be shown."""
-    return "it printed last:\n" + "\n".join(text.splitlines()[-lines:])

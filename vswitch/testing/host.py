@@ -93,6 +93,10 @@ class HostUnreachable(VSwitchError):
     """Nobody answered for an address, or there is no way to it; the text tells which."""
 
 
+class NobodyAnswered(HostUnreachable):
+    """Nobody did, to ARP or neighbour discovery."""
+
+
 class FramingError(VSwitchError):
     """What comes on the stream is not frames with their lengths before them."""
 
@@ -172,6 +176,9 @@ class ScapyHost:
         # Answers wait here, and not in `run`: two hosts that send much to each other would both end up in sending.
         self._answers_in, self._answers_out = trio.open_memory_channel[bytes](queue_frames)
 
+    def __repr__(self) -> str:
+        return f"<ScapyHost {' '.join(filter(None, [self.name, self.ip, self.mac]))}>"
+
     @property
     def neighbours(self) -> dict[str, str]:
         """The MAC addresses that ARP and neighbour discovery have told, by IP address, but those behind VLAN tags."""
@@ -219,7 +226,7 @@ class ScapyHost:
 
         An answer is what scapy's `answers` says is one, so also an ICMP error about the packet; to DHCP, what has the
         same xid. The time runs from when the packet has left; resolving its destination comes before. Whatever
-        answers is in `received` too. Raises what `send` raises.
+        answers is in `received` too. Raises what `send` raises, but for nobody who answers to an address: None, too.
         """
         pairs = await self._exchange((packet,), timeout, enough=1)
         return pairs[0][1] if pairs else None
@@ -227,7 +234,7 @@ class ScapyHost:
     async def sr(self, *packets: Packet, timeout: float = 2.0) -> list[tuple[Packet, Packet]]:  # noqa: ASYNC109
         """Send packets and return those that were answered, as they were sent, each with its first answer.
 
-        Returns when all are answered, or `timeout` seconds after the last one has left. Raises what `send` raises.
+        Returns when all are answered, or `timeout` seconds after the last one has left. Raises what `sr1` raises.
         """
         return await self._exchange(packets, timeout, enough=None)
 
@@ -518,7 +525,10 @@ class ScapyHost:
         try:
             for packet in packets:
                 for one in expanded(packet):
-                    call = _Call(await self._complete(one))
+                    try:
+                        call = _Call(await self._complete(one))
+                    except NobodyAnswered:
+                        continue
                     calls.append(call)
                     self._calls.append(call)
                     await self._transmit(self._built(call.sent))
@@ -609,7 +619,7 @@ class ScapyHost:
         if key not in self._neighbours:
             what = "ARP requests" if is_ipv4 else "neighbour solicitations"
             within = "".join(f" in VLAN {vlan}" for vlan in key[0])
-            raise HostUnreachable(f"host {self.name}: nobody answered {RESOLVE_TRIES} {what} for {address}{within}")
+            raise NobodyAnswered(f"host {self.name}: nobody answered {RESOLVE_TRIES} {what} for {address}{within}")
         return self._neighbours[key]
 
     def _who_has(self, address: str) -> Packet:

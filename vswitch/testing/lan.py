@@ -8,9 +8,11 @@ async with Lan() as lan:
 
 import ipaddress
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,13 +27,14 @@ from vswitch.switch import is_cancelled
 from vswitch.testing import guest_image
 from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
 from vswitch.testing.faults import Fault, Restore
-from vswitch.testing.guest import Guest, GuestDied, Image, Login, Machine
+from vswitch.testing.guest import CARDS_MAX, Guest, GuestDied, Image, Login, Machine
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link, Nic
 from vswitch.testing.qemu import QemuError
 
 NETWORK = "10.0.0.0/24"
 RECORD = RecordLimits(64 * 2**20, 1e6)
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 SHOWN_MAX = 10  # packets, where one that was expected did not come
 
 Station = Guest | ScapyHost | Link | str
@@ -60,6 +63,11 @@ class Lan:
         self._taken: set[ipaddress.IPv4Address] = set()
         self._links: dict[str, Link] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._telling = trio.Lock()
+
+    def __repr__(self) -> str:
+        machines: list[Guest | ScapyHost] = [*self.guests.values(), *self.hosts.values()]
+        return f"<Lan {self.network}: {', '.join(f'{one.name} {one.ip}'.strip() for one in machines) or 'empty'}>"
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -120,11 +128,13 @@ class Lan:
         if netboot and ip is None:
             ip = ""  # nobody would tell it
         cards = list(nics) if nics is not None else [Nic(ip=ip, port=port)]
+        if len(cards) > CARDS_MAX:
+            raise InputError(f"{name}: {len(cards)} cards; a guest has room for {CARDS_MAX}")
         if image is None and not netboot:
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
         machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
-        guest = Guest(name, machine, [], self._nursery, gateway)
+        guest = Guest(name, machine, [], self._nursery, gateway, self._tell_names)
         try:
             for number, card in enumerate(cards):
                 port_name = f"{name}-{number + 1}" if number else name
@@ -171,6 +181,7 @@ class Lan:
         self.hosts[name] = host
         scope = self._scopes[name] = trio.CancelScope()
         self._nursery.start_soon(self._run_host, host, stream, scope)
+        await self._tell_names()
         return host
 
     async def attach(self, target: Any, **parameters: object) -> Attachment:
@@ -198,11 +209,12 @@ class Lan:
     def partition(self, *islands: Iterable[Station]) -> Fault:
         """Islands between which nothing passes, whatever their VLANs. Machines in none reach all of them."""
         names = [[name for station in island for name in self._ports_of(station)] for island in islands]
-        return self._parted(names, rest=False)
+        return self._parted(names, rest=False, what=f"partition of {' from '.join(map(' and '.join, names))}")
 
     def isolate(self, *stations: Station) -> Fault:
         """Machines that reach nobody else, each other neither; also nobody who comes later."""
-        return self._parted([self._ports_of(station) for station in stations], rest=True)
+        names = [self._ports_of(station) for station in stations]
+        return self._parted(names, rest=True, what=f"isolation of {', '.join(chain(*names))}")
 
     def down(self, station: Station) -> Fault:
         """A machine's ports are down: they take nothing in, and send nothing."""
@@ -216,7 +228,7 @@ class Lan:
 
             return restore
 
-        return Fault(inject)
+        return Fault(inject, f"link down of {_name(station)}")
 
     def flap(self, station: Station, *, down: float = 0.1, up: float = 0.1) -> Fault:
         """A machine's ports go down and up again and again, so many seconds each, until restored."""
@@ -246,7 +258,7 @@ class Lan:
 
             return restore
 
-        return Fault(inject)
+        return Fault(inject, f"flapping of {_name(station)}")
 
     def now(self) -> int:
         """A moment, for `since`."""
@@ -330,7 +342,7 @@ class Lan:
             async with stream:
                 await host.run()
 
-    def _parted(self, islands: list[list[str]], rest: bool) -> Fault:
+    def _parted(self, islands: list[list[str]], rest: bool, what: str) -> Fault:
         async def inject() -> Restore:
             heal = self.switch.part(*islands, rest=rest)
 
@@ -339,16 +351,31 @@ class Lan:
 
             return restore
 
-        return Fault(inject)
+        return Fault(inject, what)
+
+    async def _tell_names(self) -> None:
+        """Has all guests know all machines by name."""
+        async with self._telling, trio.open_nursery() as nursery:
+            known = [
+                (link.name, link.ip) for link in self._links.values() if link.ip and HOST_NAME.fullmatch(link.name)
+            ]
+            for guest in self.guests.values():
+                nursery.start_soon(guest.tell_names, known)
 
     def _set_up(self, names: list[str], up: bool) -> None:
         for name in names:
             self.switch.set_up(name, up)
 
     def _ports_of(self, station: Station) -> list[str]:
-        if isinstance(station, Guest):
-            return [link.name for link in station.links]
-        return [station if isinstance(station, str) else station.name]
+        """The names of a machine's ports, or an endpoint's own. Raises InputError for what is not on this LAN."""
+        names = [link.name for link in station.links] if isinstance(station, Guest) else [_name(station)]
+        known = [*self._links, *(port.name for port in self.switch.ports())]  # a guest that is down has no ports
+        known += [endpoint.name for endpoint in self.switch.endpoints()]
+        for name in names:
+            if name not in known:
+                there = ", ".join(dict.fromkeys(known)) or "none"
+                raise InputError(f"there is no port {name!r}; there are {there}")
+        return names
 
     def _check_name(self, name: str) -> None:
         if name in self._links:
@@ -403,6 +430,10 @@ class Capturing:
         self._wanted = wanted
         self._at = at
 
+    def __repr__(self) -> str:
+        wanted = _shown(self._wanted) if self._wanted is not None else "everything"
+        return f"<Capture of {wanted}: {len(self.packets)} packets>"
+
     async def __aenter__(self) -> Self:
         lan = self._lan
         matches, self._predicate = read_wanted(self._wanted if self._wanted is not None else "")
@@ -429,6 +460,10 @@ class Capturing:
                     self.packets += [packet for packet in packets.feed(blocks) if await self._predicate(packet)]
         finally:
             self._over.set()
+
+
+def _name(station: Station) -> str:
+    return station if isinstance(station, str) else station.name
 
 
 def _leaf(group: BaseException | None) -> BaseException | None:

@@ -36,6 +36,9 @@ class Link:
         self._switch = switch
         self._attachment: Attachment | None = None
 
+    def __repr__(self) -> str:
+        return f"<Link {' '.join(filter(None, [self.name, self.ip, self.mac]))}>"
+
     @property
     def ip(self) -> str:
         """The address without its prefix length, "" if there is none."""

@@ -3,14 +3,21 @@
 It is loaded wherever vswitch is installed, so it imports the rest only when a test asks for it.
 """
 
+import functools
 import hashlib
 import inspect
 import re
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from vswitch.testing.limit import Limit
+from vswitch.testing.reports import readable
 
 if TYPE_CHECKING:
     from vswitch.testing.lan import Lan
@@ -21,6 +28,8 @@ NAME_MAX = 120  # characters of a directory's name
 _lans = pytest.StashKey[list[Any]]()  # an item's
 _item = pytest.StashKey[pytest.Item]()  # the one that runs
 _sync = pytest.StashKey[Any]()  # the module's SyncLan
+_where = pytest.StashKey[TracebackType | None]()  # an async test was, when something else ended it
+_limit = pytest.StashKey[Limit]()
 _scopes = pytest.StashKey[list[str]]()  # of the fixtures that are being set up
 
 
@@ -33,13 +42,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="keep what passed in a test's LAN, and its guests' consoles: always, never, or when it fails [default]",
     )
     group.addoption("--vswitch-output", metavar="DIR", default="vswitch-output", help="where [default: %(default)s]")
+    group.addoption(
+        "--vswitch-timeout",
+        metavar="SECONDS",
+        type=float,
+        help="end a test with a LAN that takes longer [default: none; a test's own: pytest.mark.vswitch_timeout(20)]",
+    )
     group.addoption("--vswitch-seed", metavar="SEED", help="what chance goes by [default: the test's node id]")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if uses(item, "lan") and inspect.iscoroutinefunction(getattr(item, "obj", None)):
+        if uses(item, "lan") and is_async(item):
             item.add_marker("trio")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Imports what takes long before the first test: no limit counts it, and Ctrl-C is not lost, as it is in trio."""
+    if not session.config.option.collectonly and any(map(has_lan, session.items)):
+        with suppress(ImportError):  # which the test will tell
+            import_module("vswitch.testing.lan")
 
 
 def uses(item: pytest.Item, name: str) -> bool:
@@ -53,22 +76,115 @@ def uses(item: pytest.Item, name: str) -> bool:
     return False
 
 
+def has_lan(item: pytest.Item) -> bool:
+    return uses(item, "lan") or uses(item, "sync_lan")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_scopes] = []
+    config.addinivalue_line("markers", "vswitch_timeout(seconds): end a test with a LAN that takes longer")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_item] = item
+    if has_lan(item):
+        _check(item)
     if (made := item.config.stash.get(_sync, None)) is not None:
         made.begin_test(seed_of(item))
-    is_async = inspect.iscoroutinefunction(getattr(item, "obj", None))
-    if uses(item, "lan") and not is_async:
-        pytest.fail("the fixture lan is for async tests; make this one async, or use sync_lan", pytrace=False)
-    if uses(item, "lan") and not item.config.pluginmanager.hasplugin("trio"):
-        pytest.fail("the fixture lan needs pytest-trio: pip install pytest-trio", pytrace=False)
-    if uses(item, "sync_lan") and is_async:
-        pytest.fail("the fixture sync_lan is not for async tests; use lan", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    if not has_lan(item):
+        return (yield)
+    marker = item.get_closest_marker("vswitch_timeout")
+    seconds = marker.args[0] if marker is not None else item.config.getoption("--vswitch-timeout")
+    _limit_of(item).begin(seconds or 0, "vswitch_timeout" if marker is not None else "--vswitch-timeout")
+    try:
+        return (yield)
+    finally:
+        _limit_of(item).end()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """pytest-timeout's, by signal: it would strike in the middle of trio."""
+    if settings.method != "signal" or not has_lan(item):
+        return None
+    _limit_of(item).begin(settings.timeout, "pytest-timeout")
+    return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
+    _limit_of(item).end()
+
+
+def _limit_of(item: pytest.Item) -> Limit:
+    return item.stash.setdefault(_limit, Limit())
+
+
+def _check(item: pytest.Item) -> None:
+    """Says in one line why a test cannot have the LAN it wants."""
+    why = ""
+    if is_async(item) and uses(item, "sync_lan"):
+        why = "the fixture sync_lan is not for async tests; use lan"
+    elif not uses(item, "lan"):
+        return
+    elif not is_async(item):
+        why = "the fixture lan is for async tests; make this one async, or use sync_lan"
+    elif other := other_runner(item):
+        why = f"the fixture lan runs on trio, and {other} wants to run this test; "
+        why += "leave such tests to trio (asyncio_mode = strict, no anyio_mode, no mark), or write an ordinary one "
+        why += "with sync_lan"
+    elif is_hypothesis(item):
+        why = "the fixture lan is for one run of a test, and Hypothesis makes many; "
+        why += "write `async with vswitch.testing.Lan() as lan:` in the test, and mark it with pytest.mark.trio"
+    elif not item.config.pluginmanager.hasplugin("trio"):
+        why = "the fixture lan needs pytest-trio: pip install pytest-trio"
+    if why:
+        pytest.fail(why, pytrace=False)
+
+
+def other_runner(item: pytest.Item) -> str:
+    """The plugin, other than pytest-trio, that would run an async test; "" if there is none."""
+    of_asyncio = type(item).__module__.startswith("pytest_asyncio") or item.get_closest_marker("asyncio") is not None
+    if of_asyncio and item.config.pluginmanager.hasplugin("asyncio"):
+        return "pytest-asyncio"
+    return "anyio" if item.get_closest_marker("anyio") or "anyio_backend" in item.fixturenames else ""  # type: ignore[attr-defined]
+
+
+def is_hypothesis(item: pytest.Item) -> bool:
+    return hasattr(getattr(item, "obj", None), "hypothesis")
+
+
+def is_async(item: pytest.Item) -> bool:
+    """Whether a test is a coroutine function, in Hypothesis' wrapping or without."""
+    function: Any = getattr(item, "obj", None)
+    return inspect.iscoroutinefunction(function.hypothesis.inner_test if is_hypothesis(item) else function)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Around pytest-trio, which runs whatever the test's function is by now."""
+    if not uses(item, "lan"):
+        return (yield)
+    function = item.obj  # type: ignore[attr-defined]
+
+    @functools.wraps(function)
+    async def test(**fixtures: Any) -> None:
+        try:
+            await function(**fixtures)
+        except BaseException as error:
+            item.stash[_where] = error.__traceback__
+            raise
+
+    item.obj = test  # type: ignore[attr-defined]
+    try:
+        return (yield)
+    finally:
+        item.obj = function  # type: ignore[attr-defined]
 
 
 def seed_of(node: pytest.Item | pytest.Collector) -> str:
@@ -83,6 +199,7 @@ async def lan(request: pytest.FixtureRequest) -> "AsyncIterator[Lan]":
     made = Lan(seed=seed_of(request.node))
     request.node.stash.setdefault(_lans, []).append(made)
     async with made:
+        made._nursery.start_soon(_limit_of(request.node).watch)
         yield made
 
 
@@ -129,8 +246,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    if uses(item, "lan") and call.excinfo is not None:
-        call.excinfo = pytest.ExceptionInfo.from_exception(_sole(call.excinfo.value))
+    if call.excinfo is not None and has_lan(item):
+        full = item.config.getoption("fulltrace", False)
+        shown = readable(call.excinfo.value, item.stash.get(_where, None), full=full)
+        call.excinfo = pytest.ExceptionInfo.from_exception(shown)
     report = yield
     made = item.stash.get(_lans, [])
     if uses(item, "sync_lan") and (shared := item.config.stash.get(_sync, None)) is not None:
@@ -143,6 +262,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         item.session.shouldstop = "Ctrl-C"  # trio has it in a group, for which pytest would go on
     if call.when == "teardown":
         item.stash[_lans] = []
+        item.stash[_where] = None  # frames keep alive what they know
     return report
 
 
@@ -166,13 +286,6 @@ def _run(save: Any, directory: Path) -> Any:
     import trio
 
     return trio.run(save, directory)
-
-
-def _sole(error: BaseException) -> BaseException:
-    """An error that is alone in a group, as nurseries raise it, by itself."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def directory_name(node_id: str) -> str:

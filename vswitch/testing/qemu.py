@@ -22,10 +22,20 @@ from typing import Any
 
 import trio
 
-QEMU = "qemu-system-x86_64"
+from vswitch.endpoints import qemu_program
+
 START_TIMEOUT_S = 20.0
 QMP_TIMEOUT_S = 20.0
 SHOWN_BYTES_MAX = 32768
+LINES_SHOWN, LINES_BEFORE_PANIC = 20, 8  # of a console
+# What to do about it, by what QEMU says.
+ADVICE = {
+    "no slot/function available for": "the machine's PCI slots are taken; put up to 8 devices into one: "
+    "addr=0x1e.0,multifunction=on, addr=0x1e.1, and so on",
+    "does not support hotplugging": "boot the guest with arguments=['-device', 'pcie-root-port,id=spare'], and "
+    "add bus='spare'",
+    "No 'PCI' bus found": "this machine has no PCI, which the guest's devices need; leave out -M microvm",
+}
 EVENTS_MAX = 100  # that are kept for who asks for them
 
 
@@ -51,14 +61,14 @@ class Channel:
         async with self._sending:
             try:
                 await self._stream.send_all(data)
-            except trio.BrokenResourceError as error:
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise EOFError from error
 
     async def receive(self) -> None:
         """Waits for more bytes in the buffer; raises EOFError if QEMU is gone."""
         try:
             data = await self._stream.receive_some()
-        except trio.BrokenResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:  # closed: somebody has ended QEMU
             raise EOFError from error
         if not data:
             raise EOFError
@@ -81,13 +91,16 @@ class Qemu:
         self._asked = 0
         self._events: deque[str] = deque(maxlen=EVENTS_MAX)
         self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
+        self._printed_in_all = ""  # once that is closed
         inherited = [channel.theirs.fileno() for channel in (self._qmp, *channels)]
         common = "-nodefaults -no-user-config -display none -mon qmp,mode=control"
         common += f" -chardev socket,id=qmp,fd={inherited[0]}"
         if missing := what_is_missing():
             raise QemuError(missing)
+        program = qemu_program.find()
+        assert program is not None
         self.process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", QEMU, *common.split(), *arguments],
+            ["setpriv", "--pdeathsig", "KILL", program, *common.split(), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
@@ -100,6 +113,8 @@ class Qemu:
     @property
     def output(self) -> str:
         """The last of what QEMU printed."""
+        if self._output.closed:
+            return self._printed_in_all
         descriptor = self._output.fileno()
         start = max(0, os.fstat(descriptor).st_size - SHOWN_BYTES_MAX)
         return os.pread(descriptor, SHOWN_BYTES_MAX, start).decode(errors="backslashreplace")
@@ -108,23 +123,25 @@ class Qemu:
         """Waits until all netdevs and devices are there: an answer comes from QEMU's main loop, which begins
         when everything is set up."""
         with self.bounded("starting QEMU", START_TIMEOUT_S):
-            await self._execute("qmp_capabilities")
+            await self.execute("qmp_capabilities")
 
     async def ended(self) -> int:
         """Waits for QEMU's end; answers its exit status."""
-        descriptor = os.pidfd_open(self.process.pid)
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-        finally:
-            os.close(descriptor)
+        if self.process.returncode is None:  # else nobody, or somebody else, has that process id
+            descriptor = os.pidfd_open(self.process.pid)
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
         return self.process.wait()
 
     async def qmp(self, command: str, /, **arguments: object) -> Any:
         """Executes a QMP command, such as `stop`, `cont` or `set_link`, and returns its result."""
         with self.bounded(f"QMP {command}", QMP_TIMEOUT_S):
-            return await self._execute(command, **arguments)
+            return await self.execute(command, **arguments)
 
-    async def _execute(self, command: str, /, **arguments: object) -> Any:
+    async def execute(self, command: str, /, **arguments: object) -> Any:
+        """As `qmp`, without a limit; raises EOFError where QEMU ends instead."""
         async with self._asking:
             self._asked += 1
             message = {"execute": command, "arguments": arguments, "id": self._asked}
@@ -132,7 +149,7 @@ class Qemu:
             while (answer := await self._next_message()).get("id") != self._asked:
                 pass  # the greeting, an event, or an answer nobody waited for
             if "error" in answer:
-                raise QemuError(f"QMP {command}: {answer['error']['desc']}")
+                raise QemuError(f"QMP {command}: {with_advice(answer['error']['desc'])}")
             return answer["return"]
 
     async def event(self, name: str) -> None:
@@ -170,18 +187,31 @@ class Qemu:
             raise QemuError(f"{what}: QEMU ended with status {status}; {self._printed()}") from None
 
     def _printed(self) -> str:
-        return f"it printed:\n{self.output}"
+        return with_advice(telling_lines(self.output))
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
         self._qmp.close()
+        self._printed_in_all = self.output
         self._output.close()
+
+
+def telling_lines(console: str) -> str:
+    """The last lines of a console, to be shown: from a panic on, if there was one, and a few that led to it."""
+    lines = console.splitlines()
+    panics = [number for number, line in enumerate(lines) if "Kernel panic" in line]
+    begin = max(0, panics[-1] - LINES_BEFORE_PANIC) if panics else max(0, len(lines) - LINES_SHOWN)
+    return "\n".join(["it printed:", *lines[begin : begin + LINES_SHOWN]])
+
+
+def with_advice(said: str) -> str:
+    """What QEMU says, and what to do about it if that is known."""
+    return "\n".join([said, *(advice for phrase, advice in ADVICE.items() if phrase in said)])
 
 
 def what_is_missing() -> str | None:
     """What has to be installed before QEMU can be started, in one line; None if nothing."""
-    for program, package in ((QEMU, "qemu-system-x86"), ("setpriv", "util-linux")):
-        if shutil.which(program) is None:
-            return f"{program} not found: install the package {package}"
-    return None
+    if qemu_program.find() is None:
+        return qemu_program.missing()
+    return None if shutil.which("setpriv") else "setpriv not found: install the package util-linux"

@@ -1,9 +1,11 @@
 """Shells in guests: how a command gets in, and what it has printed comes out."""
 
 import base64
+import contextlib
 import re
 import secrets
-import shlex
+import string
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +13,21 @@ import trio
 
 from vswitch.testing.qemu import Channel, QemuError
 
-PIECE = 512  # characters of a line on a serial console, which has no flow control
+PLAIN = string.ascii_letters + string.digits + " ./_=,:"
 LOGIN_TRIES_S = 1.0
+READ_TRIES = 5
+PIECE = 90  # bytes that a line tells a serial console's shell, of at most 4 characters each
+BATCH = 8  # lines that a terminal keeps for a shell that is busy: 4 KiB
+DIRECTORIES = ("/tmp", "/run", "/dev/shm", "/var/run", "/dev")  # where files may be written
+# What makes bytes text: the command, what it makes of "a", and what undoes it.
+ENCODERS: tuple[tuple[str, str, Callable[[str], bytes]], ...] = (
+    ("base64", "YQ==", lambda text: base64.b64decode(text, validate=True)),
+    ("hexdump -v -e '1/1 \"%02x\"'", "61", bytes.fromhex),
+    ("od -An -v -tx1", " 61", bytes.fromhex),
+    ("xxd -p", "61", bytes.fromhex),
+)
+# How printf is told a byte: itself, if no shell and no terminal makes anything of it.
+QUOTED = [chr(byte) if chr(byte) in PLAIN else f"\\{byte:03o}" for byte in range(256)]
 
 
 class CommandFailed(Exception):
@@ -111,7 +126,11 @@ class VirtioShell:
         buffer = self._channel.buffer
         while (start := buffer.find(b"\n") + 1) == 0:
             await self._channel.receive()
-        number, status, size, errors_size = map(int, buffer[:start].split())
+        try:
+            number, status, size, errors_size = map(int, buffer[:start].split())
+        except ValueError:
+            said = bytes(buffer[:start]).decode(errors="backslashreplace").strip()
+            raise QemuError(f"the guest answered {said!r}, which is no result; is its /run full?") from None
         end = start + size + errors_size
         while len(buffer) < end:
             await self._channel.receive()
@@ -120,42 +139,94 @@ class VirtioShell:
 
 
 class SerialShell:
-    """A login on a serial console, for images of the user's own: a POSIX shell with base64, one command at a time."""
+    """A login on a serial console, for images of the user's own; one command at a time.
 
-    def __init__(self, channel: Channel, user: str, password: str, prompt: str) -> None:
+    It needs a POSIX shell with printf, one of `ENCODERS` and one of `DIRECTORIES` to write to. Lines are short, as
+    shells that edit lines cut long ones off, and of characters that no such shell takes for a key. Each batch of lines
+    is waited for, since nothing holds back who types too fast.
+    """
+
+    def __init__(self, channel: Channel, name: str, user: str, password: str, prompt: str) -> None:
         self._channel = channel
+        self._name = name
         self._user = user
         self._password = password
         self._prompt = prompt
+        self._decode: Callable[[str], bytes] = base64.b64decode
         self._busy = trio.Lock()
 
     async def open(self) -> None:
+        """Raises QemuError, in one line, for a login that is refused, and for a shell that lacks what it needs."""
         await self._until(re.escape(self._prompt))
         await self._say(self._user)
         if self._password:
             await self._until(r"[Pp]assword: ?")
             await self._say(self._password)
         await trio.sleep(LOGIN_TRIES_S)  # login throws away what is typed while it starts the shell
-        ready = secrets.token_hex(8)
         while True:
-            await self._say(f"stty -echo; echo {ready[:8]}''{ready[8:]}")  # the echo of this line is not it
             with trio.move_on_after(LOGIN_TRIES_S * 2):
-                await self._until(ready)
+                await self._done("stty -echo 2>/dev/null", refusal="[Ll]ogin incorrect")
+                break
+        if await self._done("[ $(printf '\\141') = a ]") != 0:
+            raise self._lacks("printf")
+        for directory in DIRECTORIES:
+            if await self._done(f"D={directory}; (printf a >$D/vs.i && [ -s $D/vs.i ]) 2>/dev/null") == 0:
+                break
+        else:
+            raise self._lacks(f"a directory it can write to ({', '.join(DIRECTORIES)})")
+        for command, example, decode in ENCODERS:
+            await self._done(f"enc() {{ {command}; }}")
+            if await self._done(f"[ \"$(printf a | enc 2>/dev/null)\" = '{example}' ]") == 0:
+                self._decode = decode
                 return
+        raise self._lacks(f"any of {', '.join(command.split()[0] for command, _, _ in ENCODERS)}")
 
     async def run(self, command: str, input: bytes) -> Result:
+        """Raises QemuError where a result cannot be had; that is told from a command that failed."""
         async with self._busy:
-            mark = secrets.token_hex(8)
-            await self._say("IN=$(mktemp) OUT=$(mktemp) ERR=$(mktemp)")
-            text = base64.b64encode(input).decode()
-            for at in range(0, len(text), PIECE):
-                await self._say(f"printf %s {text[at : at + PIECE]} >>$IN")
-            line = f"base64 -d <$IN | (sh -c {shlex.quote(command)}) >$OUT 2>$ERR; S=$?; "
-            line += f"echo; echo {mark} $S $(base64 <$OUT | tr -d '\\n'). $(base64 <$ERR | tr -d '\\n').; "
-            line += "rm -f $IN $OUT $ERR"
-            await self._say(line)
-            found = await self._until(rf"{mark} (\d+) ([\w+/=]*)\. ([\w+/=]*)\.")
-            return Result(command, int(found[1]), base64.b64decode(found[2]), base64.b64decode(found[3]))
+            for name, data in (("c", command.encode() + b"\n"), ("i", input)):
+                await self._write(name, data)
+            status = await self._done("sh $D/vs.c <$D/vs.i >$D/vs.o 2>$D/vs.e")
+            result = Result(command, status, await self._read("o"), await self._read("e"))
+            await self._done("rm -f $D/vs.c $D/vs.i $D/vs.o $D/vs.e")
+            return result
+
+    async def _write(self, name: str, data: bytes) -> None:
+        """Writes a file in the guest."""
+        quoted = "".join(QUOTED[byte] for byte in data)
+        pieces = [text[0] for text in re.finditer(rf"(?:\\...|[^\\]){{1,{PIECE}}}", quoted)]
+        lines = ["F=0; : >$D/vs." + name, *(f"printf '{piece}' >>$D/vs.{name} || F=1" for piece in pieces)]
+        for at in range(0, len(lines), BATCH):
+            for line in lines[at : at + BATCH]:
+                await self._say(line)
+            if await self._done("[ $F = 0 ]") != 0:
+                raise QemuError(f"guest {self._name}: its shell cannot write what it is told; is the disk full?")
+
+    async def _read(self, name: str) -> bytes:
+        """What is in a file in the guest; once more, if the kernel has said something meanwhile."""
+        for _ in range(READ_TRIES):
+            begin, end = secrets.token_hex(8), secrets.token_hex(8)
+            await self._say(f"echo {begin[:8]}''{begin[8:]}$(enc <$D/vs.{name} && echo .){end[:8]}''{end[8:]}")
+            found = await self._until(rf"(?s){begin}(.*?){end}")
+            text, whole, _ = "".join(found[1].split()).partition(".")
+            with contextlib.suppress(ValueError):  # it is not all of the encoder's making
+                if whole:
+                    return self._decode(text)
+        raise QemuError(
+            f"guest {self._name}: its shell's answer is not whole; is its disk full, or does its kernel print much?"
+        )
+
+    async def _done(self, line: str, refusal: str = "(?!)") -> int:
+        """Runs a line; answers its status. Raises QemuError if the console says `refusal` instead."""
+        mark = secrets.token_hex(8)
+        await self._say(f"{line}; echo {mark[:8]}''{mark[8:]} $?.")  # the echo of this line is not it
+        found = await self._until(rf"{mark} (\d+)\.|{refusal}")
+        if found[1] is None:
+            raise QemuError(f"guest {self._name}: {found[0]}: the console lets in no {self._user!r} with that password")
+        return int(found[1])
+
+    def _lacks(self, what: str) -> QemuError:
+        return QemuError(f"guest {self._name}: the shell on its console lacks {what}; add that to the image")
 
     async def _say(self, line: str) -> None:
         await self._channel.send(line.encode() + b"\n")

@@ -7,8 +7,10 @@ with SyncLan() as lan:
         assert not a.run("ping -c1 -W1 " + b.ip).ok
 """
 
+import contextlib
 import importlib
 import inspect
+import queue
 import random
 import socket
 import subprocess
@@ -27,49 +29,63 @@ LAN = 0
 class Remote:
     """What lives in the child process: a guest, a host, a fault, …, with the attributes and methods it has there."""
 
-    def __init__(self, lan: "SyncLan", number: int, kind: type) -> None:
+    def __init__(self, lan: "SyncLan", number: int, kind: type, shown: str) -> None:
         self._lan = lan
         self._number = number
         self._kind = kind
+        self._shown = shown  # its repr when it came
+        self._process_of = lan._process
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{self!r} has no attribute {name!r}")
         if not inspect.isfunction(inspect.getattr_static(self._kind, name, None)):
-            return self._lan._ask("get", self._number, name)
+            return self._lan._ask("get", self._still_there(), name)
 
         def method(*words: Any, **named: Any) -> Any:
             far = self._lan._callable
             words = tuple(map(far, words))
-            return self._lan._ask("call", self._number, name, words, {key: far(named[key]) for key in named})
+            return self._lan._ask("call", self._still_there(), name, words, {key: far(named[key]) for key in named})
 
         method.__name__ = name
         method.__doc__ = getattr(self._kind, name).__doc__
         return method
 
     def __enter__(self) -> Any:
-        return self._lan._ask("enter", self._number)
+        return self._lan._ask("enter", self._still_there())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._lan._ask("leave", self._number)
+        self._lan._ask("leave", self._still_there())
 
     def __repr__(self) -> str:
-        return f"<{self._kind.__name__} {self._number} of a SyncLan>"
+        return self._shown
+
+    def _still_there(self) -> int:
+        """Its number. Raises RuntimeError if its LAN has ended, and there is a new one."""
+        if self._process_of is not self._lan._process:
+            raise RuntimeError(f"{self!r} was on a LAN that has ended in an earlier test; see what became of that")
+        return self._number
 
 
 class SyncLan(Remote):
     """A `Lan`, with its methods and attributes; `random` is here, and begun anew by each test.
 
     `is_own` tells, when something is made, whether the test that runs takes it away when it ends. Calls raise what they
-    raise there. When the LAN has ended, because a guest has died, every call raises that.
+    raise there. When the LAN has ended, because a guest has died, every call raises that, until the next test begins
+    with a new one.
+
+    A call that is interrupted, by a signal's handler, is given up there when the next one is made. Since a handler may
+    strike anywhere, two threads send and receive whole messages, and an answer tells which call it belongs to.
     """
 
-    def __init__(self, *, seed: str | int = 0, is_own: Callable[[], bool] = lambda: True, **options: Any) -> None:
-        from vswitch.testing.lan import Lan
+    _process: "subprocess.Popen[bytes] | None" = None
 
-        super().__init__(self, LAN, Lan)
+    def __init__(self, *, seed: str | int = 0, is_own: Callable[[], bool] = lambda: True, **options: Any) -> None:
+        from vswitch.testing.lan import NETWORK, Lan
+
+        super().__init__(self, LAN, Lan, f"<SyncLan {options.get('network', NETWORK)}>")
         self.random = random.Random(str(seed))
         self._options = {"seed": seed, **options}
         self._lock = threading.Lock()
@@ -77,25 +93,43 @@ class SyncLan(Remote):
         self._made: list[tuple[bool, Remote]] = []  # machines and faults, and whether they are a test's own
         self._is_own = is_own
         self._since: int | None = None
-        self._buffer = b""
-        self._interrupted = False
+        self._calls = 0
+        self._unanswered = 0  # the call that is, if any
+        self._ended: Exception | None = None
 
     def __enter__(self) -> Self:
-        ours, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = self._process_of = subprocess.Popen(
                 [sys.executable, "-m", "vswitch.testing.child", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,
             )
-        self._socket = ours
-        self._exchange(self._options)
+        self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=_send, args=(self._socket, self._to_send), daemon=True),
+            threading.Thread(target=_receive, args=(self._socket, self._heard), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        try:
+            self._exchange(self._options)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        assert self._process is not None
+        with contextlib.suppress(OSError):  # it has hung up before
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._to_send.put(None)
+        for thread in self._threads:
+            thread.join()
         self._socket.close()
         try:
             self._process.wait(END_TIMEOUT_S)
@@ -104,26 +138,32 @@ class SyncLan(Remote):
             self._process.wait()
 
     def begin_test(self, seed: str | int) -> None:
-        """Frames count from now on."""
+        """Frames count from now on. A LAN that has ended is made anew."""
+        if self._ended is not None:
+            self.__exit__(None, None, None)
+            self._made.clear()
+            self._ended, self._unanswered = None, 0
+            self.__enter__()
         self.random = random.Random(str(seed))
         self._since = self._ask("call", LAN, "now", (), {})
         self._functions.clear()
 
     def end_test(self) -> None:
-        """Takes away what the test has made, and mends what it broke. Raises what the LAN has ended of."""
+        """Takes away what the test has made, and mends what it broke. Raises what the LAN has ended of, if no call
+        has."""
+        if self._ended is not None:
+            return
         own = [remote for is_own, remote in self._made if is_own]
         self._made = [made for made in self._made if not made[0]]
         for remote in reversed(own):
             if hasattr(remote._kind, "restore"):
                 remote.restore()
-            else:
-                self._ask("call", LAN, "remove", (remote,), {})
-        self._ask("get", LAN, "seed")
+        self._ask("tidy", [remote._number for _, remote in self._made if not hasattr(remote._kind, "restore")])
 
-    def _ask(self, what: str, number: int, *words: Any) -> Any:
+    def _ask(self, what: str, number: Any, *words: Any) -> Any:
         if what == "call" and number == LAN:
             words = self._counted(*words)
-        answer = self._exchange((what, number, *words))
+        answer = self._exchange(what, number, *words)
         found = answer if isinstance(answer, tuple) else (answer,)
         if what == "call":
             self._made += [(self._is_own(), one) for one in found if isinstance(one, Remote) and _is_made(one)]
@@ -137,48 +177,41 @@ class SyncLan(Remote):
             named = {"since": self._since, **named}
         return name, words, named
 
-    def _exchange(self, message: object) -> Any:
+    def _exchange(self, *message: object) -> Any:
         with self._lock:
-            if self._interrupted:
-                raise RuntimeError(
-                    "a call of this LAN was interrupted, and its answer may still come; make another LAN"
-                )
-            self._interrupted = True
-            what, value = self._answer(message)
-            self._interrupted = False
-            if what == "error":
-                raise value
-            return value
+            if self._unanswered:
+                self._to_send.put(pack((self._unanswered, "give up"), self._reference))
+            self._calls += 1
+            self._unanswered = self._calls
+            what, value = self._answer(self._calls, message)
+            self._unanswered = 0
+            if what == "ok":
+                return value
+            if what == "ended":
+                self._ended = value
+            raise value
 
-    def _answer(self, message: object) -> tuple[str, Any]:
-        self._socket.sendall(pack(message, self._reference))
+    def _answer(self, number: int, message: tuple[object, ...]) -> tuple[str, Any]:
+        self._to_send.put(pack((number, *message), self._reference))
         while True:
-            what, value = self._receive()
+            if (body := self._heard.get()) is None:
+                assert self._process is not None
+                return "ended", RuntimeError(f"the LAN's process has ended with status {self._process.wait()}")
+            about, what, value = unpack(body, self._resolve)
+            if about != number:  # of one that was given up
+                continue
             if what != "ask":
                 return what, value
-            number, words = value
+            function, words = value
             try:
-                answer = ("ok", self._functions[number](*words))
+                answer = ("ok", self._functions[function](*words))
             except Exception as error:
                 answer = ("error", error)
-            self._socket.sendall(pack(answer, self._reference))
-
-    def _receive(self) -> Any:
-        (size,) = LENGTH.unpack(self._read(LENGTH.size))
-        return unpack(self._read(size), self._resolve)
-
-    def _read(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            data = self._socket.recv(1 << 20)
-            if not data:
-                raise RuntimeError(f"the LAN's process has ended with status {self._process.wait()}")
-            self._buffer += data
-        found, self._buffer = self._buffer[:size], self._buffer[size:]
-        return found
+            self._to_send.put(pack((number, "answer", *answer), self._reference))
 
     def _reference(self, value: object) -> Any:
         if isinstance(value, Remote):
-            return "object", value._number, ""
+            return "object", value._still_there(), ""
         if isinstance(value, Function):
             return "function", value.number, value.name
         return None
@@ -191,13 +224,27 @@ class SyncLan(Remote):
         return Function(len(self._functions) - 1, value.__name__)
 
     def _resolve(self, reference: Any) -> Any:
-        number, module, name = reference
+        number, module, name, shown = reference
         if number == LAN:
             return self
         kind = importlib.import_module(module)
         for part in name.split("."):
             kind = getattr(kind, part)
-        return Remote(self, number, kind)  # type: ignore[arg-type]
+        return Remote(self, number, kind, shown)  # type: ignore[arg-type]
+
+
+def _send(stream: socket.socket, messages: "queue.SimpleQueue[bytes | None]") -> None:
+    with contextlib.suppress(OSError):  # it has hung up
+        while (message := messages.get()) is not None:
+            stream.sendall(message)
+
+
+def _receive(stream: socket.socket, messages: "queue.SimpleQueue[bytes | None]") -> None:
+    """Whole messages, and None at the end."""
+    with contextlib.suppress(OSError), stream.makefile("rb") as file:
+        while len(head := file.read(LENGTH.size)) == LENGTH.size:
+            messages.put(file.read(*LENGTH.unpack(head)))
+    messages.put(None)
 
 
 def _is_made(remote: Remote) -> bool:
