@@ -283,7 +283,7 @@ def test_functions_of_a_sync_test_are_called_there(pytester: pytest.Pytester) ->
 def test_a_sync_lan_whose_call_was_interrupted_does_not_mix_answers_up(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
-        import pytest, signal
+        import pytest, signal, time
         from vswitch.testing import SyncLan
 
         def give_up(*_):
@@ -296,7 +296,9 @@ def test_a_sync_lan_whose_call_was_interrupted_does_not_mix_answers_up(pytester:
                 signal.setitimer(signal.ITIMER_REAL, 0.3)
                 with pytest.raises(TimeoutError):
                     a.recv(timeout=60)
+                begun = time.monotonic()
                 assert a.ping(b.ip)
+                assert time.monotonic() - begun < 30, "the other call was not given up"
         """
     )
     run(pytester).assert_outcomes(passed=1)
@@ -354,9 +356,13 @@ def test_a_guest_that_dies_fails_the_test_with_its_last_words(pytester: pytest.P
     name = f"dies-{os.getpid()}"
     then = 'await guest.run("(sleep 0.2; poweroff -f) >/dev/null 2>&1 &"); await trio.sleep(60)'
     then_sync = 'guest.run("(sleep 0.2; poweroff -f) >/dev/null 2>&1 &"); guest.wait_for("false", timeout=60)'
-    pytester.makepyfile(test_it=GUESTS.format(name=name, then=then, then_sync=then_sync))
+    later = """
+    def test_later(sync_lan):
+        assert sync_lan.host("a").ip == "10.0.0.1"
+    """
+    pytester.makepyfile(test_it=GUESTS.format(name=name, then=then, then_sync=then_sync) + later)
     result = run(pytester)
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=2, passed=1)
     result.stdout.fnmatch_lines([f"*guest {name}*QEMU ended with status 0*", "*something happened*"])
     assert f"test_it.py-test_it/{name}.console.txt" in kept(pytester)
     assert processes(name) == []

@@ -249,6 +249,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.excinfo is not None and has_lan(item):
         full = item.config.getoption("fulltrace", False)
         shown = readable(call.excinfo.value, item.stash.get(_where, None), full=full)
+        if shown.__traceback__ is None:
+            shown = _without_lines(shown)
         call.excinfo = pytest.ExceptionInfo.from_exception(shown)
     report = yield
     made = item.stash.get(_lans, [])
@@ -264,6 +266,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         item.stash[_lans] = []
         item.stash[_where] = None  # frames keep alive what they know
     return report
+
+
+def _without_lines(error: BaseException) -> BaseException:
+    """What pytest shows by its text alone."""
+    try:
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+    except pytest.fail.Exception as failure:
+        return failure
 
 
 def _save(item: pytest.Item, made: list[Any]) -> list[str]:

@@ -16,7 +16,8 @@ def readable(error: BaseException, where: TracebackType | None, *, full: bool = 
     """The error to be shown instead: what is alone in a group by itself, and ours cut down to the test's own line.
 
     `where` is the line that the test was at, for an error that came up elsewhere, as when a guest dies. This breaks
-    also what the test waits for, which is no second error. `full` cuts nothing off.
+    also what the test waits for, which is no second error. One that has no line of the test's at all, as when it is
+    being set up, has no traceback. `full` cuts nothing off.
     """
     leaves = _leaves(error)
     if any(_is(leaf, "QemuError") for leaf in leaves):  # which has the test's line, and the console as well
@@ -25,7 +26,7 @@ def readable(error: BaseException, where: TracebackType | None, *, full: bool = 
         for leaf in leaves:
             if type(leaf).__module__.startswith("vswitch."):
                 leaf.__cause__, leaf.__suppress_context__ = None, True  # its text says it all
-                leaf.__traceback__ = own_part(leaf.__traceback__) or own_part(where) or leaf.__traceback__
+                leaf.__traceback__ = own_part(leaf.__traceback__) or own_part(where)
     return leaves[0] if len(leaves) == 1 else error
 
 

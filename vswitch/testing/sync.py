@@ -96,6 +96,7 @@ class SyncLan(Remote):
         self._calls = 0
         self._unanswered = 0  # the call that is, if any
         self._ended: Exception | None = None
+        self._is_told = False  # the test that runs, of a guest that has died
 
     def __enter__(self) -> Self:
         self._socket, theirs = socket.socketpair()
@@ -144,15 +145,24 @@ class SyncLan(Remote):
             self._made.clear()
             self._ended, self._unanswered = None, 0
             self.__enter__()
+        self._is_told = False
         self.random = random.Random(str(seed))
         self._since = self._ask("call", LAN, "now", (), {})
         self._functions.clear()
 
     def end_test(self) -> None:
-        """Takes away what the test has made, and mends what it broke. Raises what the LAN has ended of, if no call
-        has."""
+        """Takes away what the test has made, and mends what it broke. Raises what the LAN has ended of, unless the
+        test has been told."""
         if self._ended is not None:
             return
+        is_told = self._is_told
+        try:
+            self._tidy()
+        except Exception:
+            if self._ended is None or not is_told:
+                raise
+
+    def _tidy(self) -> None:
         own = [remote for is_own, remote in self._made if is_own]
         self._made = [made for made in self._made if not made[0]]
         for remote in reversed(own):
@@ -189,6 +199,7 @@ class SyncLan(Remote):
                 return value
             if what == "ended":
                 self._ended = value
+            self._is_told |= "QEMU ended" in str(value)  # a call may fail of that before the LAN does
             raise value
 
     def _answer(self, number: int, message: tuple[object, ...]) -> tuple[str, Any]:
