@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[2]
 PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 TEXT = "\n\n".join(PAGES.values())
 BLOCK = re.compile(r"(?<=\n\n)(?:    .*\n|\n+(?=    ))+")
-SHELL = re.compile(r"(\$ |vswitch |vde_switch |tools/|sudo |pip |curl |eval |VSWITCH_PURE=)")
+SHELL = re.compile(r"(\$ |vswitch |vde_switch |tools/|sudo |pip |curl |tshark |eval |VSWITCH_PURE=)")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 END_BY_THEMSELVES = {"status", "ports", "macs", "vlans", "failures", "dump", "qemu-args", "libvirt-xml", "completion"}
 
 
 def kind(block: str) -> str:
     if SHELL.match(block):
-        return "synopsis" if re.search(r" \[[-A-Z]", block) else "shell"
+        return "synopsis" if re.match(r"(vswitch|vde_switch) .* \[[-A-Z]", block) else "shell"
     if re.match(r"\[", block):
         return "TOML"
     if re.match(r"\w+://", block):

@@ -30,6 +30,7 @@ PARAMETERS = {
     "dirmode": ('"2770"', "2770"),
     "group": ('"kvm"', "kvm"),
     "mgmt": ('"/run/lan.mgmt"', "/run/lan.mgmt"),
+    "mgmtgroup": ('"kvm"', "kvm"),
     "mgmtmode": ('"0660"', "660"),
 }
 REMOTES = {"udp": "127.0.0.1:1235", "unixgram": "/run/guest.sock"}
