@@ -7,6 +7,7 @@ that the tests import, whatever the working directory.
 import json
 import os
 import platform
+import pty
 import re
 import select
 import selectors
@@ -15,8 +16,9 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +35,19 @@ PROGRAM = (sys.executable, "-m", "vswitch")
 SETPRIV = shutil.which("setpriv")
 MORTAL = [SETPRIV, "--pdeathsig", "KILL"] if SETPRIV else []
 # What would change what a program does; PYTHONUNBUFFERED for one hides that something is not flushed.
-FOREIGN_PREFIXES = ("PYTHON", "XDG_", "VSWITCH", "_VSWITCH", "LC_", "NO_COLOR", "FORCE_COLOR", "NOTIFY_", "COMP_")
+FOREIGN_PREFIXES = (
+    "PYTHON",
+    "XDG_",
+    "VSWITCH",
+    "_VSWITCH",
+    "LC_",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "NOTIFY_",
+    "COMP_",
+    "COLUMNS",
+    "LINES",
+)
 
 
 class Home:
@@ -88,6 +102,26 @@ class Home:
             text=True,
             timeout=COMMAND_TIMEOUT_S,
         )
+
+    def show(self, columns: int, *arguments: str, env: dict[str, str] | None = None) -> str:
+        """What a command that succeeds shows on a terminal of so many columns, with its escape codes."""
+        primary, secondary = pty.openpty()
+        termios.tcsetwinsize(secondary, (24, columns))
+        with open(primary, "rb", buffering=0) as terminal:
+            with open(secondary, "wb", buffering=0) as end:
+                process = subprocess.Popen(
+                    [*MORTAL, *PROGRAM, *arguments],
+                    env=self.env | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | (env or {}),
+                    cwd=self.root,
+                    stdin=subprocess.DEVNULL,
+                    stdout=end,
+                )
+            shown = b""
+            with process, suppress(OSError):  # EIO: nobody has the other end any more
+                while data := terminal.read(65536):
+                    shown += data
+        assert process.returncode == 0
+        return shown.decode().replace("\r\n", "\n")
 
     def ask(self, command: str, *arguments: str) -> Any:
         """What a command prints with --json."""

@@ -6,13 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vswitch.cli import table
 from vswitch.cli.output import complain, say
-from vswitch.cli.show import table
+from vswitch.cli.table import Column
 from vswitch.errors import InputError, RefusedError
 
 if TYPE_CHECKING:
     from vswitch.testing import GuestImage
     from vswitch.testing.image_cache import CachedImage
+
+COLUMNS = (
+    Column("IMAGE"),
+    Column("SIZE", 1, right=True),
+    Column("MADE OF", 3),
+    Column("PACKAGES", 4, wraps=True),
+    Column("MODULES", 5, wraps=True),
+    Column("OF THIS VERSION", 2),
+)
 
 
 def built(tell: Callable[[str], None], packages: Sequence[str] = (), modules: Sequence[str] = ()) -> "GuestImage":
@@ -49,7 +59,8 @@ def build(packages: tuple[str, ...], modules: tuple[str, ...]) -> None:
 
 
 @image.command("list")
-def list_() -> None:
+@table.wide
+def list_(wide: bool) -> None:
     """List the images in the cache."""
     from vswitch.testing.image_cache import images
 
@@ -66,7 +77,7 @@ def list_() -> None:
         )
         for cached in found
     ]
-    table(("IMAGE", "SIZE", "MADE OF", "PACKAGES", "MODULES", "OF THIS VERSION"), rows)
+    table.show(COLUMNS, rows, wide)
 
 
 @image.command()

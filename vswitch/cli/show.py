@@ -1,17 +1,37 @@
 """`vswitch status|ports|macs|vlans|failures`: what a running switch says, as a table, or as JSON for programs."""
 
-import io
-import shutil
-import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from vswitch.cli import table
 from vswitch.cli.output import say
+from vswitch.cli.table import Column
 from vswitch.control import client, model, runtime
 from vswitch.errors import InputError
+
+PORT_COLUMNS = (
+    Column("PORT"),
+    Column("LINK", 1),
+    Column("PEER", 3),
+    Column("VLAN", 2, right=True),
+    Column("RX FRAMES", 4, right=True),
+    Column("RX BYTES", 7, right=True),
+    Column("TX FRAMES", 4, right=True),
+    Column("TX BYTES", 7, right=True),
+    Column("QUEUED", 6, right=True),
+    Column("DROPPED", 5),
+)
+MAC_COLUMNS = (Column("MAC"), Column("VLAN", 2, right=True), Column("PORT", 1), Column("AGE", 3, right=True))
+VLAN_COLUMNS = (Column("VLAN", right=True), Column("UNTAGGED", 1, wraps=True), Column("TAGGED", 2, wraps=True))
+FAILURE_COLUMNS = (
+    Column("REFERENCE"),
+    Column("COUNT", 1),
+    Column("WHAT", 2, wraps=True),
+    Column("ERROR", 3, wraps=True),
+)
 
 T = TypeVar("T")
 
@@ -28,6 +48,11 @@ def _asks(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--name", metavar="NAME", shell_complete=complete_name, help="Which switch, if several are running."
     )(command)
+
+
+def _lists(command: Callable[..., None]) -> Callable[..., None]:
+    """The options every command has that prints a table of them."""
+    return _asks(table.wide(command))
 
 
 @click.command()
@@ -52,12 +77,12 @@ def status(name: str | None, as_json: bool) -> None:
         ("dropped", _drops(totals.drops)),
         *([("failures", f"{shown.failures:,}; see: vswitch failures")] if shown.failures else []),
     ]
-    table(None, rows)
+    table.show_facts(rows)
 
 
 @click.command()
-@_asks
-def ports(name: str | None, as_json: bool) -> None:
+@_lists
+def ports(name: str | None, as_json: bool, wide: bool) -> None:
     """List the ports, their peers and counters."""
     shown = _ask(name, "ports", as_json, list[model.PortInfo])
     if shown is None:
@@ -77,12 +102,12 @@ def ports(name: str | None, as_json: bool) -> None:
         )
         for port in shown
     ]
-    table(("PORT", "LINK", "PEER", "VLAN", "RX FRAMES", "RX BYTES", "TX FRAMES", "TX BYTES", "QUEUED", "DROPPED"), rows)
+    table.show(PORT_COLUMNS, rows, wide)
 
 
 @click.command()
-@_asks
-def macs(name: str | None, as_json: bool) -> None:
+@_lists
+def macs(name: str | None, as_json: bool, wide: bool) -> None:
     """List the stations in the MAC table."""
     shown = _ask(name, "macs", as_json, list[model.MacInfo])
     if shown is None:
@@ -91,33 +116,31 @@ def macs(name: str | None, as_json: bool) -> None:
         (station.mac, str(station.vlan), station.port, "static" if station.age_s is None else f"{station.age_s:.0f}s")
         for station in shown
     ]
-    table(("MAC", "VLAN", "PORT", "AGE"), rows)
+    table.show(MAC_COLUMNS, rows, wide)
 
 
 @click.command()
-@_asks
-def vlans(name: str | None, as_json: bool) -> None:
+@_lists
+def vlans(name: str | None, as_json: bool, wide: bool) -> None:
     """List the VLANs that ports have of their own, and who is in them."""
     shown = _ask(name, "vlans", as_json, list[model.VlanInfo])
     if shown is None:
         return
     rows = [(str(vlan.vlan), ", ".join(vlan.untagged) or "-", ", ".join(vlan.tagged) or "-") for vlan in shown]
-    table(("VLAN", "UNTAGGED", "TAGGED"), rows)
+    table.show(VLAN_COLUMNS, rows, wide)
 
 
 @click.command()
-@_asks
+@_lists
 @click.argument("reference", required=False)
-def failures(name: str | None, as_json: bool, reference: str | None) -> None:
+def failures(name: str | None, as_json: bool, wide: bool, reference: str | None) -> None:
     """List what has failed beside forwarding, or all there is to know of one, by its reference."""
     shown = _ask(name, "failures", as_json, list[model.FailureInfo])
     if shown is None:
         return
     if reference is None:
-        table(
-            ("REFERENCE", "COUNT", "WHAT", "ERROR"),
-            [(failure.reference, f"{failure.count:,}", failure.what, failure.error) for failure in shown],
-        )
+        rows = [(failure.reference, f"{failure.count:,}", failure.what, failure.error) for failure in shown]
+        table.show(FAILURE_COLUMNS, rows, wide)
         return
     found = [failure for failure in shown if failure.reference == reference]
     if not found:
@@ -135,26 +158,6 @@ def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | N
         return answer
     say(body.decode())
     return None
-
-
-def table(heads: tuple[str, ...] | None, rows: list[Any]) -> None:
-    """Print rows of cells, under their heads if they have any."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=heads is not None, header_style="bold", pad_edge=False)
-    for column in range(len(heads or rows[0])):
-        head = heads[column] if heads else ""
-        numeric = head.startswith(("RX", "TX", "QUEUED", "AGE", "VLAN"))
-        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else 10_000  # a pipe has no width to fold to
-    printed = io.StringIO()
-    Console(file=printed, force_terminal=terminal, width=width, highlight=False).print(table)
-    say("\n".join(line.rstrip() for line in printed.getvalue().splitlines()))
 
 
 def _drops(drops: dict[str, int]) -> str:
