@@ -24,6 +24,7 @@ from vswitch.endpoints.kinds import create
 from vswitch.endpoints.partition import Partition
 from vswitch.endpoints.policy import Policy, goes_with_hub, mac_text, query
 from vswitch.endpoints.ports import Ports, now_ms
+from vswitch.endpoints.processes import PeerProcesses
 from vswitch.endpoints.qemu import guest_mac, next_mac
 from vswitch.endpoints.url import EndpointConfig, check_name, parse
 from vswitch.errors import InputError, RefusedError
@@ -107,6 +108,7 @@ class VSwitch:
         self._endpoints: dict[str, Endpoint] = {}
         self._guests: dict[str, int] = {}  # by endpoint, how many were told an address
         self._handed_out: dict[str, None] = {}  # addresses, the last one last
+        self._processes = PeerProcesses()
         self._running = False
 
     async def __aenter__(self) -> Self:
@@ -210,6 +212,10 @@ class VSwitch:
             failures=self.failures.total,
             totals=answers.totals(self._ports),
         )
+
+    async def find_processes(self) -> None:
+        """Have `ports` say which processes the peers on this machine are, once for each; takes a second at most."""
+        await self._processes.find(self._ports)
 
     def ports(self) -> list[model.PortInfo]:
         """A snapshot of every port, in the order they came."""

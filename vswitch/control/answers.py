@@ -32,7 +32,7 @@ def port_info(port: SwitchPort) -> PortInfo:
         name=port.name,
         endpoint=port.endpoint,
         url=port.url,
-        peer=port.peer,
+        peer=f"{port.peer}, {port.process}" if port.peer and port.process else port.peer,
         up=port.up,
         vlan=vlan(port.policy),
         rx_frames=counters.rx_frames,

@@ -304,8 +304,8 @@ class PeerLink(SingleLink):
         room: socket.socket | None = None,
         lasting: bool = False,
     ) -> None:
-        self._shared = shared
-        self._address = address
+        self.shared = shared
+        self.address = address
         self._out = out
         self._room = room
         super().__init__(-1, shared.fd if out is None else out.fileno(), port, shared.bridge, lasting)
@@ -319,7 +319,7 @@ class PeerLink(SingleLink):
     def _send_frame(self, frame: bytes) -> None:
         try:
             if self._send_out is None:
-                self._sendto(frame, self._address)
+                self._sendto(frame, self.address)
             else:
                 self._send_out(frame)
         except BlockingIOError:
@@ -328,16 +328,16 @@ class PeerLink(SingleLink):
         except ConnectionRefusedError:
             if self._out is None or self._send_out is None:
                 raise
-            self._out.connect(self._address)  # the peer has closed its socket; there may be another at its address
+            self._out.connect(self.address)  # the peer has closed its socket; there may be another at its address
             self._send_out(frame)
 
     def _await_room(self) -> None:
         """Find out what is full, the peer's queue or the shared socket: that is what to wait for."""
         if self._room is None:
             return
-        self.room_fd = self._shared.fd
+        self.room_fd = self.shared.fd
         try:
-            self._room.connect(self._address)
+            self._room.connect(self.address)
         except OSError:
             return  # it takes frames from us only, or the next attempt to send will say why not
         poll = select.poll()
@@ -349,8 +349,8 @@ class PeerLink(SingleLink):
         for own in (self._out, self._room):
             if own is not None:
                 own.close()
-        if self._shared.peers.get(self._address) is self:
-            del self._shared.peers[self._address]
+        if self.shared.peers.get(self.address) is self:
+            del self.shared.peers[self.address]
 
 
 def _append(batch: BytesWriter, frame: bytes, port: Port) -> None:

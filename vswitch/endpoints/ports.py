@@ -54,6 +54,7 @@ class SwitchPort:
         self.ingress_policy: IngressPolicy | None = None  # without what mirrors need
         self.egress_policy: EgressPolicy | None = None
         self.peer: str | None = None
+        self.process: str | None = None  # of the peer, where `peer` does not say it; None while nobody has asked
         self.link: Link | None = None
         self.counted_from = (0, 0, 0, 0)  # what a VDE console that has reset the counters takes off from them
         self.warned = False  # of sources that nobody can answer
@@ -209,6 +210,7 @@ class Ports:
         self.loop.add(link)
         port.link = link
         port.peer = peer
+        port.process = None
         port.on_lost = on_lost
         log.info("%s up: %s", port.name, peer)
 

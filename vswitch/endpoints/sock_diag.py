@@ -31,12 +31,13 @@ _REPLY = struct.Struct("=BBBB48sIIIII")  # inet_diag_msg: …, id, expires, rque
 Address = tuple[str, int]
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A socket that a process has open."""
 
     source_port: int
     destination_port: int
     uid: int
+    inode: int
 
 
 class SockDiag:
@@ -75,17 +76,22 @@ class SockDiag:
         if uid is None:
             here = plain_address(connection.getpeername())
             family = socket.AF_INET6 if ":" in here[0] else socket.AF_INET
-            uid = self._look_up(family, here, ("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
+            listener = self._look_up(family, here, ("::" if family == socket.AF_INET6 else "0.0.0.0", 0))
+            uid = _uid(listener)
         return _is_trusted(uid)
 
     def sender_uid(self, there: Address, here: Address) -> int | None:
-        """The user whose UDP socket gets what is sent from `here` to `there`, or None if there is none.
+        """The user whose UDP socket gets what is sent from `here` to `there`, or None if there is none."""
+        return _uid(self.sender(there, here))
+
+    def sender(self, there: Address, here: Address) -> Found | None:
+        """That socket.
 
         For UDP the kernel takes a request's destination for the local end of the socket that it looks up.
         """
         family = socket.AF_INET6 if ":" in there[0] else socket.AF_INET
         found = self._ask(family, socket.IPPROTO_UDP, here, there)
-        return found.uid if found is not None and found.source_port == there[1] else None
+        return found if found is not None and found.source_port == there[1] else None
 
     def is_trusted_sender(self, there: Address, here: Address) -> bool:
         """Whether datagrams from `there`, an address of this machine, are this user's or root's."""
@@ -97,20 +103,23 @@ class SockDiag:
         A socket that its process has closed already belongs to nobody: old kernels report user 0 for it. Nor does
         one that its process has not accepted yet.
         """
-        here, there = connection.getsockname(), connection.getpeername()
-        uid = None
-        if connection.family == socket.AF_INET6 and ":" not in plain_address(there)[0]:
-            # An IPv4 peer of an IPv6 socket; its own socket may be of either kind.
-            uid = self._look_up(socket.AF_INET, plain_address(there), plain_address(here))
-        return uid if uid is not None else self._look_up(connection.family, there, here)
+        return _uid(self.peer(connection.family, connection.getsockname(), connection.getpeername()))
 
-    def _look_up(self, family: int, source: Address, destination: Address) -> int | None:
-        """The owner of the TCP socket with these ends; a destination of port 0 asks for a listener."""
+    def peer(self, family: int, here: Address, there: Address) -> Found | None:
+        """The other end of a TCP connection, if somebody has it open."""
+        found = None
+        if family == socket.AF_INET6 and ":" not in plain_address(there)[0]:
+            # An IPv4 peer of an IPv6 socket; its own socket may be of either kind.
+            found = self._look_up(socket.AF_INET, plain_address(there), plain_address(here))
+        return found or self._look_up(family, there, here)
+
+    def _look_up(self, family: int, source: Address, destination: Address) -> Found | None:
+        """The TCP socket with these ends; a destination of port 0 asks for a listener."""
         found = self._ask(family, socket.IPPROTO_TCP, source, destination)
         # The kernel answers with the listener when there is no such connection.
-        return found.uid if found is not None and found.destination_port == destination[1] else None
+        return found if found is not None and found.destination_port == destination[1] else None
 
-    def _ask(self, family: int, protocol: int, source: Address, destination: Address) -> _Found | None:
+    def _ask(self, family: int, protocol: int, source: Address, destination: Address) -> Found | None:
         found = None
         if self._netlink is not None:
             found = self._ask_kernel(self._netlink, family, protocol, source, destination)
@@ -122,7 +131,7 @@ class SockDiag:
 
     def _ask_kernel(
         self, netlink: socket.socket, family: int, protocol: int, source: Address, destination: Address
-    ) -> _Found | None:
+    ) -> Found | None:
         ends = _packed(family, source[0]), _packed(family, destination[0])
         socket_id = _SOCKET_ID.pack(source[1], destination[1], *ends, 0, _NO_COOKIE)
         body = _REQUEST.pack(family, protocol, 0, 0, _ALL_STATES) + socket_id
@@ -138,10 +147,10 @@ class SockDiag:
             return None
         *_, found, _, _, _, uid, inode = _REPLY.unpack_from(reply, _HEADER.size)
         source_port, destination_port, *_ = _SOCKET_ID.unpack(found)
-        return _Found(source_port, destination_port, uid) if inode != 0 else None
+        return Found(source_port, destination_port, uid, inode) if inode != 0 else None
 
 
-def _read_table(family: int, protocol: int, source: Address, destination: Address) -> _Found | None:
+def _read_table(family: int, protocol: int, source: Address, destination: Address) -> Found | None:
     """The same from /proc/net: the socket with these ends, or the one that listens or is bound at one of them."""
     kind = "tcp" if protocol == socket.IPPROTO_TCP else "udp"
     local, remote = (source, destination) if kind == "tcp" else (destination, source)
@@ -162,7 +171,7 @@ def _read_table(family: int, protocol: int, source: Address, destination: Addres
             exact = (address, peer) == (here, there) and int(peer_port, 16) == remote[1]
             bound = address in (here, nowhere) and int(peer_port, 16) == 0 and (kind == "udp" or remote[1] == 0)
             if int(port, 16) == local[1] and (exact or bound) and inode != "0":
-                return _Found(source_port=local[1], destination_port=int(peer_port, 16), uid=int(uid))
+                return Found(local[1], int(peer_port, 16), int(uid), int(inode))
     return None
 
 
@@ -174,6 +183,10 @@ def proc_address(address: str, is_six: bool = False) -> str:
     else:
         packed = socket.inet_pton(socket.AF_INET, plain)
     return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))
+
+
+def _uid(found: Found | None) -> int | None:
+    return None if found is None else found.uid
 
 
 def _is_trusted(uid: int | None) -> bool:

@@ -185,10 +185,15 @@ def peer_uid(sock: AnySocket) -> int:
 def peer_text(sock: AnySocket) -> str:
     """Who is at the other end of a connection, for people. Raises OSError if nobody is any more."""
     pid, uid = _credentials(sock)
+    return process_text(pid) or f"pid {pid}, uid {uid}"
+
+
+def process_text(pid: int) -> str | None:
+    """A process, for people; None if there is none."""
     try:
         command = Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").strip()
     except OSError:
-        return f"pid {pid}, uid {uid}"
+        return None
     return f"{printable(command)} (pid {pid})"
 
 
