@@ -532,7 +532,9 @@ def test_when_the_switch_ends_the_file_is_complete(home: Home) -> None:
 
 ERRORS: dict[str, tuple[list[str], int, list[str]]] = {
     "a wrong filter": (["host", "and"], 2, ["host and", "syntax error"]),
-    "an unknown word": (["nonsense"], 2, ["nonsense", "syntax error"]),
+    "an unknown word": (["nonsense"], 2, ["no port or endpoint 'nonsense'", "there are lab;", "syntax error"]),
+    "an unknown word behind a port": (["lab", "nonsense.1", "arp"], 2, ["no port or endpoint 'nonsense.1'"]),
+    "a port that is gone": (["lab.7"], 2, ["no port or endpoint 'lab.7'", "there are lab"]),
     "a file and text": (["-w", "x.pcapng", "--text"], 2, ["--text", "-w"]),
     "rotation without a file": (["--rotate", "10frames"], 2, ["-w FILE"]),
     "rotation of a pipe": (["-w", "-", "--rotate", "10frames"], 2, ["-w FILE"]),
@@ -568,6 +570,13 @@ def test_what_is_wrong_is_said_in_one_line(quiet: Home, what: str) -> None:
     assert done.stderr.startswith("vswitch: ")
     assert [word for word in said if word not in done.stderr] == [], done.stderr
     assert sorted(os.listdir(quiet.root)) == before
+
+
+def test_what_starts_as_a_filter_is_no_misspelt_port(quiet: Home) -> None:
+    done = quiet.run("capture", "arp", "or", "prot", "67")
+    assert done.returncode == 2
+    assert "syntax error" in done.stderr
+    assert "no port" not in done.stderr
 
 
 def test_without_a_switch_it_says_how_to_start_one(home: Home) -> None:

@@ -7,10 +7,11 @@ import subprocess
 
 import pytest
 
-from tests.cli.program import Home, check_refused, connect
+from tests.cli.program import Home, check_refused, connect, is_one_line
 from tests.frames import BROADCAST, frame, framed, mac
 from tests.needs import require
 from tests.waiting import until
+from vswitch.cli.names import choose
 
 
 def shown(home: Home, file: str, *fields: str) -> list[tuple[str, ...]]:
@@ -44,6 +45,8 @@ def test_what_has_passed_is_written_afterwards_ports_that_are_gone_too(home: Hom
         ]
         assert home.run("dump", "one.pcapng", "b", "arp or ether broadcast").returncode == 0
         assert shown(home, "one.pcapng", "frame.interface_name", "frame.len") == [("b.1", "56")]
+        assert home.run("dump", "gone.pcapng", "b.1").returncode == 0
+        assert shown(home, "gone.pcapng", "frame.interface_name") == [("b.1",)]
         assert home.run("dump", "drops.pcapng", "--drops").returncode == 0
         assert shown(home, "drops.pcapng", "frame.comment") == [("dropped: no_destination",), ("dropped: runt",)]
 
@@ -80,3 +83,18 @@ def test_a_wrong_filter_is_answered_in_libpcaps_words(home: Home) -> None:
         done = home.run("dump", "lan.pcapng", "arp", "and", "(")
         assert done.returncode == 2
         assert "syntax error" in done.stderr
+
+
+def test_a_name_that_is_nobodys_is_said_to_be_one(home: Home) -> None:
+    with home.serve("unix://a.sock", "--record", "60s"):
+        done = home.run("dump", "lan.pcapng", "unix2", "arp")
+        assert done.returncode == 2
+        assert is_one_line(done.stderr)
+        assert "no port or endpoint 'unix2', there are unix1" in done.stderr
+        assert not (home.root / "lan.pcapng").exists()
+
+
+def test_a_word_that_is_a_port_and_a_filter_is_a_port(home: Home) -> None:
+    with home.serve("unix://a.sock?name=arp"):
+        chosen = choose(home.control(), ["arp", "arp.7", "icmp", "or", "arp"])
+        assert (chosen.ports, chosen.filter, chosen.known) == (("arp", "arp.7"), "icmp or arp", ("arp",))

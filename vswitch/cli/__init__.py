@@ -4,12 +4,13 @@ Exit codes: 0 done; 1 the system or the moment refuses; 2 something is written w
 """
 
 import errno
+import os
 import sys
 
 import click
 
 from vswitch.cli.capture import capture, dump
-from vswitch.cli.completion import completion
+from vswitch.cli.completion import COMPLETE, completion
 from vswitch.cli.demo import demo
 from vswitch.cli.extcap import extcap
 from vswitch.cli.image import image
@@ -39,7 +40,7 @@ for command in COMMANDS:
 def main() -> None:
     """Run the command line of this process and exit."""
     try:
-        cli.main(prog_name="vswitch", standalone_mode=False)
+        cli.main(prog_name="vswitch", complete_var=COMPLETE, standalone_mode=False)
     except BaseException as error:
         code = _tell(only(error))
         if code is None:
@@ -50,6 +51,8 @@ def main() -> None:
 
 def _tell(error: BaseException) -> int | None:
     """Say what a person did wrong or the system refuses, in one line; answers the exit code, or None for a bug."""
+    if os.environ.get(COMPLETE) and isinstance(error, Exception):  # a shell asks, whose line must not be spoilt
+        return 1
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         complain(error.format_message())
         return 2

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -14,18 +15,25 @@ import msgspec
 
 from vswitch import units
 from vswitch.cli import signals
+from vswitch.cli.names import Chosen, choose, complete_port, complete_switch
 from vswitch.cli.output import give_up, say
 from vswitch.cli.pcapng_text import TextCapture
-from vswitch.cli.show import complete_name
-from vswitch.control import captures, client, model
+from vswitch.control import captures, client
 from vswitch.edges.capture import SNAPLEN_MAX
 from vswitch.edges.capture_file import CaptureFile, read_rotation
 from vswitch.errors import InputError, RefusedError
 
 
 @click.command()
-@click.argument("words", metavar="[PORT]... [FILTER]", nargs=-1)
-@click.option("-w", "--write", "file", metavar="FILE", help="Write pcapng to a file, or with - to standard output.")
+@click.argument("words", metavar="[PORT]... [FILTER]", nargs=-1, shell_complete=complete_port)
+@click.option(
+    "-w",
+    "--write",
+    "file",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write pcapng to a file, or with - to standard output.",
+)
 @click.option("--text", is_flag=True, help="Print one line a frame. [default, without -w]")
 @click.option("--drops", is_flag=True, help="Only frames that were dropped; the comment says why.")
 @click.option("-s", "--snaplen", metavar="BYTES", type=int, default=SNAPLEN_MAX, help="Keep so much of each frame.")
@@ -34,7 +42,7 @@ from vswitch.errors import InputError, RefusedError
 @click.option("--rotate", metavar="LIMIT", multiple=True, help="Begin a new file after 100MB, 60s or 10000frames.")
 @click.option("--keep", metavar="N", type=int, help="Keep the last N files.")
 @click.option("--lossless", is_flag=True, help="Have forwarding wait rather than miss a frame.")
-@click.option("--name", metavar="NAME", shell_complete=complete_name, help="Which switch, if several are running.")
+@click.option("--name", metavar="NAME", shell_complete=complete_switch, help="Which switch, if several are running.")
 def capture(
     words: tuple[str, ...],
     file: str | None,
@@ -59,38 +67,38 @@ def capture(
     if rotate or keep is not None:
         read_rotation(rotate, keep)
     path = client.find(name)
-    ports, words = _split(path, words)
+    chosen = choose(path, words)
     request = captures.CaptureRequest(
-        ports=ports,
-        filter=" ".join(words),
+        ports=chosen.ports,
+        filter=chosen.filter,
         drops=drops,
         snaplen=snaplen,
         count=count,
         duration_s=None if duration is None else units.duration(duration),
         lossless=lossless,
     )
-    resource = f"capture?{captures.write_query(request)}"
+    begin = partial(_open, path, "capture", chosen, request)
     if file is None:
-        _print(client.Stream(path, resource))
+        _print(begin())
     elif file == "-":
-        _pipe(client.Stream(path, resource))
+        _pipe(begin())
     else:
         wanted = captures.FileRequest(path=os.path.join(os.getcwd(), file), rotate=rotate, keep=keep)
-        _write(client.Stream(path, resource, msgspec.json.encode(wanted)), _row_of(file) if rotate else file)
+        _write(begin(msgspec.json.encode(wanted)), _row_of(file) if rotate else file)
 
 
 @click.command()
-@click.argument("file", metavar="FILE")
-@click.argument("words", metavar="[PORT]... [FILTER]", nargs=-1)
+@click.argument("file", metavar="FILE", type=click.Path())
+@click.argument("words", metavar="[PORT]... [FILTER]", nargs=-1, shell_complete=complete_port)
 @click.option("--drops", is_flag=True, help="Only frames that were dropped; the comment says why.")
 @click.option("-s", "--snaplen", metavar="BYTES", type=int, default=SNAPLEN_MAX, help="Keep so much of each frame.")
-@click.option("--name", metavar="NAME", shell_complete=complete_name, help="Which switch, if several are running.")
+@click.option("--name", metavar="NAME", shell_complete=complete_switch, help="Which switch, if several are running.")
 def dump(file: str, words: tuple[str, ...], drops: bool, snaplen: int, name: str | None) -> None:
     """Write what a switch has recorded (serve --record) to a pcapng FILE, or with - to standard output."""
     path = client.find(name)
-    ports, words = _split(path, words)
-    request = captures.CaptureRequest(ports=ports, filter=" ".join(words), drops=drops, snaplen=snaplen)
-    stream = client.Stream(path, f"recording?{captures.write_query(request)}")
+    chosen = choose(path, words)
+    request = captures.CaptureRequest(ports=chosen.ports, filter=chosen.filter, drops=drops, snaplen=snaplen)
+    stream = _open(path, "recording", chosen, request)
     if file == "-":
         _pipe(stream)
         return
@@ -113,13 +121,13 @@ def _whole_blocks(stream: Iterable[bytes]) -> Iterator[bytes]:
         rest = rest[at:]
 
 
-def _split(path: Path, words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words that name ports or endpoints of the switch come first, the rest is a filter."""
-    ports = client.decode(path, client.get(path, "ports"), list[model.PortInfo])
-    endpoints = client.decode(path, client.get(path, "endpoints"), list[model.EndpointInfo])
-    known = {port.name for port in ports} | {endpoint.name for endpoint in endpoints}
-    number = next((at for at, word in enumerate(words) if word not in known), len(words))
-    return words[:number], words[number:]
+def _open(
+    path: Path, resource: str, chosen: Chosen, request: captures.CaptureRequest, body: bytes | None = None
+) -> client.Stream:
+    try:
+        return client.Stream(path, f"{resource}?{captures.write_query(request)}", body)
+    except InputError as error:
+        raise chosen.explain(error) from None
 
 
 def _print(stream: client.Stream) -> None:

@@ -5,6 +5,8 @@ from click.shell_completion import get_completion_class
 
 from vswitch.cli.output import say
 
+COMPLETE = "_VSWITCH_COMPLETE"  # the variable by which the script asks
+
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -16,4 +18,4 @@ def completion(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    say(kind(context.find_root().command, {}, "vswitch", "_VSWITCH_COMPLETE").source())
+    say(kind(context.find_root().command, {}, "vswitch", COMPLETE).source())

@@ -18,8 +18,8 @@ import click
 import trio
 
 from vswitch.cli import qemu_version
+from vswitch.cli.names import complete_port, complete_switch, endpoint_of, endpoints
 from vswitch.cli.output import say
-from vswitch.cli.show import complete_name
 from vswitch.control import client, model, runtime
 from vswitch.endpoints import libvirt, qemu
 from vswitch.endpoints.policy import Policy, listed, mac_text, read_mac, remarks
@@ -38,8 +38,8 @@ Running = tuple[EndpointConfig, Source]
 def _plugs(command: Callable[..., None]) -> Callable[..., None]:
     """The argument and options of every command that says how to plug in."""
     options = [
-        click.argument("target", metavar="URL|PORT"),
-        click.option("--name", metavar="NAME", shell_complete=complete_name, help="Which switch has it."),
+        click.argument("target", metavar="URL|PORT", shell_complete=complete_port),
+        click.option("--name", metavar="NAME", shell_complete=complete_switch, help="Which switch has it."),
         click.option("--guest", metavar="NAME", help="The guest's name; its MAC address is derived from it."),
         click.option("--qemu-version", metavar="V", help="Which QEMU it is for. [default: the one here, or else 7.2]"),
     ]
@@ -126,20 +126,20 @@ def _find_url(config: EndpointConfig, name: str | None) -> Running | None:
     """The endpoint of that URL in a running switch. Raises RefusedError if the switch called `name` has none."""
     if name is not None:
         path = client.find(name)
-        endpoints = _endpoints(path)
-        found = _of_url(path, endpoints, config.url)
+        known = endpoints(path)
+        found = _of_url(path, known, config.url)
         if found is None:
-            raise RefusedError(f"switch {name!r} has no endpoint {config.url}; it has {_listed(endpoints)}")
+            raise RefusedError(f"switch {name!r} has no endpoint {config.url}; it has {_listed(known)}")
         return found
     for path in client.running():
         with suppress(RefusedError):  # one that does not answer hands nothing out either
-            if found := _of_url(path, _endpoints(path), config.url):
+            if found := _of_url(path, endpoints(path), config.url):
                 return found
     return None
 
 
-def _of_url(path: Path, endpoints: Iterable[model.EndpointInfo], url: str) -> Running | None:
-    for endpoint in endpoints:
+def _of_url(path: Path, known: Iterable[model.EndpointInfo], url: str) -> Running | None:
+    for endpoint in known:
         config = parse(endpoint.url)
         if config.url == url:
             return config, (path, endpoint.name)
@@ -150,22 +150,15 @@ def _find(target: str, name: str | None) -> Running:
     """The endpoint of that name, or that a port of that name belongs to. Raises RefusedError."""
     check_name(target)
     path = client.find(name)
-    endpoints = {endpoint.name: endpoint for endpoint in _endpoints(path)}
-    listener, _, number = target.rpartition(".")
-    found = endpoints.get(target) or (endpoints.get(listener) if number.isdecimal() else None)
+    known = {endpoint.name: endpoint for endpoint in endpoints(path)}
+    found = known.get(target) or known.get(endpoint_of(target) or "")
     if found is None:
-        raise RefusedError(
-            f"switch {path.stem!r} has no endpoint or port {target!r}; it has {_listed(endpoints.values())}"
-        )
+        raise RefusedError(f"switch {path.stem!r} has no endpoint or port {target!r}; it has {_listed(known.values())}")
     return parse(found.url), (path, found.name)
 
 
-def _endpoints(path: Path) -> list[model.EndpointInfo]:
-    return client.decode(path, client.get(path, "endpoints"), list[model.EndpointInfo])
-
-
-def _listed(endpoints: Iterable[model.EndpointInfo]) -> str:
-    return ", ".join(f"{endpoint.name} ({endpoint.url})" for endpoint in endpoints) or "none"
+def _listed(known: Iterable[model.EndpointInfo]) -> str:
+    return ", ".join(f"{endpoint.name} ({endpoint.url})" for endpoint in known) or "none"
 
 
 def _next_mac_of(path: Path, endpoint: str) -> str:

@@ -37,11 +37,19 @@ T = TypeVar("T")
 
 @click.command()
 @click.argument("urls", metavar="[URL]...", nargs=-1)
-@click.option("--config", "config_file", metavar="FILE", help="Read [switch] and [[endpoint]] tables from a TOML file.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(),
+    help="Read [switch] and [[endpoint]] tables from a TOML file.",
+)
 @click.option("--name", metavar="NAME", help="The switch's name, for other commands. [default: default]")
 @click.option("--ageing", metavar="TIME", help="Forget stations silent for so long. [default: 300s]")
 @click.option("--table-size", metavar="N", type=int, help="Most stations to remember. [default: 8192]")
-@click.option("--capture", "capture_file", metavar="FILE", help="Write what passes to a pcapng file.")
+@click.option(
+    "--capture", "capture_file", metavar="FILE", type=click.Path(), help="Write what passes to a pcapng file."
+)
 @click.option("--capture-memory", metavar="SIZE", help="What all captures may hold together. [default: 64MiB]")
 @click.option("--record", metavar="LIMIT", help="Keep what passed last in memory, for dump: 60s or 64MiB.")
 @click.option("--ready-fd", metavar="N", type=int, help="Write 'ready' to this descriptor when guests can connect.")

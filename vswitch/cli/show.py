@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from vswitch.cli import table
+from vswitch.cli.names import complete_switch
 from vswitch.cli.output import say
 from vswitch.cli.table import Column
-from vswitch.control import client, model, runtime
+from vswitch.control import client, model
 from vswitch.errors import InputError
 
 PORT_COLUMNS = (
@@ -36,17 +36,11 @@ FAILURE_COLUMNS = (
 T = TypeVar("T")
 
 
-def complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The switches that may be meant by --name."""
-    names = {path.stem for path in runtime.control_sockets()}
-    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
-
-
 def _asks(command: Callable[..., None]) -> Callable[..., None]:
     """The options every command has that asks a running switch."""
     command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
     return click.option(
-        "--name", metavar="NAME", shell_complete=complete_name, help="Which switch, if several are running."
+        "--name", metavar="NAME", shell_complete=complete_switch, help="Which switch, if several are running."
     )(command)
 
 
