@@ -56,7 +56,9 @@ def capture(
     lossless: bool,
     name: str | None,
 ) -> None:
-    """Capture frames at all ports, or at those named, that a FILTER in the pcap language lets pass.
+    """Show what passes through a switch, or write it to a file.
+
+    That is at all ports, or at those named, what a FILTER in the pcap language lets pass.
 
     Live in Wireshark: vswitch capture -w - | wireshark -k -i -
     """
@@ -94,7 +96,10 @@ def capture(
 @click.option("-s", "--snaplen", metavar="BYTES", type=int, default=SNAPLEN_MAX, help="Keep so much of each frame.")
 @click.option("--name", metavar="NAME", shell_complete=complete_switch, help="Which switch, if several are running.")
 def dump(file: str, words: tuple[str, ...], drops: bool, snaplen: int, name: str | None) -> None:
-    """Write what a switch has recorded (serve --record) to a pcapng FILE, or with - to standard output."""
+    """Write what a switch has recorded to a pcapng file.
+
+    It records if it was started with serve --record. With - for FILE, it goes to standard output.
+    """
     path = client.find(name)
     chosen = choose(path, words)
     request = captures.CaptureRequest(ports=chosen.ports, filter=chosen.filter, drops=drops, snaplen=snaplen)

@@ -41,9 +41,10 @@ or, with pytest:
     help="So many guests, each of which pings the next. [default: 2]",
 )
 def demo(count: int) -> None:
-    """Boot two tiny guests on a new switch, and show how they find each other.
+    """Boot two tiny guests, and show how they find each other.
 
-    Takes QEMU and some seconds, and no root. Nothing is left behind but the guests' image in ~/.cache/vswitch.
+    They are on a switch of their own. Takes QEMU and some seconds, and no root. Nothing is left behind but the guests'
+    image in ~/.cache/vswitch.
     """
     try:
         from vswitch.testing.guest import GuestDied

@@ -68,7 +68,7 @@ def extcap(
     lossless: bool,
     snaplen: str,
 ) -> None:
-    """List running switches and their ports as interfaces of Wireshark."""
+    """List switches and their ports as Wireshark's interfaces."""
     match action:
         case "install":
             _install()

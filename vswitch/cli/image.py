@@ -36,16 +36,20 @@ def built(tell: Callable[[str], None], packages: Sequence[str] = (), modules: Se
 
 @click.group()
 def image() -> None:
-    """Build, list and remove images of the tiny guest, in ~/.cache/vswitch or $VSWITCH_CACHE."""
+    """Build, list and remove images of the tiny guest.
+
+    They are in ~/.cache/vswitch or $VSWITCH_CACHE.
+    """
 
 
 @image.command()
 @click.option("--package", "packages", metavar="NAME", multiple=True, help="A Debian package with more programs.")
 @click.option("--module", "modules", metavar="NAME", multiple=True, help="A kernel module to load.")
 def build(packages: tuple[str, ...], modules: tuple[str, ...]) -> None:
-    """Build the image, if it is not there yet, and print where its kernel and initramfs are.
+    """Build the image, if need be, and print where it is.
 
-    As in lan.guest(packages=[...], modules=[...]): each combination is an image of its own.
+    That is its kernel and its initramfs. As in lan.guest(packages=[...], modules=[...]), each combination is an image
+    of its own.
     """
     from vswitch.testing.guest_image import GuestImageError, check
 
@@ -83,7 +87,10 @@ def list_(wide: bool) -> None:
 @image.command()
 @click.option("--all", "everything", is_flag=True, help="Remove all images.")
 def prune(everything: bool) -> None:
-    """Remove images that only other versions of vswitch would use, and what killed builds have left."""
+    """Remove images that this version of vswitch does not use.
+
+    With them goes what builds that were killed have left.
+    """
     from vswitch.testing import image_cache
 
     with _refusing():

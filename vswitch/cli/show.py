@@ -116,7 +116,7 @@ def macs(name: str | None, as_json: bool, wide: bool) -> None:
 @click.command()
 @_lists
 def vlans(name: str | None, as_json: bool, wide: bool) -> None:
-    """List the VLANs that ports have of their own, and who is in them."""
+    """List the VLANs of ports, and who is in them."""
     shown = _ask(name, "vlans", as_json, list[model.VlanInfo])
     if shown is None:
         return
@@ -128,7 +128,10 @@ def vlans(name: str | None, as_json: bool, wide: bool) -> None:
 @_lists
 @click.argument("reference", required=False)
 def failures(name: str | None, as_json: bool, wide: bool, reference: str | None) -> None:
-    """List what has failed beside forwarding, or all there is to know of one, by its reference."""
+    """List what has failed beside forwarding.
+
+    With a REFERENCE, say all there is to know of that one.
+    """
     shown = _ask(name, "failures", as_json, list[model.FailureInfo])
     if shown is None:
         return
