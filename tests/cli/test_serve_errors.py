@@ -89,6 +89,8 @@ def vswitch(home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["serve", "tcp://\x1b[31m"], "port"),
         (["serve", "unix:///" + "x" * 107], "107"),
         (["serve", "unix:///a%00b"], "NUL"),
+        (["serve", "--capture", "-"], "vswitch capture -w -"),
+        (["serve", "--config", "pipe.toml"], "vswitch capture -w -"),
         (["serve", "--config", "missing.toml"], "missing.toml: No such file or directory"),
         (["serve", "--config", ""], "config"),
         (["serve", "--config", "."], "directory"),
@@ -103,6 +105,7 @@ def test_what_is_written_wrongly_is_one_line_and_exit_code_2(
 ) -> None:
     (home.root / "wrong.toml").write_text("[switch")
     (home.root / "entry.toml").write_text("[switch]\nfrobnicate = 1")
+    (home.root / "pipe.toml").write_text('[switch]\ncapture = "-"')
     (home.root / "deep.toml").write_text("a = " + 9999 * "[")
     code, line = vswitch(*arguments)
     assert line.startswith("vswitch: ")

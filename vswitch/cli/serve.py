@@ -78,6 +78,9 @@ def serve(
     endpoints = [*wanted.endpoints, *(parse(url) for url in urls)]
     if not endpoints:
         endpoints = _default_endpoints(name)
+    capture_file = wanted.capture if capture_file is None else capture_file
+    if capture_file == "-":
+        raise InputError("capture to -: standard output has the lines to paste; use: vswitch capture -w -")
     _check_descriptors([endpoint.fd for endpoint in endpoints if endpoint.scheme == "fd"], ready_fd)
     control = runtime.socket_path(f"{name}.ctl")
     switch = VSwitch(
@@ -89,7 +92,6 @@ def serve(
     )
     qemu_version = QemuVersion()
     process.prepare()
-    capture_file = wanted.capture if capture_file is None else capture_file
     capture = None if capture_file is None else FileRequest(path=capture_file)
     with in_background("%(asctime)s %(message)s", "%H:%M:%S"):
         signals.run(
