@@ -530,6 +530,36 @@ def test_when_the_switch_ends_the_file_is_complete(home: Home) -> None:
     read.check_statistics()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("arguments", [[], ["-w", "-"], ["-w", "lan.pcapng"]], ids=["text", "pipe", "file"])
+def test_a_switch_that_ends_first_is_said_and_an_error(
+    home: Home, arguments: list[str], number: signal.Signals
+) -> None:
+    with home.serve(*URLS) as serving, plugged(home) as lan, capturing(home, *arguments) as running:
+        begun = running.process.stderr if "lan.pcapng" in arguments else running.process.stdout
+        assert begun is not None
+
+        def has_begun() -> bool:
+            lan.say("a", frame(BROADCAST, mac(1)))
+            return bool(select.select([begun], [], [], 0)[0])
+
+        until(has_begun, "the capture has begun")
+        serving.process.send_signal(number)
+        _, error = running.process.communicate(timeout=SPARE_S)
+        (line,) = [line for line in error.decode().splitlines() if not line.startswith("capturing to ")]
+        assert line.startswith("vswitch: the switch has ended")
+        assert running.process.returncode == 1
+
+
+def test_a_capture_that_was_told_to_end_with_the_switch_is_no_error(home: Home) -> None:
+    """As by Ctrl-C, which the terminal sends to both."""
+    with home.serve(*URLS) as serving, capturing_to(home, "lan.pcapng") as running:
+        serving.process.send_signal(signal.SIGSTOP)
+        running.process.send_signal(signal.SIGINT)
+        serving.process.kill()
+        assert running.ended() == (b"", "")
+
+
 ERRORS: dict[str, tuple[list[str], int, list[str]]] = {
     "a wrong filter": (["host", "and"], 2, ["host and", "syntax error"]),
     "an unknown word": (["nonsense"], 2, ["no port or endpoint 'nonsense'", "there are lab;", "syntax error"]),

@@ -108,9 +108,13 @@ def dump(file: str, words: tuple[str, ...], drops: bool, snaplen: int, name: str
         _pipe(stream)
         return
     into = CaptureFile(file, b"", lambda: b"", time.time())
-    for blocks in _whole_blocks(stream):
-        into.write(blocks, 1, time.time())
-    into.close()
+    try:
+        for blocks in _whole_blocks(stream):
+            into.write(blocks, 1, time.time())
+    except client.SwitchEnded as error:
+        raise RefusedError(f"{error}; what had come until then is in {file}") from None
+    finally:
+        into.close()
 
 
 def _whole_blocks(stream: Iterable[bytes]) -> Iterator[bytes]:
@@ -162,9 +166,11 @@ def _row_of(file: str) -> str:
 def _write(stream: client.Stream, file: str) -> None:
     with ending(stream):
         print(f"capturing to {file}; Ctrl-C ends it", file=sys.stderr)
-        last = b"".join(stream).strip()
-    if not last:
-        print(f"the switch has ended; what passed until then is in {file}", file=sys.stderr)
+        try:
+            last = b"".join(stream).strip()
+        except client.SwitchEnded as error:
+            raise RefusedError(f"{error}; what passed until then is in {file}") from None
+    if not last:  # it ended when we were told to
         return
     summary = msgspec.json.decode(last, type=captures.CaptureSummary)
     if summary.stopped is not None:

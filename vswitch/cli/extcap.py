@@ -114,7 +114,7 @@ def _capture(interface: str, fifo: str, fields: dict[str, str]) -> None:
     request = captures.read_query([*fields.items(), *([("ports", port)] if port else [])])
     stream = client.Stream(client.find(switch), f"capture?{captures.write_query(request)}")
     threading.Thread(target=_end_without_reader, args=(descriptor, stream), daemon=True).start()
-    with ending(stream), open(descriptor, "wb") as file:
+    with ending(stream), suppress(client.SwitchEnded), open(descriptor, "wb") as file:
         for data in stream:
             file.write(data)
             file.flush()

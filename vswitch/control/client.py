@@ -92,14 +92,20 @@ def decode(path: Path, body: bytes, kind: type[T]) -> T:
         raise RefusedError(f"the switch at {path} answers in another form than this command knows: {error}") from None
 
 
+class SwitchEnded(RefusedError):
+    """The switch has ended before an answer had."""
+
+
 class Stream:
     """An answer that goes on: an iterable of what comes, until the switch ends it.
 
-    `end` has the switch end it, whatever is on the way still comes. Raises RefusedError as `get` does.
+    `end` has the switch end it, whatever is on the way still comes. Raises RefusedError as `get` does; iterating raises
+    SwitchEnded if the answer is cut off, unless it was to end.
     """
 
     def __init__(self, path: Path, resource: str, body: bytes | None = None) -> None:
         self._path = path
+        self._told_to_end = False
         self._connection = _UnixConnection(path)
         method = "GET" if body is None else "POST"
         try:
@@ -122,11 +128,13 @@ class Stream:
             while data := self._response.read1(STREAM_BYTES):
                 yield data
         except (OSError, http.client.HTTPException):
-            return  # the switch is gone
+            if not self._told_to_end:
+                raise SwitchEnded("the switch has ended") from None
         finally:
             self._connection.close()
 
     def end(self) -> None:
+        self._told_to_end = True
         with suppress(RefusedError):  # it has ended already
             _request("DELETE", self._path, f"captures/{self._number}")
 
