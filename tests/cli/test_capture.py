@@ -570,6 +570,8 @@ ERRORS: dict[str, tuple[list[str], int, list[str]]] = {
     "rotation of a pipe": (["-w", "-", "--rotate", "10frames"], 2, ["-w FILE"]),
     "keep without rotation": (["-w", "x.pcapng", "--keep", "3"], 2, ["rotate"]),
     "a limit that is none": (["-w", "x.pcapng", "--rotate", "10"], 2, ["'10'", "100MB"]),
+    "a path that is no text": (["-w", "\udcff.pcapng"], 2, ["UTF-8"]),
+    "a filter that is no text": (["arp\udcff"], 2, []),
     "no such switch": (["--name", "nobody"], 1, ["'nobody'", "default"]),
     "a link": (["-w", "link.pcapng"], 1, ["link.pcapng", "link"]),
     "a directory": (["-w", "."], 1, []),
@@ -600,6 +602,13 @@ def test_what_is_wrong_is_said_in_one_line(quiet: Home, what: str) -> None:
     assert done.stderr.startswith("vswitch: ")
     assert [word for word in said if word not in done.stderr] == [], done.stderr
     assert sorted(os.listdir(quiet.root)) == before
+
+
+def test_where_standard_error_is_closed_it_is_silent(quiet: Home) -> None:
+    for arguments, code in ((["-w", "silent.pcapng", "--duration", "10ms"], 0), (["nonsense"], 2)):
+        closed = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *PROGRAM, "capture", *arguments]
+        done = subprocess.run(closed, env=quiet.env, cwd=quiet.root, stdout=subprocess.PIPE, timeout=SPARE_S)
+        assert (done.returncode, done.stdout) == (code, b"")
 
 
 def test_what_starts_as_a_filter_is_no_misspelt_port(quiet: Home) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import NoReturn
 import pytest
 import trio
 
-from tests.cli.program import Home, check_refused, connect, is_one_line, read_to_end
+from tests.cli.program import COMMAND_TIMEOUT_S, Home, check_refused, connect, is_one_line, read_to_end
 from tests.needs import require
+from tests.signals import default_signals
 from vswitch import cli
 
 NOBODY = 65534
@@ -83,6 +85,8 @@ def vswitch(home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["serve", "tpc://127.0.0.1:1234"], "tcp, unix, mcast, udp, unixgram, vde, tap, fd"),
         (["serve", "tcp://127.0.0.1"], "the port is missing"),
         (["serve", "tcp://127.0.0.1:0", "tcp://127.0.0.1:65536"], "65535"),
+        (["serve", "tcp://[::1%l\u1bbbo]:1234"], "cannot be an interface's name"),
+        (["serve", "udp://127.0.0.1:0?remote=[::1%l\u1bbbo]:1"], "cannot be an interface's name"),
         (["serve", "tcp://127.0.0.1:0?nmae=a"], "unknown parameter 'nmae'"),
         (["serve", "tcp://127.0.0.1:0?name=a&name=b"], "twice"),
         (["serve", "tcp://127.0.0.1:0?queue=4"], "write 4MiB"),
@@ -112,6 +116,39 @@ def test_what_is_written_wrongly_is_one_line_and_exit_code_2(
     assert is_one_line(line)
     assert said in line
     assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["extcap", "--install"], "set HOME"), (["demo"], "set VSWITCH_CACHE")],
+    ids=["extcap", "demo"],
+)
+def test_a_user_without_a_home_is_told_what_to_set(
+    vswitch: Vswitch, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    for name in ("HOME", "VSWITCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4242424242)
+    monkeypatch.setattr("vswitch.testing.qemu.what_is_missing", lambda: None)
+    code, line = vswitch(*arguments)
+    assert code == 1
+    assert is_one_line(line)
+    assert said in line
+
+
+@pytest.mark.parametrize("command", ["main", "vde_switch"])
+def test_ctrl_c_while_it_loads_ends_it_without_a_word(home: Home, command: str) -> None:
+    (home.root / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (home.root / "msgspec.py").write_text("import click\n")
+    path = os.pathsep.join([str(home.root), home.env["PYTHONPATH"]])
+    with default_signals():
+        done = subprocess.run(
+            [sys.executable, "-c", f"from vswitch import __main__; __main__.{command}()"],
+            env=home.env | {"PYTHONPATH": path},
+            capture_output=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_no_command_at_all_shows_the_help_as_it_is_meant_to_be_read(home: Home) -> None:

@@ -304,11 +304,24 @@ def test_what_the_file_asks_for_and_cannot_be_had_is_exit_code_1(home: Home, ent
     check_refused(home, "--config", "lab.toml", code=1, said=said)
 
 
+ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
 def test_a_configuration_is_utf8_whatever_the_locale(home: Home) -> None:
     (home.root / "lab.toml").write_bytes("# Höhle\n[[endpoint]]\nurl = 'tcp://127.0.0.1:0'\n".encode())
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    with home.serve("--config", "lab.toml", env=ascii_only) as serving:
+    with home.serve("--config", "lab.toml", env=ASCII_ONLY) as serving:
         assert serving.urls.keys() == {"tcp1"}
+
+
+def test_paths_are_what_was_written_whatever_the_locale(home: Home) -> None:
+    (home.root / "lab.toml").write_bytes("[[endpoint]]\nurl = 'vde://ä.vde'\nmgmt = 'ä.mgmt'\n".encode())
+    with home.serve("unix://ö.sock", "unix://%c3%bc.sock", "--config", "lab.toml", env=ASCII_ONLY):
+        for socket_ in ("ö.sock", "ü.sock", "ä.vde/ctl", "ä.mgmt"):
+            connect(f"unix://{home.root}/{socket_}").close()
+        for env in ({}, ASCII_ONLY):
+            done = home.run("capture", "-w", "é.pcapng", "--duration", "10ms", env=env)
+            assert done.returncode == 0, done.stderr
+            (home.root / "é.pcapng").unlink()
 
 
 def test_the_ready_descriptor_gets_one_line_and_is_closed(home: Home) -> None:

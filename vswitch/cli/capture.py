@@ -16,12 +16,12 @@ import msgspec
 from vswitch import units
 from vswitch.cli import signals
 from vswitch.cli.names import Chosen, choose, complete_port, complete_switch
-from vswitch.cli.output import give_up, say
+from vswitch.cli.output import complain, give_up, say
 from vswitch.cli.pcapng_text import TextCapture
 from vswitch.control import captures, client
 from vswitch.edges.capture import SNAPLEN_MAX
 from vswitch.edges.capture_file import CaptureFile, read_rotation
-from vswitch.errors import InputError, RefusedError
+from vswitch.errors import InputError, RefusedError, printable
 
 
 @click.command()
@@ -85,7 +85,7 @@ def capture(
     elif file == "-":
         _pipe(begin())
     else:
-        wanted = captures.FileRequest(path=os.path.join(os.getcwd(), file), rotate=rotate, keep=keep)
+        wanted = captures.FileRequest(path=_told(file), rotate=rotate, keep=keep)
         _write(begin(msgspec.json.encode(wanted)), _row_of(file) if rotate else file)
 
 
@@ -165,7 +165,7 @@ def _row_of(file: str) -> str:
 
 def _write(stream: client.Stream, file: str) -> None:
     with ending(stream):
-        print(f"capturing to {file}; Ctrl-C ends it", file=sys.stderr)
+        complain(f"capturing to {printable(file)}; Ctrl-C ends it")
         try:
             last = b"".join(stream).strip()
         except client.SwitchEnded as error:
@@ -176,7 +176,15 @@ def _write(stream: client.Stream, file: str) -> None:
     if summary.stopped is not None:
         raise RefusedError(summary.stopped)
     missed = f", {summary.missed:,} missed" if summary.missed else ""
-    print(f"{summary.frames:,} frames captured{missed}", file=sys.stderr)
+    complain(f"{summary.frames:,} frames captured{missed}")
+
+
+def _told(file: str) -> str:
+    """A file's whole path, as the switch is told it. Raises InputError."""
+    try:
+        return os.fsencode(os.path.join(os.getcwd(), file)).decode()
+    except UnicodeDecodeError:
+        raise InputError(f"-w {file}: the path is not UTF-8, in which the switch is told it; use -w - > FILE") from None
 
 
 @contextmanager

@@ -173,7 +173,10 @@ def _places() -> dict[Path, str]:
 
     WIRESHARK_EXTCAP_DIR is no matter: it stands for the system's directory, not the user's.
     """
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise RefusedError("this user has no home directory, where Wireshark looks; set HOME") from None
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "wireshark"
     if not config.is_dir() and (home / ".wireshark").is_dir():
         config = home / ".wireshark"

@@ -6,6 +6,7 @@ taken in portions: as much as has come together while the last one was sent or w
 
 import logging
 import math
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from functools import partial
@@ -308,7 +309,8 @@ def read_query(items: Iterable[tuple[str, str]]) -> CaptureRequest:
 def read_file(body: bytes) -> FileRequest:
     """Raises InputError."""
     try:
-        return msgspec.json.decode(body, type=FileRequest)
+        request = msgspec.json.decode(body, type=FileRequest)
+        return msgspec.structs.replace(request, path=os.fsdecode(request.path.encode()))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"the body does not say a file: {error}") from None
 
@@ -317,4 +319,4 @@ def write_query(request: CaptureRequest) -> str:
     """The other way round."""
     fields = {name: getattr(request, name) for name in request.__struct_fields__}
     fields = {name: value for name, value in fields.items() if value not in (None, "", ())}
-    return urlencode(fields, doseq=True)
+    return urlencode(fields, doseq=True, errors="surrogateescape")

@@ -129,15 +129,15 @@ def check_name(text: str) -> str:
 
 
 def check_unix_path(path: str) -> str:
-    """A path that fits a unix socket address, and that a terminal can show. Raises InputError."""
+    """A path that fits a unix socket address, and that a terminal can show, as `os` wants it. Raises InputError."""
     if "\0" in path:
         raise InputError("a path cannot contain a NUL byte")
     if not re.sub("[\udc80-\udcff]", "", path).isprintable():  # bytes that are no UTF-8 are merely odd
         raise InputError("the path has a control character; use another one")
-    size = len(path.encode(errors="surrogateescape"))
-    if size > UNIX_PATH_MAX:
-        raise InputError(f"the path has {size} bytes, a unix socket's at most {UNIX_PATH_MAX}; use a shorter one")
-    return path
+    raw = path.encode(errors="surrogateescape")
+    if len(raw) > UNIX_PATH_MAX:
+        raise InputError(f"the path has {len(raw)} bytes, a unix socket's at most {UNIX_PATH_MAX}; use a shorter one")
+    return os.fsdecode(raw)  # where the locale is not UTF-8, that is another text
 
 
 def check_vde_directory(path: str) -> str:
@@ -236,6 +236,8 @@ def _read_inet(scheme: str, target: str, likely: str = "127.0.0.1") -> dict[str,
     try:
         if match["ip6"]:
             ipaddress.IPv6Address(host)
+            if "%" in host:
+                _interface_name(host.partition("%")[2])
         elif re.fullmatch(r"[0-9.]+", host):
             ipaddress.IPv4Address(host)
     except ValueError:
