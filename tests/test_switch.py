@@ -369,12 +369,14 @@ class NoNames(trio.abc.HostnameResolver):
 async def test_a_host_that_is_unknown_is_refused_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     trio.socket.set_custom_hostname_resolver(NoNames())
     async with VSwitch() as switch:
-        with pytest.raises(RefusedError, match=r"tcp://lan\.example:1: Name or service not known"):
+        with pytest.raises(
+            RefusedError, match=r"tcp://lan\.example:1: Name or service not known; check how lan\.example is"
+        ):
             await switch.attach("tcp://lan.example:1")
         await switch.attach("tcp://lan.example:1?connect", name="vm")
         assert [(port.name, port.up) for port in switch.ports()] == [("vm", False)]
         assert "cannot connect to tcp://lan.example:1?connect: " in caplog.text
-        assert "Name or service not known" in caplog.text
+        assert ": Name or service not known; check how lan.example is" in caplog.text
 
 
 async def test_an_error_leaves_the_switch_as_it_was(directory: Path) -> None:

@@ -4,6 +4,17 @@
 moment refuses (exit code 1). Guest input is in neither: it is dropped and counted.
 """
 
+import errno
+
+_PATH_ADVICE = {
+    errno.ENOENT: "make its directory first",
+    errno.ENOTDIR: "a directory of it is a file; use another path",
+    errno.EISDIR: "it is a directory; use another path",
+    errno.EACCES: "use a path where you may write",
+    errno.EPERM: "use a path where you may write",
+    errno.EROFS: "use a path where you may write",
+}
+
 
 class VSwitchError(Exception):
     """Base of every error this package raises on purpose; its text is one printable line for a person."""
@@ -27,6 +38,12 @@ class RefusedError(VSwitchError):
 def printable(text: str) -> str:
     """Text from outside, safe for a terminal or a log line: one line, whatever is in it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def path_advice(error: OSError) -> str:
+    """What to do about a path at which nothing can be made, to be said behind the system's words; may be empty."""
+    advice = _PATH_ADVICE.get(error.errno or 0)
+    return f"; {advice}" if advice else ""
 
 
 def only(error: BaseException) -> BaseException:

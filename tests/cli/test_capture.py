@@ -575,7 +575,7 @@ ERRORS: dict[str, tuple[list[str], int, list[str]]] = {
     "no such switch": (["--name", "nobody"], 1, ["'nobody'", "default"]),
     "a link": (["-w", "link.pcapng"], 1, ["link.pcapng", "link"]),
     "a directory": (["-w", "."], 1, []),
-    "nowhere": (["-w", "no/where.pcapng"], 1, ["no/where.pcapng", "No such file"]),
+    "nowhere": (["-w", "no/where.pcapng"], 1, ["no/where.pcapng", "No such file", "make its directory first"]),
     "no snap length": (["-s", "0"], 2, ["snap length", "262144"]),
     "a negative count": (["-c", "-1"], 2, ["count"]),
     "a duration without a unit": (["--duration", "60"], 2, ["60s"]),

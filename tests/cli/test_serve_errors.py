@@ -95,7 +95,7 @@ def vswitch(home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["serve", "unix:///a%00b"], "NUL"),
         (["serve", "--capture", "-"], "vswitch capture -w -"),
         (["serve", "--config", "pipe.toml"], "vswitch capture -w -"),
-        (["serve", "--config", "missing.toml"], "missing.toml: No such file or directory"),
+        (["serve", "--config", "missing.toml"], "missing.toml: No such file or directory; --config takes a TOML file"),
         (["serve", "--config", ""], "config"),
         (["serve", "--config", "."], "directory"),
         (["serve", "--config", "wrong.toml"], "wrong.toml: not TOML"),
@@ -299,7 +299,12 @@ def test_a_name_in_use_is_exit_code_1(home: Home) -> None:
 
 
 def test_an_address_that_is_not_this_machines_is_exit_code_1(home: Home) -> None:
-    refused(home, "tcp://192.0.2.1:1?insecure", code=1, said="Cannot assign requested address")
+    refused(
+        home,
+        "tcp://192.0.2.1:1?insecure",
+        code=1,
+        said="Cannot assign requested address; use an address of this machine",
+    )
 
 
 def test_a_file_that_may_not_be_read_is_exit_code_1(home: Home, vswitch: Vswitch) -> None:

@@ -519,7 +519,7 @@ def test_two_cannot_have_the_same_directory(home: Home, background: list[str]) -
         (["-s", "file"], 1, "is not a directory"),
         (["-s", "lan", "-M", "file"], 1, "file exists and is not a socket"),
         (["-s", "lan", "-M", "/nonexistent/mgmt"], 1, "No such file"),
-        (["-s", "lan", "-p", "/nonexistent/pid"], 1, "--pidfile /nonexistent/pid: No such file"),
+        (["-s", "lan", "-p", "/nonexistent/pid"], 1, "--pidfile /nonexistent/pid: No such file or directory; make its"),
         (["-s", "lan", "-f", "/dev/zero"], 2, "is longer than"),
         (["-s", "x" * 200], 2, "use a shorter one"),
         (["-s", "lan", "-m", "9"], 2, "mode: '9' are no permissions"),

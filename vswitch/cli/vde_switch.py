@@ -31,7 +31,7 @@ from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.endpoints.vde import VdeSwitch
 from vswitch.endpoints.vde_console import PROMPT, VDE_VERSION, Console
 from vswitch.endpoints.vde_mgmt import RECEIVE_BYTES, Lines
-from vswitch.errors import InputError, RefusedError, VSwitchError, only, printable
+from vswitch.errors import InputError, RefusedError, VSwitchError, only, path_advice, printable
 from vswitch.switch import VSwitch
 from vswitch.version import __version__
 
@@ -235,7 +235,7 @@ def _pid_file(path: str | None) -> Iterator[None]:
         with open(path, "w") as file:
             file.write(content)
     except OSError as error:
-        raise RefusedError(f"--pidfile {path}: {error.strerror}") from None
+        raise RefusedError(f"--pidfile {path}: {error.strerror}{path_advice(error)}") from None
     try:
         yield
     finally:

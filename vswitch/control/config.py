@@ -57,9 +57,9 @@ def read(path: str) -> SwitchConfig:
     try:
         content = tomllib.loads(Path(path).read_bytes().decode())
     except PermissionError as error:
-        raise RefusedError(f"{path}: {error.strerror}") from None
+        raise RefusedError(f"{path}: {error.strerror}; make it readable for this user") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{path}: {error.strerror}; --config takes a TOML file") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not TOML: {str(error)[:200]}") from None
     try:

@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from vswitch import units
-from vswitch.errors import InputError, RefusedError
+from vswitch.errors import InputError, RefusedError, path_advice
 
 FLOOR_DEFAULT = 64 * 2**20
 FLOOR_PART = 20  # on a small file system a twentieth of it is left free
@@ -150,7 +150,7 @@ class CaptureFile:
             _check_earlier(self.path, rotating=rotation != NONE)
             self._begin(now_s, steady_s)
         except OSError as error:
-            raise RefusedError(f"cannot write {path}: {_reason(error)}") from None
+            raise RefusedError(f"cannot write {path}: {_reason(error)}{path_advice(error)}") from None
 
     def declare(self, blocks: bytes) -> None:
         """Appends blocks that later files need as well, before what comes after them: interfaces.

@@ -1,6 +1,5 @@
 """An endpoint that connects: one port that keeps trying, with growing pauses."""
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
@@ -9,6 +8,7 @@ import trio
 
 from vswitch.dataplane.link import Link
 from vswitch.dataplane.port import Port
+from vswitch.endpoints import inet
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.ports import SwitchPort
 
@@ -90,7 +90,7 @@ class Connector(Endpoint):
             with trio.move_on_after(timeout_s):
                 return await self.connect()
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            why = inet.plain_reason(error)
         if not said:
             log.warning("%s: cannot connect to %s: %s; will keep trying", self.name, self.url, why)
         return None

@@ -15,6 +15,11 @@ from vswitch.endpoints.sock_diag import plain_address
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError
 
+_ADVICE = {
+    errno.EADDRINUSE: "stop what listens there or use another port",
+    errno.EADDRNOTAVAIL: "use an address of this machine",
+    errno.EACCES: "use a port from 1024 on",
+}
 _SIOCGIFADDR = 0x8915  # Linux include/uapi/linux/sockios.h
 
 
@@ -23,7 +28,11 @@ async def resolve(host: str, port: int, kind: socket.SocketKind) -> list[tuple[i
 
     IPv4 ones come first: they are all that QEMU's socket netdev knows.
     """
-    found = await trio.socket.getaddrinfo(host, port, type=kind)
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=kind)
+    except socket.gaierror as error:
+        said = f"{error.strerror}; check how {host} is written, or write an IP address"
+        raise socket.gaierror(error.errno, said) from None
     addresses = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
     return sorted(addresses, key=lambda each: each[0] != socket.AF_INET)
 
@@ -103,5 +112,10 @@ def _bind(family: int, address: Any, kind: socket.SocketKind) -> socket.socket:
 
 def reason(error: OSError) -> str:
     """Why an address cannot be had, and what to do about it."""
-    hint = "; stop what listens there or use another port" if error.errno == errno.EADDRINUSE else ""
-    return (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)) + hint
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{plain_reason(error)}; {advice}" if advice else plain_reason(error)
+
+
+def plain_reason(error: OSError) -> str:
+    """Why an address cannot be had, or reached."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)

@@ -7,7 +7,6 @@ comes from there. The group does its own flooding: what came in by it is not sen
 
 import contextlib
 import ctypes
-import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -65,7 +64,7 @@ class Multicast(Endpoint):
             try:
                 receiving, sending = _join(stack, self.config.host, self.config.port, here)
             except OSError as error:
-                raise RefusedError(f"cannot join {self.url}: {os.strerror(error.errno or 0)}") from None
+                raise RefusedError(f"cannot join {self.url}: {inet.reason(error)}") from None
             who = "any user of this machine" if inet.is_loopback(here) else "anyone on the network"
             log.warning("%s: %s may join %s", self.name, who, self.url)
             presence = stack.enter_context(_presence(f"{group}/{here}"))

@@ -19,7 +19,7 @@ import trio
 
 from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import log
-from vswitch.errors import RefusedError, printable
+from vswitch.errors import RefusedError, path_advice, printable
 
 BACKLOG = 1024
 LOCK_TRIES = 10
@@ -52,7 +52,7 @@ def bind(
                 sock.bind(path)
                 ours = _identity(path)
             except OSError as error:
-                raise RefusedError(f"cannot listen on {path}: {_reason(error)}") from None
+                raise RefusedError(f"cannot listen on {path}: {_reason(error)}{path_advice(error)}") from None
             try:
                 open_to_others(path, mode, group)
                 if kind == socket.SOCK_STREAM:

@@ -13,7 +13,7 @@ import stat
 
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.errors import InputError, RefusedError
+from vswitch.errors import InputError, RefusedError, path_advice
 
 CTL = "ctl"
 MODE_DEFAULT = 0o600
@@ -98,7 +98,7 @@ class Directory:
         except FileExistsError:
             ours = _check(self.path)
         except OSError as error:
-            raise RefusedError(f"cannot make the directory {self.path}: {error.strerror}") from None
+            raise RefusedError(f"cannot make the directory {self.path}: {error.strerror}{path_advice(error)}") from None
         self._ours = self._ours or ours
         return ours
 
