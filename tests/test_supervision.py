@@ -18,7 +18,7 @@ from tests.endpoints.kinds import vde_plug
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, check_balance, until
 from vswitch import VSwitch
-from vswitch.control.captures import CaptureRequest, FileRequest
+from vswitch.control.capture_requests import CaptureRequest, FileRequest
 from vswitch.control.recording import RecordLimits
 from vswitch.supervision import Failures, contain, contain_once_started, keep_running
 

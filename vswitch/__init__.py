@@ -18,7 +18,7 @@ from vswitch.errors import InputError, RefusedError, VSwitchError
 from vswitch.version import __version__
 
 if TYPE_CHECKING:
-    from vswitch.control.captures import CaptureRequest
+    from vswitch.control.capture_requests import CaptureRequest
     from vswitch.control.recording import RecordLimits
     from vswitch.edges.packet_filter import PacketFilter
     from vswitch.switch import Attachment, VSwitch
@@ -37,7 +37,7 @@ __all__ = [
 
 _WHERE = {
     "Attachment": "vswitch.switch",
-    "CaptureRequest": "vswitch.control.captures",
+    "CaptureRequest": "vswitch.control.capture_requests",
     "PacketFilter": "vswitch.edges.packet_filter",
     "RecordLimits": "vswitch.control.recording",
     "VSwitch": "vswitch.switch",

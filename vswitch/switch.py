@@ -13,7 +13,8 @@ import msgspec
 import trio
 
 from vswitch.control import answers, api, captures, config, model
-from vswitch.control.captures import CaptureRequest, FileRequest, LiveCapture, Matches
+from vswitch.control.capture_requests import CaptureRequest, FileRequest
+from vswitch.control.captures import LiveCapture, Matches
 from vswitch.control.recording import Recording, RecordLimits, check_fits
 from vswitch.dataplane import compiled
 from vswitch.edges.capture import Budget
@@ -26,7 +27,8 @@ from vswitch.endpoints.policy import Policy, goes_with_hub, mac_text, query
 from vswitch.endpoints.ports import Ports, now_ms
 from vswitch.endpoints.processes import PeerProcesses
 from vswitch.endpoints.qemu import guest_mac, next_mac
-from vswitch.endpoints.url import EndpointConfig, check_name, parse
+from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError
 from vswitch.supervision import Failures, contain_once_started
 from vswitch.version import __version__

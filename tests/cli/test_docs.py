@@ -17,7 +17,7 @@ import pytest
 import vswitch
 import vswitch.testing
 from tests.cli.program import COMMAND_TIMEOUT_S, Home
-from vswitch.cli import cli
+from vswitch.cli import COMMANDS, cli
 from vswitch.cli.vde_options import OPTIONS
 from vswitch.control import config
 from vswitch.endpoints.url import parse
@@ -29,6 +29,7 @@ BLOCK = re.compile(r"(?<=\n\n)(?:    .*\n|\n+(?=    ))+")
 SHELL = re.compile(r"(\$ |vswitch |vde_switch |tools/|sudo |pip |curl |tshark |eval |VSWITCH_PURE=)")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 END_BY_THEMSELVES = {"status", "ports", "macs", "vlans", "failures", "dump", "qemu-args", "libvirt-xml", "completion"}
+CONTEXT = click.Context(cli)
 
 
 def kind(block: str) -> str:
@@ -63,7 +64,9 @@ def find(words: list[str]) -> tuple[click.Command, list[str]]:
     """The command that is meant, and its own arguments."""
     command: click.Command = cli
     while isinstance(command, click.Group):
-        command, words = command.commands[words[0]], words[1:]
+        found = command.get_command(CONTEXT, words[0])
+        assert found is not None, f"there is no command {words[0]}"
+        command, words = found, words[1:]
     return command, words
 
 
@@ -72,7 +75,7 @@ def options(command: click.Command) -> set[str]:
 
 
 def leaves(group: click.Group) -> list[click.Command]:
-    commands = group.commands.values()
+    commands = filter(None, (group.get_command(CONTEXT, name) for name in group.list_commands(CONTEXT)))
     return [leaf for child in commands for leaf in (leaves(child) if isinstance(child, click.Group) else [child])]
 
 
@@ -92,14 +95,15 @@ def test_a_synopsis_has_the_options_that_there_are(block: str) -> None:
         if program == "vde_switch":
             known = {f"-{option.letter}" for option in OPTIONS} | {f"--{name}" for o in OPTIONS for name in o.names}
         else:
-            known = options(find(words)[0])
+            meant = [options(find([name, *words[1:]])[0]) for name in words[0].split("|")]
+            known = set.intersection(*meant)
         assert set(OPTION.findall(synopsis)) <= known
 
 
 def test_an_option_in_the_text_is_one() -> None:
     spans = re.findall(r"`([^`]+)`", BLOCK.sub("", TEXT))
     named = [span.removeprefix("vswitch ").split() for span in spans]
-    named = [words for words in named if words and words[0] in cli.commands and len(words) > 1]
+    named = [words for words in named if words and words[0] in COMMANDS and len(words) > 1]
     assert named
     for words in named:
         assert set(OPTION.findall(" ".join(words))) <= options(find(words)[0]), words

@@ -21,7 +21,8 @@ from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, check_balance, until
 from vswitch import InputError, RefusedError, VSwitch, heap
 from vswitch.control import captures
-from vswitch.control.captures import CaptureRequest, FileRequest, LiveCapture
+from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest, read_file, read_query
+from vswitch.control.captures import LiveCapture
 from vswitch.control.recording import RecordLimits
 from vswitch.edges import packet_filter
 
@@ -261,7 +262,7 @@ async def test_files_are_rotated_under_load_and_nothing_is_lost(tmp_path: Path) 
             await say(a, b, numbered(100, at))
         with trio.fail_after(TIMEOUT_S):
             await live.done.wait()
-        assert live.summary() == captures.CaptureSummary(frames=2000, missed=0, stopped=None)
+        assert live.summary() == CaptureSummary(frames=2000, missed=0, stopped=None)
     check_rotated(sorted(tmp_path.iterdir()))  # noqa: ASYNC240
 
 
@@ -491,9 +492,9 @@ OUT_OF_RANGE = ["snaplen=0", f"snaplen={10**30}", "count=-1", f"count={2**64}", 
 def test_what_is_asked_for_is_in_range(query: str) -> None:
     name, _, value = query.partition("=")
     with pytest.raises(InputError):
-        captures.read_query([(name, value)])
+        read_query([(name, value)])
 
 
 def test_a_body_that_is_no_text_is_the_clients_fault() -> None:
     with pytest.raises(InputError, match="the body does not say a file"):
-        captures.read_file(b'{"path": "\xff"}')
+        read_file(b'{"path": "\xff"}')

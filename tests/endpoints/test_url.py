@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vswitch.endpoints.url import SCHEMES, EndpointConfig, check_name, parse
+from vswitch.endpoints.url import SCHEMES, EndpointConfig, parse
+from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, printable
 
 TCP = "tcp://127.0.0.1:1234"

@@ -13,11 +13,11 @@ from vswitch.endpoints.url import (
     IFACE_DEFAULT,
     LIMIT_DEFAULT,
     SCHEMES,
-    UNIX_PATH_MAX,
     VDE_NAME_MAX,
     EndpointConfig,
     parse,
 )
+from vswitch.endpoints.values import UNIX_PATH_MAX
 
 MCAST = "mcast://230.0.0.1:1234"
 UDP = "udp://127.0.0.1:1234"

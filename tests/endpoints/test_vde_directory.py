@@ -17,7 +17,8 @@ from tests.needs import require
 from tests.peers import TIMEOUT_S, until, up
 from tests.umasks import umask
 from vswitch import VSwitch
-from vswitch.endpoints.url import UNIX_PATH_MAX, VDE_NAME_MAX, parse
+from vswitch.endpoints.url import VDE_NAME_MAX, parse
+from vswitch.endpoints.values import UNIX_PATH_MAX
 from vswitch.errors import InputError, RefusedError
 
 NOBODY = 65534

@@ -6,35 +6,51 @@ Exit codes: 0 done; 1 the system or the moment refuses; 2 something is written w
 import errno
 import os
 import sys
+from importlib import import_module
 
 import click
 
-from vswitch.cli.capture import capture, dump
-from vswitch.cli.completion import COMPLETE, completion
-from vswitch.cli.demo import demo
-from vswitch.cli.extcap import extcap
-from vswitch.cli.image import image
+from vswitch.cli.completion import COMPLETE
 from vswitch.cli.output import complain, give_up
-from vswitch.cli.plug import libvirt_xml, qemu_args
-from vswitch.cli.serve import serve
-from vswitch.cli.show import failures, macs, ports, status, vlans
 from vswitch.errors import VSwitchError, only, printable
 from vswitch.version import __version__
 
+COMMANDS = {  # and the file of each
+    "serve": "serve",
+    "demo": "demo",
+    "status": "show",
+    "ports": "show",
+    "macs": "show",
+    "vlans": "show",
+    "failures": "show",
+    "capture": "capture",
+    "dump": "capture",
+    "extcap": "extcap",
+    "qemu-args": "plug",
+    "libvirt-xml": "plug",
+    "image": "image",
+    "completion": "completion",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """Loads a command when it is asked for: to ask a switch takes less time than to load all that one is made of."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(import_module(f"vswitch.cli.{COMMANDS[cmd_name]}"), cmd_name.replace("-", "_"))
+        assert isinstance(found, click.Command)
+        return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vswitch", message="%(prog)s %(version)s")
 def cli() -> None:
     """A virtual LAN for QEMU guests, in one process and without root."""
-
-
-COMMANDS = (
-    *(serve, demo, status, ports, macs, vlans, failures, capture, dump, extcap, qemu_args, libvirt_xml),
-    image,
-    completion,
-)
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from vswitch.cli import signals
 from vswitch.cli.names import Chosen, choose, complete_port, complete_switch
 from vswitch.cli.output import complain, give_up, say
 from vswitch.cli.pcapng_text import TextCapture
-from vswitch.control import captures, client
+from vswitch.control import capture_requests, client
 from vswitch.edges.capture import SNAPLEN_MAX
 from vswitch.edges.capture_file import CaptureFile, read_rotation
 from vswitch.errors import InputError, RefusedError, printable
@@ -70,7 +70,7 @@ def capture(
         read_rotation(rotate, keep)
     path = client.find(name)
     chosen = choose(path, words)
-    request = captures.CaptureRequest(
+    request = capture_requests.CaptureRequest(
         ports=chosen.ports,
         filter=chosen.filter,
         drops=drops,
@@ -85,7 +85,7 @@ def capture(
     elif file == "-":
         _pipe(begin())
     else:
-        wanted = captures.FileRequest(path=_told(file), rotate=rotate, keep=keep)
+        wanted = capture_requests.FileRequest(path=_told(file), rotate=rotate, keep=keep)
         _write(begin(msgspec.json.encode(wanted)), _row_of(file) if rotate else file)
 
 
@@ -102,7 +102,7 @@ def dump(file: str, words: tuple[str, ...], drops: bool, snaplen: int, name: str
     """
     path = client.find(name)
     chosen = choose(path, words)
-    request = captures.CaptureRequest(ports=chosen.ports, filter=chosen.filter, drops=drops, snaplen=snaplen)
+    request = capture_requests.CaptureRequest(ports=chosen.ports, filter=chosen.filter, drops=drops, snaplen=snaplen)
     stream = _open(path, "recording", chosen, request)
     if file == "-":
         _pipe(stream)
@@ -131,10 +131,10 @@ def _whole_blocks(stream: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _open(
-    path: Path, resource: str, chosen: Chosen, request: captures.CaptureRequest, body: bytes | None = None
+    path: Path, resource: str, chosen: Chosen, request: capture_requests.CaptureRequest, body: bytes | None = None
 ) -> client.Stream:
     try:
-        return client.Stream(path, f"{resource}?{captures.write_query(request)}", body)
+        return client.Stream(path, f"{resource}?{capture_requests.write_query(request)}", body)
     except InputError as error:
         raise chosen.explain(error) from None
 
@@ -172,7 +172,7 @@ def _write(stream: client.Stream, file: str) -> None:
             raise RefusedError(f"{error}; what passed until then is in {file}") from None
     if not last:  # it ended when we were told to
         return
-    summary = msgspec.json.decode(last, type=captures.CaptureSummary)
+    summary = msgspec.json.decode(last, type=capture_requests.CaptureSummary)
     if summary.stopped is not None:
         raise RefusedError(summary.stopped)
     missed = f", {summary.missed:,} missed" if summary.missed else ""

@@ -12,10 +12,10 @@ import click
 import trio
 
 from vswitch.cli import image as guest_images
-from vswitch.cli import signals
+from vswitch.cli import process
 from vswitch.cli.output import in_background, said, say
 from vswitch.cli.pcapng_text import TextCapture
-from vswitch.control.captures import CaptureRequest
+from vswitch.control.capture_requests import CaptureRequest
 from vswitch.errors import RefusedError, innermost, printable
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def demo(count: int) -> None:
         # Not in one of trio's threads: Ctrl-C ends apt-get, too, and what it has left is removed.
         image = guest_images.built(say)
         with in_background("vswitch: %(message)s", level=logging.WARNING):
-            number = signals.run(_demo, Lan(), image, count)
+            number = process.run(_demo, Lan(), image, count)
     except* (GuestDied, GuestImageError, QemuError) as group:
         raise RefusedError(_in_one_line(group)) from None
     if number is not None:

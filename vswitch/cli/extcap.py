@@ -21,7 +21,7 @@ import click
 
 from vswitch.cli.capture import ending
 from vswitch.cli.output import say
-from vswitch.control import captures, client, model
+from vswitch.control import capture_requests, client, model
 from vswitch.edges.capture import SNAPLEN_MAX
 from vswitch.edges.packet_filter import PacketFilter
 from vswitch.errors import InputError, RefusedError, VSwitchError
@@ -111,8 +111,8 @@ def _capture(interface: str, fifo: str, fields: dict[str, str]) -> None:
     """The capture, into the FIFO, until a signal, the switch or whoever reads ends it."""
     descriptor = _open(fifo)
     switch, _, port = interface.removeprefix(SCHEME).partition(BETWEEN)
-    request = captures.read_query([*fields.items(), *([("ports", port)] if port else [])])
-    stream = client.Stream(client.find(switch), f"capture?{captures.write_query(request)}")
+    request = capture_requests.read_query([*fields.items(), *([("ports", port)] if port else [])])
+    stream = client.Stream(client.find(switch), f"capture?{capture_requests.write_query(request)}")
     threading.Thread(target=_end_without_reader, args=(descriptor, stream), daemon=True).start()
     with ending(stream), suppress(client.SwitchEnded), open(descriptor, "wb") as file:
         for data in stream:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import click
 
 from vswitch.control import client, model
-from vswitch.edges.packet_filter import PacketFilter
 from vswitch.errors import InputError, VSwitchError
 
 
@@ -21,6 +20,8 @@ class Chosen(NamedTuple):
 
     def explain(self, error: InputError) -> InputError:
         """What is wrong, if a filter is: where it starts with a word that starts none, a port may have been meant."""
+        from vswitch.edges.packet_filter import PacketFilter
+
         first = self.filter.partition(" ")[0]
         try:
             PacketFilter(first)

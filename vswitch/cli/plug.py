@@ -23,7 +23,8 @@ from vswitch.cli.output import say
 from vswitch.control import client, model, runtime
 from vswitch.endpoints import libvirt, qemu
 from vswitch.endpoints.policy import Policy, listed, mac_text, read_mac, remarks
-from vswitch.endpoints.url import EndpointConfig, check_name, parse
+from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError
 
 QEMU_ANSWER_S = 3.0

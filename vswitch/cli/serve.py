@@ -13,17 +13,18 @@ import click
 import trio
 
 from vswitch import units
-from vswitch.cli import process, signals
+from vswitch.cli import process
 from vswitch.cli.output import in_background, said, say
 from vswitch.cli.qemu_version import QemuVersion
 from vswitch.control import captures, client, runtime
 from vswitch.control import config as configuration
-from vswitch.control.captures import CaptureRequest, FileRequest
+from vswitch.control.capture_requests import CaptureRequest, FileRequest
 from vswitch.control.recording import RecordLimits, check_fits, read_limits
 from vswitch.endpoints import qemu
 from vswitch.endpoints.policy import remarks
 from vswitch.endpoints.unix_socket import InUseError
-from vswitch.endpoints.url import EndpointConfig, check_name, parse
+from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError, VSwitchError
 from vswitch.switch import Attachment, VSwitch
 
@@ -94,7 +95,7 @@ def serve(
     process.prepare()
     capture = None if capture_file is None else FileRequest(path=capture_file)
     with in_background("%(asctime)s %(message)s", "%H:%M:%S"):
-        signals.run(
+        process.run(
             _serve, switch, endpoints, control, capture, ready_fd, qemu_version, told=partial(_notify, "STOPPING=1")
         )
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import trio
 
-from vswitch.cli import daemon, process, signals, vde_options
+from vswitch.cli import daemon, process, vde_options
 from vswitch.cli.output import complain, give_up, in_background, say
 from vswitch.control import runtime
 from vswitch.control.config import TABLE_SIZE_DEFAULT
@@ -170,7 +170,7 @@ def _run(plan: Plan, ready: Callable[[], None]) -> None:
     process.prepare()
     try:
         with nullcontext() if plan.daemon else in_background("vde_switch: %(message)s"):
-            signals.run(_serve, plan, ready)
+            process.run(_serve, plan, ready)
     except BaseExceptionGroup as group:
         raise only(group) from None
 

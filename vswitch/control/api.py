@@ -6,9 +6,9 @@
     GET  /v1/vlans                   list of model.VlanInfo
     GET  /v1/endpoints               list of model.EndpointInfo
     GET  /v1/failures                list of model.FailureInfo
-    GET  /v1/capture                 pcapng, as it comes; the query has what is captured (captures.CaptureRequest)
-    POST /v1/capture                 the same into the files that the body says (captures.FileRequest), which ends with
-                                     this request; a line when it has begun, and captures.CaptureSummary at the end
+    GET  /v1/capture                 pcapng, as it comes; the query has what is captured (CaptureRequest)
+    POST /v1/capture                 the same into the files that the body says (FileRequest), which ends with
+                                     this request; a line when it has begun, and CaptureSummary at the end
     GET  /v1/recording               what the flight recorder has, as pcapng, with the same query
     DELETE /v1/captures/ID           end one of them, whose id was in the header `vswitch-capture`
     POST /v1/endpoints/NAME/guests   model.GuestInfo: one more guest is going to be plugged in
@@ -34,7 +34,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from vswitch.control import answers, captures, http, model
+from vswitch.control import answers, capture_requests, captures, http, model
 from vswitch.control.client import API_VERSION as VERSION
 from vswitch.control.client import CAPTURE_HEADER, VERSION_HEADER
 from vswitch.endpoints import unix_socket
@@ -59,9 +59,9 @@ class Switch(Protocol):
     def vlans(self) -> list[model.VlanInfo]: ...
     def endpoints(self) -> list[model.EndpointInfo]: ...
     async def next_guest(self, endpoint: str) -> str: ...
-    async def capture(self, request: captures.CaptureRequest) -> captures.LiveCapture: ...
-    def recorded(self, request: captures.CaptureRequest) -> AsyncGenerator[bytes, None]: ...
-    async def capture_to(self, file: captures.FileRequest, capture: captures.LiveCapture) -> None: ...
+    async def capture(self, request: capture_requests.CaptureRequest) -> captures.LiveCapture: ...
+    def recorded(self, request: capture_requests.CaptureRequest) -> AsyncGenerator[bytes, None]: ...
+    async def capture_to(self, file: capture_requests.FileRequest, capture: captures.LiveCapture) -> None: ...
 
 
 class Api:
@@ -141,7 +141,7 @@ class Api:
             raise RefusedError(f"{CAPTURES_MAX} captures run already; end some")
         live = await self._switch.capture(_wanted(request))
         if request.method == "POST":
-            await self._switch.capture_to(captures.read_file(await request.body()), live)
+            await self._switch.capture_to(capture_requests.read_file(await request.body()), live)
         number = str(next(self._numbers))
         self._running[number] = live
 
@@ -225,8 +225,8 @@ def _make_directory(path: str) -> None:
         Path(path).parent.mkdir(mode=0o700)
 
 
-def _wanted(request: Request) -> captures.CaptureRequest:
-    return captures.read_query(request.query_params.multi_items())
+def _wanted(request: Request) -> capture_requests.CaptureRequest:
+    return capture_requests.read_query(request.query_params.multi_items())
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

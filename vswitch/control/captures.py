@@ -6,18 +6,16 @@ taken in portions: as much as has come together while the last one was sent or w
 
 import logging
 import math
-import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlencode
+from typing import Self
 
-import msgspec
 import trio
 
-from vswitch.edges.capture import SNAPLEN_MAX, Budget, Capture, Piece
+from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest, check
+from vswitch.edges.capture import Budget, Capture, Piece
 from vswitch.edges.capture_file import NONE, CaptureFile, CaptureStopped, Rotation, read_rotation
 from vswitch.edges.packet_filter import PacketFilter
 from vswitch.endpoints.ports import Ports, SwitchPort
@@ -34,39 +32,6 @@ LAST_WRITES_S = 1.0  # what a capture gets to write its last when it is cut off
 
 
 log = logging.getLogger("vswitch")
-
-
-class CaptureRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is captured. `ports` are names of ports and endpoints, none for all; `filter` is in the pcap language.
-
-    `count` ends the capture after so many frames, 0 never, `duration_s` after so many seconds.
-    """
-
-    ports: tuple[str, ...] = ()
-    filter: str = ""
-    drops: bool = False
-    snaplen: int = SNAPLEN_MAX
-    count: int = 0
-    duration_s: float | None = None
-    lossless: bool = False
-
-
-class FileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where it is written: an absolute path, when a new file is begun (`100MB`, `60s`, `1000frames`), and how many are
-    kept; `floor` is how much space is left free, in bytes."""
-
-    path: str
-    rotate: tuple[str, ...] = ()
-    keep: int | None = None
-    floor: int | None = None
-
-
-class CaptureSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a capture: frames captured, and missed; `stopped` says why it was over before its time."""
-
-    frames: int
-    missed: int
-    stopped: str | None
 
 
 class LiveCapture:
@@ -266,17 +231,6 @@ async def prepare(ports: Ports, budget: Budget, request: CaptureRequest, matches
     return LiveCapture(ports, budget, request, matches or await find_filter(request.filter))
 
 
-def check(request: CaptureRequest) -> CaptureRequest:
-    """Raises InputError if something in it is out of range."""
-    if not 1 <= request.snaplen <= SNAPLEN_MAX:
-        raise InputError(f"a snap length of {request.snaplen} is out of range; 1 to {SNAPLEN_MAX} bytes")
-    if not 0 <= request.count < 2**62:
-        raise InputError(f"a count of {request.count} is out of range")
-    if request.duration_s is not None and not 0 <= request.duration_s < math.inf:
-        raise InputError(f"a duration of {request.duration_s:g} s is out of range")
-    return request
-
-
 def check_budget(size: int) -> int:
     """Raises InputError if it is out of range."""
     if not BUDGET_MIN <= size <= BUDGET_MAX:
@@ -290,33 +244,3 @@ async def find_filter(text: str) -> Matches | None:
         return None
     compiled = await trio.to_thread.run_sync(PacketFilter, text, abandon_on_cancel=True)  # it may look names up
     return compiled.matches
-
-
-def read_query(items: Iterable[tuple[str, str]]) -> CaptureRequest:
-    """A request as a URL's query has it: its fields by name, `ports` once for each. Raises InputError."""
-    fields: dict[str, Any] = {}
-    for name, value in items:
-        if name == "ports":
-            fields.setdefault(name, []).append(value)
-        else:
-            fields[name] = value
-    try:
-        return check(msgspec.convert(fields, CaptureRequest, strict=False))
-    except msgspec.ValidationError as error:
-        raise InputError(f"the query asks for what there is not: {error}") from None
-
-
-def read_file(body: bytes) -> FileRequest:
-    """Raises InputError."""
-    try:
-        request = msgspec.json.decode(body, type=FileRequest)
-        return msgspec.structs.replace(request, path=os.fsdecode(request.path.encode()))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InputError(f"the body does not say a file: {error}") from None
-
-
-def write_query(request: CaptureRequest) -> str:
-    """The other way round."""
-    fields = {name: getattr(request, name) for name in request.__struct_fields__}
-    fields = {name: value for name, value in fields.items() if value not in (None, "", ())}
-    return urlencode(fields, doseq=True, errors="surrogateescape")

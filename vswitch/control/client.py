@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from vswitch.control import runtime
-from vswitch.endpoints.url import check_name
+from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError, VSwitchError
 
 API_VERSION = "1"

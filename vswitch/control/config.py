@@ -11,7 +11,8 @@ from vswitch import units
 from vswitch.control.captures import check_budget
 from vswitch.control.recording import RecordLimits, read_limits
 from vswitch.edges.capture_file import check_path
-from vswitch.endpoints.url import EndpointConfig, check_name, parse
+from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError
 
 NAME_DEFAULT = "default"

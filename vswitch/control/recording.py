@@ -6,7 +6,8 @@ from typing import NamedTuple
 import trio
 
 from vswitch import heap, units
-from vswitch.control.captures import CaptureRequest, Matches, find_filter
+from vswitch.control.capture_requests import CaptureRequest
+from vswitch.control.captures import Matches, find_filter
 from vswitch.edges.capture import UNBOUNDED, Budget, Capture
 from vswitch.edges.recorder import Recorder
 from vswitch.endpoints.ports import Ports, SwitchPort

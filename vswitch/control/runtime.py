@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from vswitch.endpoints.url import check_unix_path
+from vswitch.endpoints.values import check_unix_path
 from vswitch.errors import InputError, RefusedError
 
 ELSEWHERE = "VSWITCH_PATH"

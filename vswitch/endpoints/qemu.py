@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from vswitch.endpoints import inet
 from vswitch.endpoints.policy import MTU_DEFAULT, Policy
-from vswitch.endpoints.url import EndpointConfig, check_unix_path
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.values import check_unix_path
 from vswitch.errors import InputError
 
 Version = tuple[int, int]

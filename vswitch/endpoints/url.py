@@ -22,16 +22,15 @@ from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, QUEUE_BYTES_MIN
 from vswitch.endpoints import policy as policies
 from vswitch.endpoints import values
 from vswitch.endpoints.policy import Policy
+from vswitch.endpoints.values import UNIX_PATH_MAX, check_name, check_unix_path
 from vswitch.errors import InputError
 
-UNIX_PATH_MAX = 107  # sun_path has 108 bytes, one of them for the final NUL
 IFACE_DEFAULT = "127.0.0.1"
 LIMIT_DEFAULT = 256
 LIMIT_MAX = 65535
 IDLE_DEFAULT_S = 300.0
 VDE_NAME_MAX = len("/65535.99999999")  # what a switch puts into its directory
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
@@ -119,25 +118,6 @@ def parse(text: str, parameters: Mapping[str, Any] | None = None) -> EndpointCon
         raise InputError(f"{text}: {error}") from None
     except UnicodeEncodeError:
         raise InputError(f"{text}: has characters that cannot be encoded") from None
-
-
-def check_name(text: str) -> str:
-    """A name for a switch, an endpoint or a port. Raises InputError."""
-    if not _NAME.fullmatch(text):
-        raise InputError(f"{text!r} cannot be a name; use up to 63 letters, digits and _.:- with no sign first")
-    return text
-
-
-def check_unix_path(path: str) -> str:
-    """A path that fits a unix socket address, and that a terminal can show, as `os` wants it. Raises InputError."""
-    if "\0" in path:
-        raise InputError("a path cannot contain a NUL byte")
-    if not re.sub("[\udc80-\udcff]", "", path).isprintable():  # bytes that are no UTF-8 are merely odd
-        raise InputError("the path has a control character; use another one")
-    raw = path.encode(errors="surrogateescape")
-    if len(raw) > UNIX_PATH_MAX:
-        raise InputError(f"the path has {len(raw)} bytes, a unix socket's at most {UNIX_PATH_MAX}; use a shorter one")
-    return os.fsdecode(raw)  # where the locale is not UTF-8, that is another text
 
 
 def check_vde_directory(path: str) -> str:

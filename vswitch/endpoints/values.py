@@ -1,10 +1,14 @@
 """How the values of parameters are read, from a URL's text or from TOML's own types. All raise InputError."""
 
+import os
 import re
 from typing import Any
 
 from vswitch.errors import InputError
 
+UNIX_PATH_MAX = 107  # sun_path has 108 bytes, one of them for the final NUL
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
 
 
@@ -58,3 +62,22 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**20:
         return "such a large number"
     return repr(value)
+
+
+def check_name(text: str) -> str:
+    """A name for a switch, an endpoint or a port. Raises InputError."""
+    if not _NAME.fullmatch(text):
+        raise InputError(f"{text!r} cannot be a name; use up to 63 letters, digits and _.:- with no sign first")
+    return text
+
+
+def check_unix_path(path: str) -> str:
+    """A path that fits a unix socket address, and that a terminal can show, as `os` wants it. Raises InputError."""
+    if "\0" in path:
+        raise InputError("a path cannot contain a NUL byte")
+    if not re.sub("[\udc80-\udcff]", "", path).isprintable():  # bytes that are no UTF-8 are merely odd
+        raise InputError("the path has a control character; use another one")
+    raw = path.encode(errors="surrogateescape")
+    if len(raw) > UNIX_PATH_MAX:
+        raise InputError(f"the path has {len(raw)} bytes, a unix socket's at most {UNIX_PATH_MAX}; use a shorter one")
+    return os.fsdecode(raw)  # where the locale is not UTF-8, that is another text
