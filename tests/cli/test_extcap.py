@@ -296,7 +296,7 @@ def test_a_wireshark_that_never_opens_its_end_leaves_nobody_behind(lan: Lan) -> 
     fifo = lan.home.root / "never"
     os.mkfifo(fifo)
     program = (
-        "import sys; from vswitch.cli import main; sys.modules['vswitch.cli.extcap'].OPEN_TIMEOUT_S = 1; "
+        "import sys; from vswitch.cli import main; import vswitch.cli.extcap as it; it.OPEN_TIMEOUT_S = 1; "
         f"sys.argv[1:] = ['extcap', '--capture', '--extcap-interface', '{ALL_PORTS}', '--fifo', '{fifo}']; main()"
     )
     with lan.start(sys.executable, "-c", program) as process:

@@ -326,7 +326,8 @@ def test_a_file_that_may_not_be_written_stays() -> None:
                 return str(error).encode()
             return b"not refused"
 
-        assert in_child(work) == (0, f"cannot write {path}: Permission denied".encode())
+        said = f"cannot write {path}: Permission denied; use a path where you may write"
+        assert in_child(work) == (0, said.encode())
         assert path.read_text() == "precious"
 
 

@@ -206,9 +206,9 @@ class SerialShell:
         """What is in a file in the guest; once more, if the kernel has said something meanwhile."""
         for _ in range(READ_TRIES):
             begin, end = secrets.token_hex(8), secrets.token_hex(8)
-            await self._say(f"echo {begin[:8]}''{begin[8:]}$(enc <$D/vs.{name} && echo .){end[:8]}''{end[8:]}")
-            found = await self._until(rf"(?s){begin}(.*?){end}")
-            text, whole, _ = "".join(found[1].split()).partition(".")
+            line = f"echo {begin[:8]}''{begin[8:]}$(enc <$D/vs.{name} && echo .){end[:8]}''{end[8:]}"
+            found = re.search(rf"(?s){begin}(.*?){end}", (await self._finish(line)).string)
+            text, whole, _ = "".join(found[1].split()).partition(".") if found else ("", "", "")
             with contextlib.suppress(ValueError):  # it is not all of the encoder's making
                 if whole:
                     return self._decode(text)
@@ -218,12 +218,19 @@ class SerialShell:
 
     async def _done(self, line: str, refusal: str = "(?!)") -> int:
         """Runs a line; answers its status. Raises QemuError if the console says `refusal` instead."""
-        mark = secrets.token_hex(8)
-        await self._say(f"{line}; echo {mark[:8]}''{mark[8:]} $?.")  # the echo of this line is not it
-        found = await self._until(rf"{mark} (\d+)\.|{refusal}")
+        found = await self._finish(line, refusal)
         if found[1] is None:
             raise QemuError(f"guest {self._name}: {found[0]}: the console lets in no {self._user!r} with that password")
         return int(found[1])
+
+    async def _finish(self, line: str, refusal: str = "(?!)") -> re.Match[str]:
+        """Runs a line. Its status is found, in a text that begins with what was printed before, or else `refusal`.
+
+        The status comes several times, for the kernel to spoil one when it says something.
+        """
+        mark = secrets.token_hex(8)  # which the echo of this line does not have
+        await self._say(f"{line}; s=$?; for _ in 1 2 3; do echo {mark[:8]}''{mark[8:]} $s.; done")
+        return await self._until(rf"{mark} (\d+)\.|{refusal}")
 
     def _lacks(self, what: str) -> QemuError:
         return QemuError(f"guest {self._name}: the shell on its console lacks {what}; add that to the image")
