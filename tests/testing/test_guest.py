@@ -2,6 +2,8 @@
 
 import gzip
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,20 @@ async def test_what_a_guest_is_told(lan: Lan, tmp_path: Path) -> None:
     assert repr(a) == f"<Guest a 10.0.0.1 {a.mac}>"
 
 
+@asynccontextmanager
+async def losing_a_command(guest: Guest, why: str) -> AsyncIterator[None]:
+    """A command runs when the block begins, and has no result in the end."""
+
+    async def lost() -> None:
+        with pytest.raises(QemuError, match=f"sleep 60: {why}"):
+            await guest.run("sleep 60", timeout=90)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lost)
+        await guest.wait_for("pidof sleep")
+        yield
+
+
 async def test_what_becomes_of_a_guest(lan: Lan) -> None:
     a = await lan.guest("a")
     b = await lan.host("b")
@@ -72,14 +88,7 @@ async def test_what_becomes_of_a_guest(lan: Lan) -> None:
     await a.wait_for("grep 1 /sys/class/net/eth0/carrier")
     assert await b.ping(a.ip, timeout=5)
     await a.run("touch /tmp/mark")
-    async with trio.open_nursery() as nursery:
-
-        async def lost() -> None:
-            with pytest.raises(QemuError, match="sleep 60: the guest was reset meanwhile"):
-                await a.run("sleep 60", timeout=90)
-
-        nursery.start_soon(lost)
-        await a.wait_for("pidof sleep")
+    async with losing_a_command(a, "the guest was reset meanwhile"):
         await a.reset()
     assert not (await a.run("test -e /tmp/mark")).ok
     async with a.crash():
@@ -97,16 +106,8 @@ async def test_a_guest_may_end_at_any_moment(lan: Lan) -> None:
     a = await lan.guest("a")
     async with a.crash():  # before anybody has looked whether it ends
         pass
-    async with trio.open_nursery() as nursery:
-
-        async def lost() -> None:
-            with pytest.raises(QemuError, match="sleep 60: QEMU ended with status -9"):
-                await a.run("sleep 60", timeout=90)
-
-        nursery.start_soon(lost)
-        await a.wait_for("pidof sleep")
-        async with a.crash():
-            pass
+    async with losing_a_command(a, "QEMU ended with status -9"), a.crash():
+        pass
     await a.shutdown()
     await a.boot()
     qemu = a._alive()

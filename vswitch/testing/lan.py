@@ -23,6 +23,7 @@ from scapy.packet import Packet
 from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, VSwitch
 from vswitch.endpoints import policy as policies
 from vswitch.endpoints.qemu import guest_mac, next_mac
+from vswitch.errors import innermost
 from vswitch.switch import is_cancelled
 from vswitch.testing import guest_image
 from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
@@ -86,8 +87,8 @@ class Lan:
                 return None
             return await self._stack.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as group:
-            if died := _leaf(group.subgroup(GuestDied)):  # whatever else this has led to
-                raise died from None
+            if died := group.subgroup(GuestDied):  # whatever else this has led to
+                raise innermost(died) from None
             raise
 
     async def _power_off(self) -> None:
@@ -163,7 +164,7 @@ class Lan:
                 for name in names:
                     nursery.start_soon(boot, name, {"ip": str(next(addresses))} if addresses is not None else {})
         except BaseExceptionGroup as group:
-            raise _leaf(group) or group from None
+            raise innermost(group) from None
         return tuple(found[name] for name in names)
 
     async def host(
@@ -464,13 +465,6 @@ class Capturing:
 
 def _name(station: Station) -> str:
     return station if isinstance(station, str) else station.name
-
-
-def _leaf(group: BaseException | None) -> BaseException | None:
-    """The first error of a group."""
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
 
 
 def _shown(wanted: Wanted) -> str:
