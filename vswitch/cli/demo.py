@@ -51,10 +51,11 @@ def demo(count: int) -> None:
         from vswitch.testing.guest_image import GuestImageError
         from vswitch.testing.lan import Lan
         from vswitch.testing.qemu import QemuError, what_is_missing
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if (error.name or "").partition(".")[0] != "scapy":
             raise
-        raise RefusedError("vswitch demo needs scapy: pip install scapy") from None
+        is_missing = isinstance(error, ModuleNotFoundError)
+        raise RefusedError("vswitch demo needs scapy: pip install scapy" if is_missing else str(error)) from None
     if missing := what_is_missing():  # before an image is built for nothing
         raise RefusedError(missing)
     try:

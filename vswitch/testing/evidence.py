@@ -5,10 +5,8 @@ import io
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from scapy.packet import Packet
-from scapy.utils import PcapNgReader
-
 from vswitch import PacketFilter
+from vswitch.testing.layers import Packet, PcapNgReader
 
 Wanted = str | Callable[[Packet], Any]
 """A filter in the pcap language, or a function (async, too) of a packet."""

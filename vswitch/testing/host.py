@@ -23,8 +23,15 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import Any, Protocol
 
 import trio
-from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet6 import (
+
+from vswitch.errors import InputError, VSwitchError
+from vswitch.testing.layers import (
+    ARP,
+    ICMP,
+    IP,
+    STP,
+    Dot3,
+    Ether,
     ICMPv6EchoReply,
     ICMPv6EchoRequest,
     ICMPv6ND_NA,
@@ -32,13 +39,10 @@ from scapy.layers.inet6 import (
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
+    Packet,
+    checksum,
     in6_chksum,
 )
-from scapy.layers.l2 import ARP, STP, Dot3, Ether
-from scapy.packet import Packet
-from scapy.utils import checksum
-
-from vswitch.errors import InputError, VSwitchError
 from vswitch.testing.packets import (
     ICMP_ECHO_REPLY,
     ICMP_ECHO_REQUEST,

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import trio
-from scapy.packet import Packet
 
 from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, VSwitch
 from vswitch.endpoints import policy as policies
@@ -30,6 +29,7 @@ from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
 from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest import CARDS_MAX, Guest, GuestDied, Image, Login, Machine
 from vswitch.testing.host import ScapyHost
+from vswitch.testing.layers import Packet
 from vswitch.testing.link import Link, Nic
 from vswitch.testing.qemu import QemuError
 

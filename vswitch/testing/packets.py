@@ -4,15 +4,9 @@ from collections.abc import Callable
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from scapy.base_classes import Net
-from scapy.layers.dhcp import BOOTP
-from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
-from scapy.layers.l2 import Dot1Q
-from scapy.packet import Packet
-
 from vswitch.edges.packet_filter import PacketFilter
 from vswitch.errors import InputError
+from vswitch.testing.layers import BOOTP, ICMP, IP, Dot1Q, ICMPv6EchoRequest, IPv6, Net, Packet
 
 ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST = 0, 8
 

@@ -8,9 +8,13 @@ from collections.abc import Iterable, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv6Address, IPv6Network
 from typing import Any, Protocol
 
-from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import (
+from vswitch.errors import InputError
+from vswitch.testing.layers import (
+    BOOTP,
+    DHCP,
+    IP,
+    UDP,
+    Ether,
     ICMPv6ND_RA,
     ICMPv6ND_RS,
     ICMPv6NDOptMTU,
@@ -18,11 +22,8 @@ from scapy.layers.inet6 import (
     ICMPv6NDOptRDNSS,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
+    Packet,
 )
-from scapy.layers.l2 import Ether
-from scapy.packet import Packet
-
-from vswitch.errors import InputError
 
 POOL_MAX = 1 << 16
 OFFER_S = 60.0  # how long an address is kept for who was offered it
