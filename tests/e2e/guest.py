@@ -1,11 +1,11 @@
-"""Real Linux guests for tests: QEMU, without KVM, boots a tiny image in some two seconds.
+"""Real Linux guests for tests, by QEMU without KVM: clones of one that has booted, where they can be.
 
     a = Guest("a", Nic(f"socket,fd={left.fileno()}", ip="10.0.0.1/24"), pass_fds=[left.fileno()])
     b = Guest("b", Nic("stream,server=off,addr.type=unix,addr.path=b.sock", ip="10.0.0.2/24"))
     async with boot(a, b):
         assert (await a.run("ping -c 1 10.0.0.2")).ok
 
-Guests boot side by side, and the body begins when all of them are up. They have busybox and iperf3, and
+Guests come up side by side, and the body begins when all of them are up. They have busybox and iperf3, and
 `eth0`, `eth1` and so on, with the addresses given. They send nothing of their own accord, which is why IPv6
 is off: `sysctl -w net.ipv6.conf.eth0.disable_ipv6=0` turns it on.
 """
@@ -13,8 +13,8 @@ is off: `sysctl -w net.ipv6.conf.eth0.disable_ipv6=0` turns it on.
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,13 +23,14 @@ import trio
 from tests.e2e.rig import require_qemu
 from tests.needs import require
 from vswitch.endpoints.qemu import guest_mac
-from vswitch.testing.guest import kernel_arguments
 from vswitch.testing.guest_image import GuestImage, GuestImageError, build
-from vswitch.testing.qemu import Channel, Qemu
-from vswitch.testing.shell import Result, VirtioShell
+from vswitch.testing.machine import Card, Machine, own_words
+from vswitch.testing.qemu import Qemu
+from vswitch.testing.running import Running
+from vswitch.testing.shell import Result
+from vswitch.testing.template import find
 
-BOOT_TIMEOUT_S = 90.0
-MEMORY_MIB = 192
+MEMORY = "192M"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,13 @@ class Guest:
         self.name = name
         macs = (nic.mac or guest_mac(f"{name}/{index}") for index, nic in enumerate(nics))
         self.nics = tuple(replace(nic, mac=mac) for nic, mac in zip(nics, macs, strict=True))
-        self.qemu: Qemu
+        self._machine = Machine(None, memory=MEMORY, arguments=arguments)
         self._pass_fds = pass_fds
-        self._arguments = arguments
-        self._shell: VirtioShell
+        self._running: Running
+
+    @property
+    def qemu(self) -> Qemu:
+        return self._running.qemu
 
     async def run(self, command: str, *, timeout: float = 30.0) -> Result:  # noqa: ASYNC109
         """Runs a command as root, in a shell of its own, without input. Several may run at once.
@@ -67,8 +71,9 @@ class Guest:
         Returns when the command itself ends; what it has left in the background runs on. Raises QemuError,
         with the console, if the guest dies, or if `timeout` seconds pass: then, too, the command runs on.
         """
+        assert self._running.shell is not None
         with self.qemu.bounded(f"guest {self.name}: {command}", timeout):
-            return await self._shell.run(command, b"")
+            return await self._running.shell.run(command, b"")
 
     async def qmp(self, command: str, /, **arguments: object) -> Any:
         """Executes a QMP command: `qmp("stop")`, `qmp("cont")`, `qmp("set_link", name="nic0", up=False)`."""
@@ -79,41 +84,27 @@ class Guest:
         """The last of what the kernel and QEMU printed."""
         return self.qemu.output
 
-    @contextmanager
-    def _powered(self, image: GuestImage) -> Iterator[None]:
-        with closing(Channel()) as channel:
-            self._shell = VirtioShell(channel)
-            port = f"socket,id=port,fd={channel.theirs.fileno()}"
-            arguments = ["-name", self.name, "-machine", "q35", "-accel", "tcg", "-m", str(MEMORY_MIB)]
-            arguments += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]
-            arguments += ["-append", kernel_arguments(self.name, [nic.ip for nic in self.nics]), "-no-reboot"]
-            arguments += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
-            arguments += ["-chardev", port]
-            arguments += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port"]
-            arguments += ["-device", "virtio-rng-pci"]  # else iperf3 might wait for random numbers
-            for index, nic in enumerate(self.nics):
-                card = f"{nic.device},id=nic{index},netdev=net{index},mac={nic.mac},romfile="
-                arguments += ["-netdev", f"{nic.netdev},id=net{index}", "-device", card]
-            arguments += self._arguments
-            with closing(Qemu(*arguments, channels=[channel], pass_fds=self._pass_fds)) as self.qemu:
-                yield
+    async def start(self, image: GuestImage, *, cold: bool) -> Running:
+        machine = replace(self._machine, image=image)
+        cards = [Card(nic.netdev, nic.mac, nic.device) for nic in self.nics]
+        found = None if cold else await find(machine, [card.device for card in cards])
+        own = own_words(self.name, [nic.ip for nic in self.nics])
+        self._running = Running(self.name, machine, cards, own, descriptors=self._pass_fds, clone_of=found)
+        return self._running
 
 
 @asynccontextmanager
-async def boot(*guests: Guest) -> AsyncIterator[tuple[Guest, ...]]:
-    """Boots guests side by side, and kills them in the end.
+async def boot(*guests: Guest, cold: bool = False) -> AsyncIterator[tuple[Guest, ...]]:
+    """Starts guests side by side, and kills them in the end. They are clones where they can be, unless `cold`.
 
     Raises QemuError, with the console, if one does not come up. Skips the test where guests cannot be had;
     as pytest-trio loses a skip's reason, test modules had better call `guest_image()` in a fixture first.
     """
     image = await trio.to_thread.run_sync(guest_image)
     with ExitStack() as stack:
-        for guest in guests:
-            stack.enter_context(guest._powered(image))
-        for guest in guests:
-            await guest.qemu.started()
-            with guest.qemu.bounded(f"guest {guest.name}: booting", BOOT_TIMEOUT_S):
-                await guest._shell.open()
+        running = [stack.enter_context(closing(await guest.start(image, cold=cold))) for guest in guests]
+        for one in running:
+            await one.come_up()
         yield guests
 
 

@@ -100,7 +100,7 @@ async def test_death_of_a_guest_is_told_with_its_console() -> None:
 
 async def test_guest_that_does_not_come_up_shows_its_console() -> None:
     with pytest.raises(QemuError, match=r"(?s)guest a: booting.*RTNETLINK.*Kernel panic"):
-        async with boot(Guest("a", Nic("hubport,hubid=0", ip="10.0.0.999/24"))):
+        async with boot(Guest("a", Nic("hubport,hubid=0", ip="10.0.0.999/24")), cold=True):
             pass
 
 

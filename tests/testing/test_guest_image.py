@@ -25,7 +25,7 @@ from tests.e2e.rig import require_qemu
 from tests.needs import require
 from tests.signals import default_signals
 from tests.waiting import until
-from vswitch.testing import build_process, guest_image
+from vswitch.testing import build_process, guest_image, guest_scripts
 from vswitch.testing.guest_image import GuestImage, GuestImageError, SourceError, build
 from vswitch.testing.qemu import Channel, Qemu, QemuError
 
@@ -360,7 +360,7 @@ def test_packages_come_from_debian_only(no_apt: Path, empty_root: Path, tmp_path
 
 def test_a_busybox_that_lacks_applets(no_apt: Path, empty_root: Path, tmp_path: Path) -> None:
     (empty_root / "bin").mkdir()
-    names = (name for name in guest_image.APPLETS if name not in ("usleep", "dd"))
+    names = (name for name in guest_scripts.APPLETS if name not in ("usleep", "dd"))
     (empty_root / "bin/busybox").write_bytes(b"\0" + b"".join(name.encode() + b"\0" for name in names))
     assert f"{empty_root}/bin/busybox has no dd, usleep: install" in refusal(tmp_path)
 

@@ -135,6 +135,21 @@ def test_the_seed_is_the_node_id_unless_it_is_given(pytester: pytest.Pytester) -
     result.stdout.fnmatch_lines(["seed: *::test_it"])
 
 
+@pytest.mark.parametrize("cold", [True, False])
+def test_guests_boot_when_they_are_to(pytester: pytest.Pytester, cold: bool) -> None:
+    """What a LAN makes of it is test_template.py's."""
+    pytester.makepyfile(
+        f"""
+        async def test_it(lan):
+            assert lan.cold is {cold}
+
+        def test_sync(sync_lan):
+            assert sync_lan._options["cold"] is {cold}
+        """
+    )
+    run(pytester, *(["--vswitch-cold"] if cold else [])).assert_outcomes(passed=2)
+
+
 def test_a_lan_in_the_wrong_kind_of_test_is_said_in_one_line(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

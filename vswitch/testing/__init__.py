@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vswitch.testing.faults import Fault
-    from vswitch.testing.guest import Disk, Guest, GuestDied, Kernel, Login
+    from vswitch.testing.guest import Guest, GuestDied
     from vswitch.testing.guest_image import GuestImage, GuestImageError
     from vswitch.testing.host import HostUnreachable, ScapyHost
     from vswitch.testing.lan import ExpectationFailed, Lan
     from vswitch.testing.link import Link, Nic
+    from vswitch.testing.machine import Disk, Kernel, Login
     from vswitch.testing.qemu import QemuError
     from vswitch.testing.shell import CommandFailed, Result
     from vswitch.testing.sync import SyncLan
@@ -37,7 +38,7 @@ __all__ = [
 
 _WHERE = {
     "CommandFailed": "shell",
-    "Disk": "guest",
+    "Disk": "machine",
     "ExpectationFailed": "lan",
     "Fault": "faults",
     "Guest": "guest",
@@ -45,10 +46,10 @@ _WHERE = {
     "GuestImage": "guest_image",
     "GuestImageError": "guest_image",
     "HostUnreachable": "host",
-    "Kernel": "guest",
+    "Kernel": "machine",
     "Lan": "lan",
     "Link": "link",
-    "Login": "guest",
+    "Login": "machine",
     "Nic": "link",
     "QemuError": "qemu",
     "Result": "shell",

@@ -1,76 +1,35 @@
 """Guests: machines that QEMU runs, on the LAN of a test."""
 
+import logging
 import re
 import shlex
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from vswitch.testing import template
 from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.link import Link
-from vswitch.testing.qemu import Channel, Qemu, QemuError, telling_lines
-from vswitch.testing.shell import Result, SerialShell, Shell, VirtioShell
+from vswitch.testing.machine import Card, Machine, own_words
+from vswitch.testing.qemu import Qemu, QemuError, telling_lines
+from vswitch.testing.running import BOOT_TIMEOUT_S, Running
+from vswitch.testing.shell import Result, Shell
 
-BOOT_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
 NAMES_MARK = "# of the lan"
 NAMES_TIMEOUT_S = 2.0
-CARDS_IN_SLOTS = 16  # of their own: QEMU finds them; there are some 28 in all
-FIRST_SHARED_SLOT, CARDS_MAX = 8, 8 * 23
 PIECE_BYTES = 1 << 20  # of a file, at a time
+
+_log = logging.getLogger(__name__)
 
 
 class GuestDied(Exception):
     """A guest's QEMU has ended, and no test asked for it. The text ends with the last lines of its console."""
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel to boot, and what goes with it."""
-
-    kernel: str | Path
-    initrd: str | Path | None = None
-    append: str = "console=ttyS0"
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A disk image to boot. What the guest writes is lost in the end, unless `keep`."""
-
-    path: str | Path
-    format: str = "qcow2"
-    keep: bool = False
-
-
-Image = GuestImage | Kernel | Disk
-
-
-@dataclass(frozen=True)
-class Login:
-    """How to get a shell on the serial console: wait for `prompt`, answer with the user and, if asked, the password."""
-
-    user: str = "root"
-    password: str = ""
-    prompt: str = "login: "
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What QEMU is to run. `image` None boots nothing of ours: from the network, or what `arguments` say."""
-
-    image: Image | None
-    login: Login | None = None
-    accelerator: str = "tcg"
-    memory: str = "192M"
-    cpus: int = 1
-    arguments: Sequence[str] = ()
-    append: str = ""  # more words for the kernel
 
 
 class Guest:
@@ -87,6 +46,8 @@ class Guest:
         nursery: trio.Nursery,
         gateway: str,
         when_up: Callable[[], Awaitable[None]],
+        *,
+        cold: bool = False,
     ) -> None:
         self.name = name
         self.links = list(links)
@@ -94,12 +55,11 @@ class Guest:
         self._nursery = nursery
         self._gateway = gateway
         self._when_up = when_up
+        self._cold = cold
         self._is_up = False
-        self._qemu: Qemu | None = None
-        self._shell: Shell | None = None
+        self._running: Running | None = None
         self._last_console = ""
         self._expected_to_end = False
-        self._resources = ExitStack()
 
     def __repr__(self) -> str:
         words = [self.name, self.ip, self.mac] if self.links else [self.name]
@@ -116,11 +76,11 @@ class Guest:
     @property
     def console(self) -> str:
         """The last of what the guest printed on its serial console, and QEMU."""
-        return self._qemu.output if self._qemu is not None else self._last_console
+        return self._running.qemu.output if self._running is not None else self._last_console
 
     @property
     def running(self) -> bool:
-        return self._qemu is not None
+        return self._running is not None
 
     async def run(self, command: str, *, input: bytes = b"", timeout: float = COMMAND_TIMEOUT_S) -> Result:  # noqa: ASYNC109
         """Runs a command as root, in a shell of its own. Several may run at once.
@@ -231,21 +191,39 @@ class Guest:
     async def boot(self) -> None:
         """Starts it; returns when it takes commands, or at once where nobody says how to get a shell.
 
-        From then on its nursery ends with GuestDied if QEMU ends and nobody has asked for it.
+        The tiny guest goes on from where a template was left that has booted, unless it is `cold`. From then on its
+        nursery ends with GuestDied if QEMU ends and nobody has asked for it.
         """
-        self._expected_to_end = False
-        with ExitStack() as stack, ExitStack() as theirs:
-            cables = [theirs.enter_context(await link.plug()).fileno() for link in self.links]
-            arguments, channels = self._command_line(stack, cables)
-            qemu = stack.enter_context(closing(Qemu(*arguments, channels=channels, pass_fds=cables)))
-            self._resources = stack.pop_all()
-        self._qemu = qemu
-        await qemu.started()
-        if self._shell is not None:
-            with qemu.bounded(f"guest {self.name}: booting", BOOT_TIMEOUT_S):
-                await self._shell.open()
-        self._nursery.start_soon(self._watch, qemu)
+        devices = [link.nic.device for link in self.links]
+        found = None if self._cold else await template.find(self.machine, devices)
+        if found is not None:
+            try:
+                await self._start(found)
+            except QemuError as error:
+                if self._running is not None and self._running.has_answered:
+                    raise
+                _log.warning("guest %s boots, as a template does not work, which is removed: %s", self.name, error)
+                found.remove()
+                await self.power_off()
+                found = None
+        if found is None:
+            await self._start(None)
+        self._nursery.start_soon(self._watch, self._alive())
         await self._now_up()
+
+    async def _start(self, found: template.Template | None) -> None:
+        """Raises QemuError if it does not come up."""
+        self._expected_to_end = False
+        with ExitStack() as stack:  # what is QEMU's own when it has started
+            cables = [stack.enter_context(await link.plug()).fileno() for link in self.links]
+            cards = [
+                Card(f"socket,fd={cable}", link.mac, link.nic.device)
+                for link, cable in zip(self.links, cables, strict=True)
+            ]
+            own = own_words(self.name, [link.interface for link in self.links], self._gateway)
+            running = Running(self.name, self.machine, cards, own, descriptors=cables, clone_of=found)
+        self._running = running
+        await running.come_up()
 
     async def _now_up(self) -> None:
         self._is_up = True
@@ -267,82 +245,27 @@ class Guest:
         """Ends QEMU at once, and takes the cables out."""
         self._expected_to_end = True
         self._is_up = False
-        if self._qemu is not None:
-            self._last_console = self._qemu.output
-            self._qemu = self._shell = None
-            self._resources.close()
+        if self._running is not None:
+            running, self._running = self._running, None
+            self._last_console = running.qemu.output
+            running.close()
         for link in self.links:
             await link.unplug()
 
     async def _watch(self, qemu: Qemu) -> None:
         """Raises GuestDied when QEMU ends and nobody has asked for it."""
         status = await qemu.ended()
-        if not self._expected_to_end and self._qemu is qemu:
+        if not self._expected_to_end and self._running is not None and self._running.qemu is qemu:
             raise GuestDied(
                 f"guest {self.name} has died: QEMU ended with status {status}; {telling_lines(qemu.output)}"
             )
 
     def _alive(self) -> Qemu:
-        if self._qemu is None:
+        if self._running is None:
             raise QemuError(f"guest {self.name} is not running")
-        return self._qemu
+        return self._running.qemu
 
     def _a_shell(self) -> Shell:
-        if self._shell is None:
+        if self._running is None or self._running.shell is None:
             raise QemuError(f"guest {self.name} has no shell: give lan.guest a login=Login(…) for its serial console")
-        return self._shell
-
-    def _command_line(self, stack: ExitStack, cables: Sequence[int]) -> tuple[list[str], list[Channel]]:
-        """Arguments for QEMU, and the channels that they name."""
-        machine, image = self.machine, self.machine.image
-        words = ["-name", self.name, "-machine", "q35", "-accel", machine.accelerator]
-        words += ["-m", machine.memory, "-smp", str(machine.cpus), "-no-reboot"]
-        channels: list[Channel] = []
-        console = "stdio,id=console,signal=off"
-        self._shell = None
-        if isinstance(image, GuestImage):
-            channels.append(stack.enter_context(closing(Channel())))
-            words += ["-chardev", f"socket,id=shell,fd={channels[-1].theirs.fileno()}"]
-            words += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell"]
-            gateway = [f"vswitch.gateway={self._gateway}"] if self._gateway else []
-            told = kernel_arguments(
-                self.name, [link.interface for link in self.links], *gateway, *machine.append.split()
-            )
-            words += ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", told]
-            self._shell = VirtioShell(channels[-1])
-        elif machine.login is not None:
-            channels.append(stack.enter_context(closing(Channel())))
-            console = f"socket,id=console,fd={channels[-1].theirs.fileno()},logfile=/dev/stdout,logappend=on"
-            login = machine.login
-            self._shell = SerialShell(channels[-1], self.name, login.user, login.password, login.prompt)
-        if isinstance(image, Kernel):
-            words += ["-kernel", str(image.kernel), "-append", f"{image.append} {machine.append}".strip()]
-            words += ["-initrd", str(image.initrd)] if image.initrd is not None else []
-        elif isinstance(image, Disk):
-            snapshot = "off" if image.keep else "on"
-            file = str(image.path).replace(",", ",,")
-            words += ["-drive", f"file={file},format={image.format},if=virtio,snapshot={snapshot}"]
-        words += ["-chardev", console, "-serial", "chardev:console", "-device", "virtio-rng-pci"]
-        rom = ",romfile=" if isinstance(image, GuestImage) else ""  # it boots from nowhere else
-        for index, (link, cable) in enumerate(zip(self.links, cables, strict=True)):
-            words += ["-netdev", f"socket,id=net{index},fd={cable}"]
-            place = place_of(index) if len(self.links) > CARDS_IN_SLOTS else ""
-            words += ["-device", f"{link.nic.device},id=nic{index},netdev=net{index},mac={link.mac}{rom}{place}"]
-        return [*words, *machine.arguments], channels
-
-
-def place_of(card: int) -> str:
-    """Where one of many cards goes: eight share a slot, so that a PCI bus has room for all."""
-    return f",addr={FIRST_SHARED_SLOT + card // 8:#x}.{card % 8},multifunction=on"
-
-
-def kernel_arguments(name: str, addresses: Sequence[object], *more: str) -> str:
-    """What the tiny guest's kernel is told: `addresses` are its cards', with prefix length; none where there is none.
-
-    A panic restarts the machine at once, which -no-reboot turns into QEMU's end. Leaving out the self-tests of the
-    kernel's ciphers saves a quarter of a second. Testing the timer takes a machine that has its processor to itself: on
-    a busy one the kernel finds no timer and panics.
-    """
-    words = ["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", "no_timer_check", f"vswitch.name={name}"]
-    words += [f"vswitch.ip{index or ''}={address}" for index, address in enumerate(addresses) if address]
-    return " ".join([*words, *more])
+        return self._running.shell

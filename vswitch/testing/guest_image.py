@@ -6,20 +6,19 @@ below the cache directory, and what the guest needs is written into a cpio archi
 included, which is what makes root unnecessary. Where there is no apt, or no network for it, the image is made
 of the host's own kernel and busybox, as virtme-ng does it.
 
-The image is kept under a digest of this file and of what was asked for. So a second call returns at once,
-without apt and without a network, and an edit here makes a new image. It is built in a temporary directory
+The image is kept under a digest of this file, of guest_scripts.py and of what was asked for. So a second call returns
+at once, without apt and without a network, and an edit here makes a new image. It is built in a temporary directory
 beside its final place and then renamed, so that concurrent builders cannot hurt each other. What a builder
 leaves that is killed, the next one removes.
 
-The guest takes commands from its first virtio-serial port, as `INIT` tells below. What the kernel has to say,
+The guest takes commands from its first virtio-serial port, as `guest_scripts.INIT` tells. What the kernel has to say,
 and whatever stops the boot, goes to the serial console. With `-no-reboot`, whatever ends the guest ends QEMU: a
 panic (with `panic=-1`), an init that fails, `poweroff`, `reboot`. To have it boot again, there is QMP: `set-action`
 with `reboot: reset`, `system_reset`, the event RESET, and `set-action` with `reboot: shutdown` only when the guest
 answers, because the firmware resets the machine once more by itself.
 
-Only the standard library is used, here and in build_process.py, so that this runs with nothing installed.
-The parts of this file: what the guest runs, `build`, the two sources (Debian, the host), what is taken from
-either, the archive.
+Only the standard library is used, here and in what it imports, so that this runs with nothing installed.
+The parts of this file: `build`, the two sources (Debian, the host), what is taken from either, the archive.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vswitch.testing import build_process
+from vswitch.testing import build_process, guest_scripts
 from vswitch.testing.build_process import CommandError, work_directory
 
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "iperf3")
@@ -44,6 +43,8 @@ PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "iperf3")
 FOLLOWED = ("linux-image-", "lib")
 # What the guest loads. The modules these depend on come along, those built into the kernel are skipped.
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "8021q", "af_packet")
+# What no two guests may share comes by these; a template has not loaded them yet. Nothing depends on them.
+OWN_MODULES = ("virtio_net", "virtio_rng")
 APT_OPTIONS = ("-oAPT::Sandbox::User=root", "-oAcquire::Retries=3", "-oAcquire::http::Timeout=30")
 PROGRAM_DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
 # Where a host keeps its libraries; Debian has a directory per architecture, Alpine all in /lib and /usr/lib.
@@ -55,111 +56,6 @@ LIBRARY_DIRECTORIES = (
 UNUSED_DATA = ("usr/share/doc/", "usr/share/info/", "usr/share/lintian/", "usr/share/locale/", "usr/share/man/")
 ROOT = Path("/")
 WANTED = "wanted"
-
-# -- what the guest runs -------------------------------------------------------------------------------------
-
-INIT = r"""#!/bin/busybox sh
-# A step that fails ends init; then the kernel panics and QEMU, run with -no-reboot, ends.
-set -e
-export PATH=/bin HOME=/root
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-mkdir /dev/pts
-mount -t devpts devpts /dev/pts
-ln -s /proc/self/fd /dev/fd
-ln -s fd/0 /dev/stdin
-ln -s fd/1 /dev/stdout
-ln -s fd/2 /dev/stderr
-mount -t tmpfs tmpfs /run
-mount -t tmpfs -o mode=1777 tmpfs /tmp
-# Nothing on the wire that no test asked for: sysctl -w net.ipv6.conf.eth0.disable_ipv6=0 asks for IPv6, and
-# has its address at once, without duplicate address detection.
-echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
-echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
-for module in /modules/*; do insmod $module; done
-
-# vswitch.name=HOST, vswitch.ip=ADDRESS/LENGTH for eth0, vswitch.ip1= for eth1 and so on, and
-# vswitch.gateway=ADDRESS for the default route.
-gateway=
-ip link set lo up
-for word in $(cat /proc/cmdline); do
-    case $word in
-        vswitch.name=*) hostname ${word#*=} ;;
-        vswitch.gateway=*) gateway=${word#*=} ;;
-        vswitch.ip*=*)
-            index=${word%%=*}
-            index=${index#vswitch.ip}
-            ip address add ${word#*=} broadcast + dev eth${index:-0} ;;
-    esac
-done
-for nic in /sys/class/net/eth*; do
-    if [ -e $nic ]; then ip link set ${nic##*/} up; fi
-done
-if [ $gateway ]; then ip route add default via $gateway; fi
-
-# Without -f, these programs ask init: by SIGTERM for a reboot, by the others for the end.
-trap 'reboot -f' TERM
-trap 'poweroff -f' USR1 USR2
-
-# Commands come in as "NUMBER INPUT_SIZE COMMAND_BASE64", one a line, each followed by INPUT_SIZE bytes, its
-# stdin. They run at the same time, each in a shell of its own. When one ends, the line "NUMBER STATUS OUT_SIZE
-# ERR_SIZE" goes out and then as many bytes, its stdout and stderr. Until then its output is in files, so that
-# neither odd bytes nor a process left running in the background can spoil the framing. For the same reason
-# input is read to the byte, before the next line, and by dd, as head -c reads ahead.
-until [ -c /dev/vport0p1 ]; do usleep 5000; done
-mkfifo /run/ended
-exec 8<>/dev/vport0p1 9<>/run/ended
-while read -r number status <&9; do
-    set -- $(stat -c %s /run/$number.out /run/$number.err)
-    echo $number $status $1 $2
-    [ $1 = 0 ] || head -c $1 /run/$number.out
-    [ $2 = 0 ] || head -c $2 /run/$number.err
-    rm /run/$number.*
-done >&8 &
-while read -r number size command <&8; do
-    input=/dev/null
-    if [ $size != 0 ]; then
-        input=/run/$number.in
-        dd bs=$size count=1 iflag=fullblock <&8 >$input 2>/dev/null
-    fi
-    (
-        status=0
-        command=$(echo $command | base64 -d)
-        sh -c "$command" <$input >>/run/$number.out 2>>/run/$number.err 8>&- 9>&- || status=$?
-        echo $number $status >&9
-    ) &
-done
-"""
-
-# What /init calls, wherever busybox comes from. Their names are in its table of applets.
-APPLETS = (
-    *("base64", "dd", "head", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo"),
-    *("mount", "poweroff", "reboot", "rm", "sh", "stat", "usleep"),
-)
-
-UDHCPC = r"""#!/bin/sh
-# What udhcpc calls when it begins (deconfig) and when it has a lease (bound, renew).
-case $1 in
-    deconfig)
-        ip link set $interface up
-        ip -4 address flush dev $interface ;;
-    bound | renew)
-        ip -4 address flush dev $interface
-        ip address add $ip/$mask broadcast ${broadcast:-+} dev $interface
-        if [ "$router" ]; then ip route replace default via ${router%% *} dev $interface; fi
-        if [ "$domain" ]; then echo search $domain; fi >/etc/resolv.conf
-        for server in $dns; do echo nameserver $server; done >>/etc/resolv.conf ;;
-esac
-"""
-
-ETC = {
-    "group": "root:x:0:\n",
-    "hosts": "127.0.0.1 localhost\n",
-    "passwd": "root:x:0:0:root:/root:/bin/sh\n",
-}
-
 
 # -- building ------------------------------------------------------------------------------------------------
 
@@ -262,7 +158,8 @@ def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]
 
 def digest(packages: Sequence[str] = (), modules: Sequence[str] = ()) -> str:
     """Names the image. The same source builds the same image, but for what Debian has updated meanwhile."""
-    return hashlib.sha256(wanted(packages, modules).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+    sources = b"".join(Path(file).read_bytes() for file in (__file__, guest_scripts.__file__))
+    return hashlib.sha256(wanted(packages, modules).encode() + sources).hexdigest()[:16]
 
 
 def wanted(packages: Sequence[str], modules: Sequence[str]) -> str:
@@ -427,8 +324,8 @@ def host_kernel(root: Path) -> tuple[Path, Path]:
 
 
 def absent_applets(busybox: bytes) -> list[str]:
-    """Those of APPLETS that are not in busybox's table, which is its applets' names, each ended by a zero."""
-    return [name for name in APPLETS if b"\0" + name.encode() + b"\0" not in busybox]
+    """Those APPLETS that are not in busybox's table, which is its applets' names, each ended by a zero."""
+    return [name for name in guest_scripts.APPLETS if b"\0" + name.encode() + b"\0" not in busybox]
 
 
 # -- what is taken from either -------------------------------------------------------------------------------
@@ -446,21 +343,23 @@ class Entry:
 
 
 def initramfs(parts: Parts, modules: Sequence[str]) -> list[Entry]:
-    directories = ("modules", "proc", "root", "run", "sys", "tmp")
+    directories = ("modules", "modules/own", "proc", "root", "run", "sys", "tmp")
     entries = [Entry(path, stat.S_IFDIR | 0o755) for path in directories]
     # Programs are in one directory, and libraries in another, by whatever path they are called.
     entries += [link("sbin", "/bin"), link("usr/bin", "/bin"), link("usr/sbin", "/bin"), link("lib64", "/lib")]
     entries.append(Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))
     entries.append(Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)))
-    entries.append(program("init", INIT.encode()))
-    entries.append(program("etc/udhcpc/default.script", UDHCPC.encode()))
-    entries += [plain(f"etc/{name}", text.encode()) for name, text in ETC.items()]
+    entries.append(program("init", guest_scripts.INIT.encode()))
+    entries.append(program("bin/become", guest_scripts.BECOME.encode()))
+    entries.append(program("etc/udhcpc/default.script", guest_scripts.UDHCPC.encode()))
+    entries += [plain(f"etc/{name}", text.encode()) for name, text in guest_scripts.ETC.items()]
     files = [program(f"bin/{name}", path.read_bytes()) for name, path in parts.programs.items()]
     files += [package_file(place, path) for place, path in parts.package_files.items()]
     entries += files
     entries += [program(f"lib/{name}", content) for name, content in libraries(parts, files).items()]
     for number, (name, content) in enumerate(modules_content(parts, modules).items()):
-        entries.append(plain(f"modules/{number:03}-{name}.ko", content))  # the glob in INIT sorts
+        directory = "modules/own" if name in OWN_MODULES else "modules"
+        entries.append(plain(f"{directory}/{number:03}-{name}.ko", content))  # the scripts' globs sort
     return with_directories(entries)
 
 

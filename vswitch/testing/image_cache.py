@@ -22,7 +22,7 @@ class CachedImage:
     directory: Path
     packages: list[str]
     modules: list[str]
-    size: int  # bytes
+    size: int  # bytes on the disk, with the templates that lie beside it
     current: bool
 
     @property
@@ -47,7 +47,7 @@ def _read(directory: Path) -> CachedImage:
         packages, modules, current = [], [], False
     else:
         current = directory.name.removesuffix(HOST) == digest(packages, modules)
-    size = sum(path.stat().st_size for path in directory.iterdir())
+    size = sum(path.stat().st_blocks * 512 for path in directory.rglob("*"))
     return CachedImage(directory, packages, modules, size, current)
 
 

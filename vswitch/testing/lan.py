@@ -27,10 +27,11 @@ from vswitch.switch import is_cancelled
 from vswitch.testing import guest_image
 from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
 from vswitch.testing.faults import Fault, Restore
-from vswitch.testing.guest import CARDS_MAX, Guest, GuestDied, Image, Login, Machine
+from vswitch.testing.guest import Guest, GuestDied
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.layers import Packet
 from vswitch.testing.link import Link, Nic
+from vswitch.testing.machine import CARDS_MAX, Image, Login, Machine
 from vswitch.testing.qemu import QemuError
 
 NETWORK = "10.0.0.0/24"
@@ -50,14 +51,17 @@ class Lan:
     """A VSwitch, `switch`, and helpers for tests; running while its `async with` block does.
 
     `seed` makes `random`, which everything goes by that is left to chance. `network` is where addresses come from.
-    `record`: how much of what passes is kept in memory, for `expect` and `save`. Raises GuestDied from the block if a
-    guest does.
+    `record`: how much of what passes is kept in memory, for `expect` and `save`. `cold`: guests boot, instead of being
+    clones of one that has. Raises GuestDied from the block if a guest does.
     """
 
-    def __init__(self, *, seed: str | int = 0, network: str = NETWORK, record: RecordLimits = RECORD) -> None:
+    def __init__(
+        self, *, seed: str | int = 0, network: str = NETWORK, record: RecordLimits = RECORD, cold: bool = False
+    ) -> None:
         self.seed = seed
         self.random = random.Random(str(seed))
         self.network = ipaddress.IPv4Network(network)
+        self.cold = cold
         self.switch = VSwitch("lan", record=record)
         self.guests: dict[str, Guest] = {}
         self.hosts: dict[str, ScapyHost] = {}
@@ -135,7 +139,7 @@ class Lan:
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
         machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
-        guest = Guest(name, machine, [], self._nursery, gateway, self._tell_names)
+        guest = Guest(name, machine, [], self._nursery, gateway, self._tell_names, cold=self.cold)
         try:
             for number, card in enumerate(cards):
                 port_name = f"{name}-{number + 1}" if number else name

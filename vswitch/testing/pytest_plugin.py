@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         help="end a test with a LAN that takes longer [default: none; a test's own: pytest.mark.vswitch_timeout(20)]",
     )
+    group.addoption("--vswitch-cold", action="store_true", help="boot every guest, instead of cloning one that has")
     group.addoption("--vswitch-seed", metavar="SEED", help="what chance goes by [default: the test's node id]")
 
 
@@ -196,7 +197,7 @@ async def lan(request: pytest.FixtureRequest) -> "AsyncIterator[Lan]":
     """A LAN for an async test."""
     from vswitch.testing.lan import Lan
 
-    made = Lan(seed=seed_of(request.node))
+    made = Lan(seed=seed_of(request.node), cold=request.config.getoption("--vswitch-cold"))
     request.node.stash.setdefault(_lans, []).append(made)
     async with made:
         made._nursery.start_soon(_limit_of(request.node).watch)
@@ -217,7 +218,9 @@ def sync_lan(request: pytest.FixtureRequest) -> "Iterator[SyncLan]":
     from vswitch.testing.sync import SyncLan
 
     stash = request.config.stash
-    with SyncLan(seed=seed_of(request.node), is_own=lambda: stash[_scopes][-1:] in ([], ["function"])) as made:
+    cold = request.config.getoption("--vswitch-cold")
+    is_own = lambda: stash[_scopes][-1:] in ([], ["function"])  # noqa: E731
+    with SyncLan(seed=seed_of(request.node), is_own=is_own, cold=cold) as made:
         stash[_sync] = made
         made.begin_test(seed_of(stash[_item]))
         try:

@@ -15,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,10 +57,13 @@ class Channel:
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         self._sending = trio.Lock()
 
-    async def send(self, data: bytes) -> None:
-        """Raises EOFError if QEMU is gone."""
+    async def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """`descriptors` go with the first byte. Raises EOFError if QEMU is gone."""
         async with self._sending:
             try:
+                if descriptors:
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
+                    data = data[await self._stream.socket.sendmsg([data], [rights]) :]
                 await self._stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise EOFError from error
@@ -142,10 +146,17 @@ class Qemu:
 
     async def execute(self, command: str, /, **arguments: object) -> Any:
         """As `qmp`, without a limit; raises EOFError where QEMU ends instead."""
+        return await self._execute(command, arguments)
+
+    async def give(self, name: str, descriptor: int) -> None:
+        """Passes a descriptor, for commands to name. Raises EOFError where QEMU ends instead."""
+        await self._execute("getfd", {"fdname": name}, [descriptor])
+
+    async def _execute(self, command: str, arguments: dict[str, object], descriptors: Sequence[int] = ()) -> Any:
         async with self._asking:
             self._asked += 1
             message = {"execute": command, "arguments": arguments, "id": self._asked}
-            await self._qmp.send(json.dumps(message).encode() + b"\n")
+            await self._qmp.send(json.dumps(message).encode() + b"\n", descriptors)
             while (answer := await self._next_message()).get("id") != self._asked:
                 pass  # the greeting, an event, or an answer nobody waited for
             if "error" in answer:

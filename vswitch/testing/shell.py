@@ -73,7 +73,7 @@ class Shell(Protocol):
 
 
 class VirtioShell:
-    """The tiny guest's, over a virtio-serial port: its `INIT` in guest_image.py has the other half."""
+    """The tiny guest's, over a virtio-serial port: its `INIT` in guest_scripts.py has the other half."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

@@ -1,0 +1,128 @@
+"""What the tiny guest runs: its init, which takes commands, and what it calls.
+
+Only the standard library is used, as in guest_image.py.
+"""
+
+INIT = r"""#!/bin/busybox sh
+# A step that fails ends init; then the kernel panics and QEMU, run with -no-reboot, ends.
+set -e
+export PATH=/bin HOME=/root
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir /dev/pts
+mount -t devpts devpts /dev/pts
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
+mount -t tmpfs tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+# Nothing on the wire that no test asked for: sysctl -w net.ipv6.conf.eth0.disable_ipv6=0 asks for IPv6, and
+# has its address at once, without duplicate address detection.
+echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
+for module in /modules/*.ko; do insmod $module; done
+
+# A template is copied at this point, and each copy becomes a guest of its own when it is told to.
+grep -q vswitch.template /proc/cmdline || become $(cat /proc/cmdline)
+
+# Without -f, these programs ask init: by SIGTERM for a reboot, by the others for the end.
+trap 'reboot -f' TERM
+trap 'poweroff -f' USR1 USR2
+
+# Commands come in as "NUMBER INPUT_SIZE COMMAND_BASE64", one a line, each followed by INPUT_SIZE bytes, its
+# stdin. They run at the same time, each in a shell of its own. When one ends, the line "NUMBER STATUS OUT_SIZE
+# ERR_SIZE" goes out and then as many bytes, its stdout and stderr. Until then its output is in files, so that
+# neither odd bytes nor a process left running in the background can spoil the framing. For the same reason
+# input is read to the byte, before the next line, and by dd, as head -c reads ahead.
+until [ -c /dev/vport0p1 ]; do usleep 5000; done
+mkfifo /run/ended
+exec 8<>/dev/vport0p1 9<>/run/ended
+while read -r number status <&9; do
+    set -- $(stat -c %s /run/$number.out /run/$number.err)
+    echo $number $status $1 $2
+    [ $1 = 0 ] || head -c $1 /run/$number.out
+    [ $2 = 0 ] || head -c $2 /run/$number.err
+    rm /run/$number.*
+done >&8 &
+while read -r number size command <&8; do
+    input=/dev/null
+    if [ $size != 0 ]; then
+        input=/run/$number.in
+        dd bs=$size count=1 iflag=fullblock <&8 >$input 2>/dev/null
+    fi
+    (
+        status=0
+        command=$(echo $command | base64 -d)
+        sh -c "$command" <$input >>/run/$number.out 2>>/run/$number.err 8>&- 9>&- || status=$?
+        echo $number $status >&9
+    ) &
+done
+"""
+
+BECOME = r"""#!/bin/sh
+# Makes a machine that has booted a guest of its own: everything that is to differ between two of them. Its cards and
+# its random numbers begin here, since their drivers are loaded here.
+# vswitch.name=HOST, vswitch.ip=ADDRESS/LENGTH for eth0, vswitch.ip1= for eth1 and so on, vswitch.gateway=ADDRESS for
+# the default route, and vswitch.time=SECONDS since 1970.
+set -e
+# A clone's cards have told the template's addresses: bound again, they are reset, and tell the clone's.
+if grep -q vswitch.template /proc/cmdline; then
+    for card in /sys/bus/pci/drivers/virtio-pci/*:*; do
+        if [ $(cat $card/class) = 0x020000 ]; then
+            echo ${card##*/} >/sys/bus/pci/drivers/virtio-pci/unbind
+            echo ${card##*/} >/sys/bus/pci/drivers/virtio-pci/bind
+        fi
+    done
+fi
+for module in /modules/own/*.ko; do insmod $module; done
+dd if=/dev/hwrng of=/dev/urandom bs=64 count=1 2>/dev/null
+head -c 1 /dev/random >/dev/null  # returns when there are random numbers
+tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+gateway=
+ip link set lo up
+for word; do
+    case $word in
+        vswitch.name=*) hostname ${word#*=} ;;
+        vswitch.time=*) date -s @${word#*=} >/dev/null ;;
+        vswitch.gateway=*) gateway=${word#*=} ;;
+        vswitch.ip*=*)
+            index=${word%%=*}
+            index=${index#vswitch.ip}
+            ip address add ${word#*=} broadcast + dev eth${index:-0} ;;
+    esac
+done
+for nic in /sys/class/net/eth*; do
+    if [ -e $nic ]; then ip link set ${nic##*/} up; fi
+done
+if [ $gateway ]; then ip route add default via $gateway; fi
+"""
+
+# What /init calls, wherever busybox comes from. Their names are in its table of applets.
+APPLETS = (
+    *("base64", "cat", "date", "dd", "grep", "head", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo"),
+    *("mount", "poweroff", "reboot", "rm", "sh", "stat", "tr", "usleep"),
+)
+
+UDHCPC = r"""#!/bin/sh
+# What udhcpc calls when it begins (deconfig) and when it has a lease (bound, renew).
+case $1 in
+    deconfig)
+        ip link set $interface up
+        ip -4 address flush dev $interface ;;
+    bound | renew)
+        ip -4 address flush dev $interface
+        ip address add $ip/$mask broadcast ${broadcast:-+} dev $interface
+        if [ "$router" ]; then ip route replace default via ${router%% *} dev $interface; fi
+        if [ "$domain" ]; then echo search $domain; fi >/etc/resolv.conf
+        for server in $dns; do echo nameserver $server; done >>/etc/resolv.conf ;;
+esac
+"""
+
+ETC = {
+    "group": "root:x:0:\n",
+    "hosts": "127.0.0.1 localhost\n",
+    "passwd": "root:x:0:0:root:/root:/bin/sh\n",
+}

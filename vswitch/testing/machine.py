@@ -1,0 +1,143 @@
+"""Machines that QEMU runs for a guest, as its command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vswitch.testing.guest_image import GuestImage
+
+CARDS_IN_SLOTS = 16  # of their own: QEMU finds them; there are some 28 in all
+FIRST_SHARED_SLOT, CARDS_MAX = 8, 8 * 23
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to boot, and what goes with it."""
+
+    kernel: str | Path
+    initrd: str | Path | None = None
+    append: str = "console=ttyS0"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk image to boot. What the guest writes is lost in the end, unless `keep`."""
+
+    path: str | Path
+    format: str = "qcow2"
+    keep: bool = False
+
+
+Image = GuestImage | Kernel | Disk
+
+
+@dataclass(frozen=True)
+class Login:
+    """How to get a shell on the serial console: wait for `prompt`, answer with the user and, if asked, the password."""
+
+    user: str = "root"
+    password: str = ""
+    prompt: str = "login: "
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What QEMU is to run. `image` None boots nothing of ours: from the network, or what `arguments` say."""
+
+    image: Image | None
+    login: Login | None = None
+    accelerator: str = "tcg"
+    memory: str = "192M"
+    cpus: int = 1
+    arguments: Sequence[str] = ()
+    append: str = ""  # more words for the kernel
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network card. `netdev` is what QEMU takes after `-netdev`, without its id."""
+
+    netdev: str
+    mac: str
+    device: str = "virtio-net-pci"
+
+
+def command_line(
+    name: str, machine: Machine, cards: Sequence[Card], *, shell: int = -1, words: str = "", memory_file: str = ""
+) -> list[str]:
+    """Arguments for QEMU.
+
+    `shell` is the descriptor of where commands come from: the tiny guest's port, or else the serial console, if there
+    is a login. `words` are what the tiny guest's kernel is told. `memory_file` are options of QEMU's
+    memory-backend-file, if the memory is one.
+    """
+    in_file = ",memory-backend=ram" if memory_file else ""
+    arguments = ["-name", name, "-machine", f"q35{in_file}", "-accel", machine.accelerator]
+    arguments += ["-m", machine.memory, "-smp", str(machine.cpus), "-no-reboot"]
+    if memory_file:
+        arguments += ["-object", f"memory-backend-file,id=ram,size={machine.memory},{memory_file}"]
+    console = "stdio,id=console,signal=off"
+    if isinstance(machine.image, GuestImage):
+        arguments += ["-chardev", f"socket,id=shell,fd={shell}"]
+        arguments += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell"]
+    elif machine.login is not None:
+        console = f"socket,id=console,fd={shell},logfile=/dev/stdout,logappend=on"
+    arguments += _booted(machine, words)
+    arguments += ["-chardev", console, "-serial", "chardev:console", "-device", "virtio-rng-pci"]
+    rom = ",romfile=" if isinstance(machine.image, GuestImage) else ""  # it boots from nowhere else
+    for index, card in enumerate(cards):
+        arguments += ["-netdev", f"{card.netdev},id=net{index}"]
+        place = place_of(index) if len(cards) > CARDS_IN_SLOTS else ""
+        arguments += ["-device", f"{card.device},id=nic{index},netdev=net{index},mac={card.mac}{rom}{place}"]
+    return [*arguments, *machine.arguments]
+
+
+def _booted(machine: Machine, words: str) -> list[str]:
+    """What the machine boots."""
+    image = machine.image
+    if isinstance(image, GuestImage):
+        return [
+            "-kernel",
+            str(image.kernel),
+            "-initrd",
+            str(image.initrd),
+            "-append",
+            f"{words} {machine.append}".strip(),
+        ]
+    if isinstance(image, Kernel):
+        initrd = ["-initrd", str(image.initrd)] if image.initrd is not None else []
+        return ["-kernel", str(image.kernel), "-append", f"{image.append} {machine.append}".strip(), *initrd]
+    if isinstance(image, Disk):
+        snapshot = "off" if image.keep else "on"
+        return ["-drive", f"file={quoted(image.path)},format={image.format},if=virtio,snapshot={snapshot}"]
+    return []
+
+
+def quoted(path: str | Path) -> str:
+    """A path as the value of an option, where a comma would end it."""
+    return str(path).replace(",", ",,")
+
+
+def place_of(card: int) -> str:
+    """Where one of many cards goes: eight share a slot, so that a PCI bus has room for all."""
+    return f",addr={FIRST_SHARED_SLOT + card // 8:#x}.{card % 8},multifunction=on"
+
+
+def kernel_words(*own: str) -> str:
+    """What the tiny guest's kernel is told, with `own` for the guest itself: see `own_words`.
+
+    A panic restarts the machine at once, which -no-reboot turns into QEMU's end. Leaving out the self-tests of the
+    kernel's ciphers saves a quarter of a second. Testing the timer takes a machine that has its processor to itself: on
+    a busy one the kernel finds no timer and panics.
+    """
+    return " ".join(["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", "no_timer_check", *own])
+
+
+def own_words(name: str, addresses: Sequence[object], gateway: str = "") -> list[str]:
+    """What makes a guest itself, as `guest_scripts.BECOME` takes it: `addresses` are its cards', with prefix length;
+    none where there is none."""
+    words = [f"vswitch.name={name}"]
+    words += [f"vswitch.ip{index or ''}={address}" for index, address in enumerate(addresses) if address]
+    return [*words, f"vswitch.gateway={gateway}"] if gateway else words
