@@ -18,6 +18,7 @@ from vswitch.testing.machine import Card, Machine, own_words
 from vswitch.testing.qemu import Qemu, QemuError, telling_lines
 from vswitch.testing.running import BOOT_TIMEOUT_S, Running
 from vswitch.testing.shell import Result, Shell
+from vswitch.testing.template import NoTemplateError, Template
 
 COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
@@ -194,24 +195,35 @@ class Guest:
         The tiny guest goes on from where a template was left that has booted, unless it is `cold`. From then on its
         nursery ends with GuestDied if QEMU ends and nobody has asked for it.
         """
-        devices = [link.nic.device for link in self.links]
-        found = None if self._cold else await template.find(self.machine, devices)
-        if found is not None:
-            try:
-                await self._start(found)
-            except QemuError as error:
-                if self._running is not None and self._running.has_answered:
-                    raise
-                _log.warning("guest %s boots, as a template does not work, which is removed: %s", self.name, error)
-                found.remove()
-                await self.power_off()
-                found = None
-        if found is None:
+        if why := await self._clone():
+            await self._start(None)
+            _log.warning("guest %s has booted: %s", self.name, why)
+        elif self._running is None:
             await self._start(None)
         self._nursery.start_soon(self._watch, self._alive())
         await self._now_up()
 
-    async def _start(self, found: template.Template | None) -> None:
+    async def _clone(self) -> str:
+        """Starts it as a clone, if it can be one. Answers what is wrong where it should be, and cannot."""
+        if self._cold:
+            return ""
+        try:
+            found = await template.find(self.machine, [link.nic.device for link in self.links])
+        except NoTemplateError as error:
+            return str(error)
+        if found is None:
+            return ""
+        try:
+            await self._start(found)
+        except QemuError as error:
+            if self._running is not None and self._running.has_answered:
+                raise
+            found.remove()
+            await self.power_off()
+            return f"a template did not work, and is removed: {error}"
+        return ""
+
+    async def _start(self, found: Template | None) -> None:
         """Raises QemuError if it does not come up."""
         self._expected_to_end = False
         with ExitStack() as stack:  # what is QEMU's own when it has started

@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
@@ -44,8 +43,11 @@ SAVE_TIMEOUT_S = 30.0
 POLL_S = 0.01
 LOCK_POLL_S = 0.05
 
-_log = logging.getLogger(__name__)
 _unmakeable: set[Path] = set()  # in this process: what failed once is not tried again
+
+
+class NoTemplateError(Exception):
+    """A guest has to boot, and the text says why."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Template:
 async def load(qemu: Qemu, state: int) -> None:
     """Make a QEMU that was started with `-incoming defer` a clone. `state` is a descriptor that it has inherited."""
     await _ignore_memory(qemu)
+    await qemu.execute("migrate-set-parameters", **{"announce-rounds": 0})  # it has moved from nowhere: no RARP
     await qemu.execute("migrate-incoming", uri=f"fd:{state}")
     await _migrated(qemu)
     await qemu.execute("cont")
@@ -84,7 +87,8 @@ async def load(qemu: Qemu, state: int) -> None:
 async def find(machine: Machine, devices: Sequence[str]) -> Template | None:
     """The template for such a machine with such cards, made if need be; None if it has to boot.
 
-    Only the tiny guest has one, as it comes, with virtio cards.
+    Only the tiny guest has one, as it comes, with virtio cards. Raises NoTemplateError, the first time, where none can
+    be made.
     """
     image = machine.image
     if not isinstance(image, GuestImage) or machine.arguments or machine.append:
@@ -105,8 +109,7 @@ async def find(machine: Machine, devices: Sequence[str]) -> Template | None:
     except (OSError, QemuError) as error:
         _unmakeable.add(template.directory)
         why = error.strerror if isinstance(error, OSError) else error
-        _log.warning("guests boot, as no template can be kept in %s: %s", template.directory.parent, why)
-        return None
+        raise NoTemplateError(f"no template can be kept in {template.directory.parent}: {why}") from error
     return template
 
 
