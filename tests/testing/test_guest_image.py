@@ -27,7 +27,11 @@ from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.testing import build_process, guest_image, guest_scripts
 from vswitch.testing.guest_image import GuestImage, GuestImageError, SourceError, build
+from vswitch.testing.machine import Machine, own_words
 from vswitch.testing.qemu import Channel, Qemu, QemuError
+from vswitch.testing.running import Running
+from vswitch.testing.shell import VirtioShell
+from vswitch.testing.template import find
 
 TIMEOUT_S = 90.0
 TOOL = Path(__file__).parents[2] / "tools" / "guest_image"
@@ -87,6 +91,16 @@ async def booted(image: GuestImage, *arguments: str, words: str = "") -> AsyncIt
             yield Client(qemu, port)
 
 
+@asynccontextmanager
+async def cloned(image: GuestImage) -> AsyncIterator[Client]:
+    """One that has booted, where it does not matter how it boots."""
+    machine = Machine(image)
+    with closing(Running("tiny", machine, [], own_words("tiny", []), clone_of=await find(machine, []))) as running:
+        await running.come_up()
+        assert isinstance(running.shell, VirtioShell)
+        yield Client(running.qemu, running.shell._channel)
+
+
 async def status_of(qemu: Qemu) -> int:
     """How QEMU ended, by itself."""
     return await trio.to_thread.run_sync(lambda: qemu.process.wait(TIMEOUT_S))
@@ -110,7 +124,7 @@ def built(*, packages: tuple[str, ...] = (), modules: tuple[str, ...] = ()) -> G
 
 
 async def test_stdout_stderr_and_status_are_apart(image: GuestImage) -> None:
-    async with booted(image, words="vswitch.name=tiny") as guest:
+    async with cloned(image) as guest:
         assert await guest.run("echo out; echo err >&2; exit 3") == (3, b"out\n", b"err\n")
         assert await guest.run("echo err >/dev/stderr; hostname") == (0, b"tiny\n", b"err\n")
         assert await guest.run("true") == (0, b"", b"")
@@ -118,7 +132,7 @@ async def test_stdout_stderr_and_status_are_apart(image: GuestImage) -> None:
 
 
 async def test_input_arrives_to_the_byte_whatever_its_size(image: GuestImage) -> None:
-    async with booted(image) as guest:
+    async with cloned(image) as guest:
         for size in (1, 4096, 65536, 1 << 20):
             data = os.urandom(size)
             expected = hashlib.sha256(data).hexdigest()
@@ -128,7 +142,7 @@ async def test_input_arrives_to_the_byte_whatever_its_size(image: GuestImage) ->
 
 
 async def test_several_commands_with_input_at_the_same_time(image: GuestImage) -> None:
-    async with booted(image) as guest:
+    async with cloned(image) as guest:
         expected: dict[int, Answer] = {}
         answers: dict[int, Answer] = {}
 
@@ -150,7 +164,7 @@ async def test_several_commands_with_input_at_the_same_time(image: GuestImage) -
 
 
 async def test_what_is_left_in_the_background_runs_on(image: GuestImage) -> None:
-    async with booted(image) as guest:
+    async with cloned(image) as guest:
         assert await guest.run("(sleep 1; echo late; echo done >/tmp/done) & echo now") == (0, b"now\n", b"")
         assert await guest.out("until [ -e /tmp/done ]; do usleep 10000; done; cat /tmp/done") == "done\n"
 
@@ -159,7 +173,7 @@ async def test_what_is_left_in_the_background_runs_on(image: GuestImage) -> None
 
 
 async def test_file_systems_and_programs(image: GuestImage) -> None:
-    async with booted(image) as guest:
+    async with cloned(image) as guest:
         for place in ("/tmp", "/run", "/dev/pts", "/proc", "/sys"):
             await guest.out(f"grep ' {place} ' /proc/mounts")
         for program in ("httpd", "nc", "wget", "telnetd", "udhcpc", "iperf3"):
@@ -186,7 +200,7 @@ async def test_the_gateway_and_a_lease(image: GuestImage) -> None:
 
 @pytest.mark.parametrize("command", ["poweroff", "poweroff -f", "reboot", "echo c >/proc/sysrq-trigger"])
 async def test_qemu_ends_with_the_guest(image: GuestImage, command: str) -> None:
-    async with booted(image) as guest:
+    async with cloned(image) as guest:
         await guest.out("true")
         await guest.send(command)
         assert await status_of(guest.qemu) == 0

@@ -14,7 +14,9 @@ from tests.cli.program import package_root
 from tests.e2e.guest import guest_image
 from tests.signals import default_signals
 from tests.waiting import until
+from vswitch.testing.guest_image import default_cache
 
+CACHE = default_cache()  # pytester has a home of its own
 HOSTS = """
     async def test_ping(lan):
         a, b = await lan.host("a"), await lan.host("b")
@@ -25,6 +27,7 @@ HOSTS = """
 
 @pytest.fixture(autouse=True)
 def same_vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSWITCH_CACHE", str(CACHE))
     path = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [package_root(), path])))
     for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):  # in CI, pytest's summary has all of an error
