@@ -40,6 +40,11 @@ async def check_plugged_together(one: Peer, other: Peer) -> None:
     assert await one.receive(1) == [frame(mac(1), mac(2))]
 
 
+async def test_a_data_plane_that_was_not_compiled_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    async with VSwitch() as switch:
+        assert ("runs uncompiled" in caplog.text) != switch.status().compiled
+
+
 # Attaching
 
 

@@ -94,13 +94,13 @@ class Guest:
 
 
 @asynccontextmanager
-async def boot(*guests: Guest, cold: bool = False) -> AsyncIterator[tuple[Guest, ...]]:
+async def boot(*guests: Guest, image: GuestImage | None = None, cold: bool = False) -> AsyncIterator[tuple[Guest, ...]]:
     """Starts guests side by side, and kills them in the end. They are clones where they can be, unless `cold`.
 
     Raises QemuError, with the console, if one does not come up. Skips the test where guests cannot be had;
     as pytest-trio loses a skip's reason, test modules had better call `guest_image()` in a fixture first.
     """
-    image = await trio.to_thread.run_sync(guest_image)
+    image = image or await trio.to_thread.run_sync(guest_image)
     with ExitStack() as stack:
         running = [stack.enter_context(closing(await guest.start(image, cold=cold))) for guest in guests]
         for one in running:
