@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-import trio
 
 from vswitch.cli import qemu_version
 from vswitch.cli.names import complete_port, complete_switch, endpoint_of, endpoints
@@ -96,7 +95,7 @@ def _plug(
         _check_may_send(config.policy, target, guest, named.mac)
     plugged = named or qemu.unnamed_guest(_next_mac(config.policy) if running is None else _next_mac_of(*source))
     if version is None:
-        version = trio.run(qemu_version.QemuVersion().get, QEMU_ANSWER_S)
+        version = qemu_version.QemuVersion().get(QEMU_ANSWER_S)
     try:
         text = write(config, version, plugged)
     except InputError as error:

@@ -5,12 +5,11 @@ import re
 import subprocess
 from contextlib import suppress
 
-import trio
-
 from vswitch.endpoints import qemu, qemu_program
 from vswitch.errors import InputError
 
 ASSUMED: qemu.Version = (7, 2)
+SAID_MAX = 4096
 
 
 def parse(text: str) -> qemu.Version:
@@ -33,17 +32,15 @@ class QemuVersion:
                     [found, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
                 )
 
-    async def get(self, timeout_s: float) -> qemu.Version:
+    def get(self, timeout_s: float) -> qemu.Version:
         """(major, minor); a usual one if there is no QEMU or it does not say in time."""
         if self._process is None:
             return ASSUMED
         with self._process as process:
-            with trio.move_on_after(timeout_s):
-                while process.poll() is None:  # noqa: ASYNC110 (a process has no event)
-                    await trio.sleep(0.005)
-            if process.poll() is None:
+            try:
+                said, _ = process.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired:
                 process.kill()
                 return ASSUMED
-            assert process.stdout is not None
-            match = re.search(rb"version (\d+)\.(\d+)", process.stdout.read(4096))
-            return (int(match[1]), int(match[2])) if match else ASSUMED
+        match = re.search(rb"version (\d+)\.(\d+)", said[:SAID_MAX])
+        return (int(match[1]), int(match[2])) if match else ASSUMED

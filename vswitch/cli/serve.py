@@ -118,7 +118,7 @@ async def _serve(
             await switch.capture_to(capture, await switch.capture(CaptureRequest()))
         attached = [await switch.attach(endpoint) for endpoint in endpoints]
         switch.check_mirrors()
-        version = await qemu_version.get(QEMU_ANSWER_S)
+        version = await trio.to_thread.run_sync(qemu_version.get, QEMU_ANSWER_S, abandon_on_cancel=True)
         for endpoint in attached:
             say(await _how_to_plug_in(switch, endpoint, version))
         say("ready")

@@ -9,8 +9,6 @@ import socket
 import struct
 from typing import Any
 
-import trio
-
 from vswitch.endpoints.sock_diag import plain_address
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError
@@ -28,6 +26,8 @@ async def resolve(host: str, port: int, kind: socket.SocketKind) -> list[tuple[i
 
     IPv4 ones come first: they are all that QEMU's socket netdev knows.
     """
+    import trio  # not by commands that only print
+
     try:
         found = await trio.socket.getaddrinfo(host, port, type=kind)
     except socket.gaierror as error:
