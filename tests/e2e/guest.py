@@ -100,9 +100,10 @@ async def boot(*guests: Guest, image: GuestImage | None = None, cold: bool = Fal
     Raises QemuError, with the console, if one does not come up. Skips the test where guests cannot be had;
     as pytest-trio loses a skip's reason, test modules had better call `guest_image()` in a fixture first.
     """
-    booted = image or await trio.to_thread.run_sync(guest_image)
+    if image is None:
+        image = await trio.to_thread.run_sync(guest_image)
     with ExitStack() as stack:
-        running = [stack.enter_context(closing(await guest.start(booted, cold=cold))) for guest in guests]
+        running = [stack.enter_context(closing(await guest.start(image, cold=cold))) for guest in guests]
         for one in running:
             await one.come_up()
         yield guests
