@@ -31,6 +31,7 @@ head -c 16 /dev/random | base64
 """
 # What all guests of a kind have in common; modules may load in another order.
 COMMON = """
+until grep -q up /sys/class/net/eth0/operstate; do usleep 10000; done
 ls / /bin /dev /etc /sys/class/net
 lsmod | sort | sed 's/0x.*//'
 mount
@@ -229,6 +230,23 @@ async def test_a_damaged_template_is_made_anew(
         b = await lan.guest("b", image=own)
         assert await is_clone(b)
         assert anew == [found.directory]
+
+
+async def test_a_template_that_goes_meanwhile_is_made_anew(
+    own: GuestImage, anew: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = kept(own.kernel.parent / "templates" / "gone", files={"memory": b"", STATE: b""})
+
+    async def find_it(*_: Any) -> Template:
+        gone.remove()
+        return gone
+
+    async with Lan() as lan:
+        with monkeypatch.context() as patched:
+            patched.setattr(template, "find", find_it)
+            assert not await is_clone(await lan.guest("a", image=own))
+        assert "guest a has booted: a template did not work, and is removed: " in caplog.text
+        assert await is_clone(await lan.guest("b", image=own))
 
 
 async def test_a_kernel_that_has_random_numbers_before_it_is_a_clones_own_boots(

@@ -215,7 +215,7 @@ class Guest:
             return ""
         try:
             await self._start(found)
-        except QemuError as error:
+        except (OSError, QemuError) as error:  # its files may be gone meanwhile
             if self._running is not None and self._running.has_answered:
                 raise
             found.remove()
