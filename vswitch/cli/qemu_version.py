@@ -9,7 +9,6 @@ from vswitch.endpoints import qemu, qemu_program
 from vswitch.errors import InputError
 
 ASSUMED: qemu.Version = (7, 2)
-SAID_MAX = 4096
 
 
 def parse(text: str) -> qemu.Version:
@@ -42,5 +41,5 @@ class QemuVersion:
             except subprocess.TimeoutExpired:
                 process.kill()
                 return ASSUMED
-        match = re.search(rb"version (\d+)\.(\d+)", said[:SAID_MAX])
+        match = re.search(rb"version (\d+)\.(\d+)", said)
         return (int(match[1]), int(match[2])) if match else ASSUMED

@@ -16,9 +16,9 @@ from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.link import Link
 from vswitch.testing.machine import Card, Machine, own_words
 from vswitch.testing.qemu import Qemu, QemuError, telling_lines
-from vswitch.testing.running import BOOT_TIMEOUT_S, Running
+from vswitch.testing.running import Running
 from vswitch.testing.shell import Result, Shell
-from vswitch.testing.template import NoTemplateError, Template
+from vswitch.testing.template import BOOT_TIMEOUT_S, NoTemplateError, Template
 
 COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
@@ -195,11 +195,11 @@ class Guest:
         The tiny guest goes on from where a template was left that has booted, unless it is `cold`. From then on its
         nursery ends with GuestDied if QEMU ends and nobody has asked for it.
         """
-        if why := await self._clone():
+        why = await self._clone()
+        if self._running is None:
             await self._start(None)
-            _log.warning("guest %s has booted: %s", self.name, why)
-        elif self._running is None:
-            await self._start(None)
+            if why:
+                _log.warning("guest %s has booted: %s", self.name, why)
         self._nursery.start_soon(self._watch, self._alive())
         await self._now_up()
 

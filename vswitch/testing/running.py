@@ -12,9 +12,8 @@ from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.machine import Card, Machine, command_line, kernel_words
 from vswitch.testing.qemu import Channel, Qemu, QemuError
 from vswitch.testing.shell import SerialShell, Shell, VirtioShell
-from vswitch.testing.template import Template
+from vswitch.testing.template import BOOT_TIMEOUT_S, Template
 
-BOOT_TIMEOUT_S = 90.0
 CLONE_TIMEOUT_S = 20.0
 
 
