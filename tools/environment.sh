@@ -9,22 +9,43 @@ fingerprint() {
     (
         cd "$root" || exit
         "$python" --version
+        echo "${VSWITCH_PURE:-}"
         find vswitch -name '*.py' -print0 | LC_ALL=C sort -z | xargs -0 cat setup.py pyproject.toml README.md
     ) | sha256sum | cut -d' ' -f1
 }
 
-# make_environment DIR [EXTRA]: a virtual environment in DIR with this checkout, compiled, and its EXTRA.
+# make_environment DIR [EXTRA]: a virtual environment in DIR with this checkout and its EXTRA.
 make_environment() {
-    local dir=$1 extra=${2:-} stamp
+    make_once "$1" install_environment "${2:-}"
+}
+
+install_environment() {
+    local dir=$1 extra=$2
+    [ -x "$dir/bin/pip" ] || { rm -rf "$dir"; quietly "$python" -m venv "$dir"; }
+    quietly "$dir/bin/pip" install --disable-pip-version-check "$root${extra:+[$extra]}"
+}
+
+# make_copy DIR ENVIRONMENT: this checkout installed in DIR, without what it needs, for PYTHONPATH.
+make_copy() {
+    make_once "$1" install_copy "$2"
+}
+
+install_copy() {
+    rm -rf "$1"
+    quietly "$2/bin/pip" install --disable-pip-version-check --no-deps --target "$1" "$root"
+}
+
+# make_once DIR COMMAND ARGUMENT: COMMAND makes DIR, unless it is there already from the same sources.
+make_once() {
+    local dir=$1 stamp
     mkdir -p "$root/.cache"
     exec 9>"$root/.cache/lock"
     flock 9 # two first uses at once make one environment
     stamp=$(fingerprint)
     if [ "$(cat "$dir/fingerprint" 2>/dev/null)" != "$stamp" ]; then
         say "Setting up vswitch in ${dir#"$root"/} (once, and when the sources change) ..."
-        [ -x "$dir/bin/pip" ] || { rm -rf "$dir"; quietly "$python" -m venv "$dir"; }
         rm -rf "$root/build" # what an earlier build left behind would be installed again
-        quietly "$dir/bin/pip" install --disable-pip-version-check "$root${extra:+[$extra]}"
+        "$2" "$dir" "$3"
         echo "$stamp" >"$dir/fingerprint"
     fi
     exec 9>&-

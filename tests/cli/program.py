@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import vswitch
 from tests.signals import default_signals
+from tests.waiting import until
 from vswitch.control import client
 
 START_TIMEOUT_S = 20.0
@@ -203,6 +204,10 @@ class Serving:
         """Endpoints by name, as printed."""
         words = [line.split() for line in self.lines if line and not line.startswith(" ") and line != "ready"]
         return {name: url for name, url, *_ in words}
+
+    def wait_said(self, *texts: str) -> None:
+        """Waits until the log says all of it: a thread writes the log, a moment after what it tells of."""
+        until(lambda: all(text in self.log for text in texts), f"the log says {', '.join(texts)}")
 
     def wait_ready(self) -> None:
         """Reads standard output as far as the line `ready`."""

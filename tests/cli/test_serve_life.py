@@ -301,7 +301,7 @@ def test_another_users_process_is_turned_away_and_leaves_no_trace(home: Home, ho
     require(os.geteuid() == 0, "only root can act as another user")
     with home.serve(f"tcp://{host}:0") as serving:
         assert not as_another_user(serving.urls["tcp1"])
-        assert "any_user=yes" in serving.log
+        serving.wait_said("any_user=yes")
         assert home.get("ports") == []
         assert home.get("status")["totals"]["rx_frames"] == 0
         with connect(serving.urls["tcp1"]):
@@ -311,7 +311,7 @@ def test_another_users_process_is_turned_away_and_leaves_no_trace(home: Home, ho
 def test_another_users_process_is_let_in_with_any_user_and_the_log_says_so(home: Home) -> None:
     require(os.geteuid() == 0, "only root can act as another user")
     with home.serve("tcp://127.0.0.1:0?any_user=yes") as serving, connect(serving.urls["tcp1"]) as friend:
-        assert "any user of this machine" in serving.log
+        serving.wait_said("any user of this machine")
         until(lambda: home.get("ports"), "the first guest has its port")
 
         def answer() -> None:
@@ -337,7 +337,7 @@ def test_a_guest_that_hangs_up_hard_is_just_gone(home: Home) -> None:
             until(lambda: home.get("ports"), "the guest has its port")
             guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         until(lambda: not home.get("ports"), "the port is gone")
-        assert "tcp1.1 down" in serving.log
+        serving.wait_said("tcp1.1 down")
         assert serving.process.poll() is None
 
 

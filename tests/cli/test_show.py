@@ -300,6 +300,7 @@ def test_a_switch_of_the_same_name_elsewhere_is_told(home: Home, elsewhere: dict
         home.serve("unix://two.sock", env=elsewhere) as second,
     ):
         assert "another switch" not in first.log
+        second.wait_said("another switch")
         (told,) = [line for line in second.log.splitlines() if "another switch" in line]
         assert f"another switch 'default' runs, in {home.temp_directory};" in told
         assert str(home.directory) in told

@@ -363,8 +363,8 @@ def test_tap_devices_are_plugged_in_too(home: Home) -> None:
     with started(home, "-t", "vsa,vsb", "-tap", "vsc", under=[unshare, "--net"]) as switch:
         switch.type(b"port/showinfo\n")
         assert switch.printed(len(SHOWINFO)) == SHOWINFO, switch.log
-        for name in ("vsa", "vsb", "vsc"):
-            assert f"interface {name}" in switch.log
+        told = [f"interface {name}" for name in ("vsa", "vsb", "vsc")]
+        until(lambda: all(text in switch.log for text in told), "the log names the devices")
         assert not (devices / "vsa").exists(), "they are in a network namespace of their own"
         assert switch.stop() == 0
 

@@ -108,8 +108,7 @@ def test_a_dead_host_is_noticed_whether_or_not_something_is_sent_to_it(home: Hom
                 return not {"quiet", "busy.1"} & ports_up(home)
 
             until(both_are_gone, "both to be noticed", NOTICED_S)
-        assert "quiet down: " in serving.log
-        assert "busy.1 down: " in serving.log
+        serving.wait_said("quiet down: ", "busy.1 down: ")
 
 
 def test_a_host_that_is_back_takes_over_at_once(home: Home) -> None:

@@ -176,6 +176,6 @@ async def test_a_device_that_is_taken_away_comes_back_by_itself(home: Home, made
                     assert not ip_inside(serving.pid, "link show lab0")
                     assert ip_inside(serving.pid, "tuntap add lab0 mode tap")
                 await until(lambda: ip_inside(serving.pid, "link set lab0 up") and is_up() == [True])
+        await until(lambda: serving.log.count("tap1 up: ") == 3)  # a thread writes the log
         assert serving.log.count("tap1 down: ") == 2
-        assert serving.log.count("tap1 up: ") == 3
         assert serving.stop() == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import vswitch.testing
 from tests import captures
 from tests.cli.program import package_root
 from tests.e2e.guest import guest_image
@@ -32,10 +33,14 @@ def same_vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [package_root(), path])))
     for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):  # in CI, pytest's summary has all of an error
         monkeypatch.delenv(name, raising=False)
+    for name in vswitch.testing.__all__:
+        getattr(vswitch.testing, name)  # loads it; pytester unloads again what a run in this process has loaded
 
 
-def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+def run(pytester: pytest.Pytester, *arguments: str, apart: bool = False) -> pytest.RunResult:
+    """Runs pytest in this process, which has loaded everything already, or in one of its own."""
+    start = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
+    return start("-p", "no:cacheprovider", *arguments)
 
 
 def kept(pytester: pytest.Pytester) -> list[str]:
@@ -339,7 +344,7 @@ def test_without_a_lan_nothing_of_it_is_imported(pytester: pytest.Pytester) -> N
             assert not [name for name in ("scapy", "vswitch.switch", "vswitch.testing.lan") if name in sys.modules]
         """
     )
-    run(pytester).assert_outcomes(passed=1)
+    run(pytester, apart=True).assert_outcomes(passed=1)
 
 
 GUESTS = """
