@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vswitch.cli.serve import serve
@@ -241,7 +241,6 @@ def test_an_error_names_the_table_and_what_would_be_right(
     assert right in message
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 @example("[[endpoint]]\nurl='tcp://\\u001b'")
 def test_any_text_is_a_configuration_or_an_error_of_one_printable_line(

@@ -307,19 +307,19 @@ def test_a_frame_that_ends_too_early_matches_nothing() -> None:
     assert PacketFilter("not tcp port 81").matches(FRAMES["syn"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(expression=st.text(max_size=100), frame=st.binary(max_size=100))
 def test_any_text_compiles_or_is_an_input_error(expression: str, frame: bytes) -> None:
     judge(expression, [frame])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(words=st.lists(st.sampled_from(WORDS), max_size=20), frame=st.binary(max_size=100))
 def test_any_words_compile_or_are_an_input_error(words: list[str], frame: bytes) -> None:
     judge(" ".join(words), [frame, *FRAMES.values()])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     clauses=st.lists(st.sampled_from(CLAUSES), min_size=1, max_size=6),
     frame=st.sampled_from(list(FRAMES.values())) | st.binary(max_size=100),

@@ -137,7 +137,7 @@ async def test_what_is_no_vde_switch_is_said_to_be_none_until_one_is_there(
                 accepted.append(await FakeVdeSwitch.accepting(listener, directory / "lan" / "001.1"))
 
             nursery.start_soon(accept)
-            await pass_time_until(clock, lambda: up(near) == {"uplink"})
+            await pass_time_until(clock, lambda: up(near) == {"uplink"} and bool(accepted))
             (far,) = accepted
             async with far, await Peer.plugged_into(near) as other:
                 await far.send(frame(BROADCAST, mac(1)))

@@ -480,7 +480,7 @@ COMMAND_LINES = st.builds(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(lines=st.lists(st.binary(max_size=300) | COMMAND_LINES, min_size=1, max_size=5), text=st.text(max_size=128))
 def test_whatever_comes_in_a_well_formed_reply_goes_out(lines: list[bytes], text: str) -> None:
     async def ask() -> None:

@@ -397,7 +397,7 @@ async def test_answers_do_not_wait_for_a_peer_that_does_not_read(autojump_clock:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_same_seed_same_bytes(seed: int) -> None:
     async def recorded() -> list[bytes]:
         async with probed(seed=seed) as (a, probe), trio.open_nursery() as nursery:
@@ -569,7 +569,7 @@ def host_of(data: bytes, sizes: list[int]) -> ScapyHost:
 
 
 @given(frames=st.lists(st.binary(min_size=14, max_size=100)), sizes=st.lists(st.integers(1, 50)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_frames_come_in_any_pieces(frames: list[bytes], sizes: list[int]) -> None:
     host = host_of(b"".join(map(framed, frames)), sizes)
     run_mocked(host.run)
@@ -602,7 +602,7 @@ def hostile(draw: st.DrawFn) -> bytes:
 
 
 @given(frames=st.lists(hostile(), max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_hostile_frames_raise_nothing(frames: list[bytes]) -> None:
     echo = bytes(Ether(src=MAC_B, dst=MAC_A) / IP(src=B, dst=A) / ICMP(id=77) / b"still there")
     host = host_of(b"".join(map(framed, [*frames, echo])), [])

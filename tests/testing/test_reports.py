@@ -103,7 +103,7 @@ def test_hypothesis_is_told_what_it_needs(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
-        from hypothesis import given, strategies
+        from hypothesis import given, settings, strategies
         from vswitch.testing import Lan
 
         @given(strategies.integers(0, 9))
@@ -115,11 +115,13 @@ def test_hypothesis_is_told_what_it_needs(pytester: pytest.Pytester) -> None:
             assert False, "is not to run"
 
         @pytest.mark.trio
+        @settings(deadline=None)
         @given(strategies.integers(0, 9))
         async def test_with_a_lan_of_its_own(number):
             async with Lan() as lan:
                 await lan.host("a")
 
+        @settings(deadline=None)
         @given(strategies.integers(0, 9))
         def test_sync(sync_lan, number):
             assert sync_lan.seed
