@@ -17,8 +17,8 @@ import trio.testing
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, check_balance, descriptors, until, up
 from vswitch import InputError, RefusedError, VSwitch, VSwitchError
-from vswitch.endpoints import stream
-from vswitch.endpoints.qemu import guest_mac
+from vswitch.endpoints.guests.qemu import guest_mac
+from vswitch.endpoints.stream import endpoint as stream
 from vswitch.endpoints.url import EndpointConfig, parse
 
 

@@ -70,6 +70,13 @@ class Failures:
         failure.say()
         return failure.reference
 
+    def call(self, what: str, function: Callable[[], None]) -> None:
+        """Call something. If it fails that is noted, and nothing is raised."""
+        try:
+            function()
+        except Exception as error:
+            self.note(what, error)
+
 
 async def contain(failures: Failures, what: str, run: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> bool:
     """Run something. If it fails that is noted, and nothing is raised; answers whether it did not."""

@@ -19,18 +19,19 @@ from vswitch.control.recording import Recording, RecordLimits, check_fits
 from vswitch.dataplane import compiled
 from vswitch.edges.capture import Budget
 from vswitch.edges.capture_file import CaptureStopped
-from vswitch.endpoints import forwarding
 from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.endpoints.kinds import create
-from vswitch.endpoints.partition import Partition
-from vswitch.endpoints.policy import Policy, goes_with_hub, mac_text, query
-from vswitch.endpoints.ports import Ports, now_ms
 from vswitch.endpoints.processes import PeerProcesses
-from vswitch.endpoints.qemu import guest_mac, next_mac
 from vswitch.endpoints.url import EndpointConfig, parse
-from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError
+from vswitch.ports import forwarding
+from vswitch.ports.partition import Partition
+from vswitch.ports.policy import Policy, goes_with_hub, mac_text, query
+from vswitch.ports.port import now_ms
+from vswitch.ports.ports import Ports
 from vswitch.supervision import Failures, contain_once_started
+from vswitch.values import check_name
 from vswitch.version import __version__
 
 HANDED_OUT_MAX = 65536  # addresses that are remembered
@@ -239,7 +240,7 @@ class VSwitch:
         found = next((known for known in self._ports if known.name == port), None)
         if found is None:
             raise InputError(f"there is no port {port!r}; there are {', '.join(p.name for p in self._ports) or 'none'}")
-        self._ports.set_policy(found, policy)
+        self._ports.wiring.set_policy(found, policy)
 
     def set_up(self, name: str, up: bool) -> None:
         """Have a port, or all ports of an endpoint, take part or not; the rest of its policy stays.
@@ -248,7 +249,7 @@ class VSwitch:
         """
         ports = [port for port in self._ports if port.is_one_of((name,))]
         for port in ports:
-            self._ports.set_policy(port, msgspec.structs.replace(port.policy, up=up))
+            self._ports.wiring.set_policy(port, msgspec.structs.replace(port.policy, up=up))
         if not ports:
             raise InputError(f"there is no port {name!r}; there are {', '.join(p.name for p in self._ports) or 'none'}")
 
@@ -261,8 +262,8 @@ class VSwitch:
         if self._hub:
             raise InputError("a hub repeats every frame to all ports; make a VSwitch without hub=True to part it")
         partition = Partition(islands, rest)
-        self._ports.part(partition)
-        return lambda: self._ports.heal(partition)
+        self._ports.wiring.part(partition)
+        return lambda: self._ports.wiring.heal(partition)
 
     def _check_policy(self, wanted: EndpointConfig) -> None:
         """Whether an endpoint's policy goes with this switch. Raises InputError."""

@@ -17,7 +17,7 @@ from tests.cli.program import MORTAL, PROGRAM, Home, is_one_line
 from tests.e2e.guest import guest_image
 from tests.signals import default_signals
 from tests.waiting import until
-from vswitch.endpoints.qemu import guest_mac
+from vswitch.endpoints.guests.qemu import guest_mac
 from vswitch.testing.guest_image import default_cache
 
 QEMU = "qemu-system-x86_64"

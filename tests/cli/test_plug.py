@@ -15,8 +15,8 @@ from tests.e2e.test_qemu_datagrams import free_group
 from tests.frames import BROADCAST, frame, framed
 from tests.waiting import until
 from vswitch import InputError, VSwitch
-from vswitch.endpoints import qemu
-from vswitch.endpoints.policy import Policy, read_mac
+from vswitch.endpoints.guests import qemu
+from vswitch.ports.policy import Policy, read_mac
 from vswitch.testing import Lan
 
 TCP = "tcp://127.0.0.1:1234"

@@ -309,7 +309,7 @@ async def test_what_a_port_says_last_and_never_gets_is_in_the_stream_at_its_time
             here.sendall(framed([frame(BROADCAST, mac(3))]))
             waiting = port.port.queued_frames
             assert waiting > 10
-            switch._ports.unplug(port, "test")  # which is not awaited: the loop has not seen what came
+            switch._ports.links.unplug(port, "test")  # which is not awaited: the loop has not seen what came
             live.end()
             read = parse(content + await rest(stream))
     assert read.frames("c", IN) == [frame(BROADCAST, mac(3))]

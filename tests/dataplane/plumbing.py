@@ -7,7 +7,7 @@ from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.journal import Entry
 from vswitch.dataplane.mac_table import PINNED, MacTable
 from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, Port, QueuePool
-from vswitch.endpoints.policy import Policy, build_egress, build_ingress, build_vlans, service_tpid
+from vswitch.ports.policy import Policy, build_egress, build_ingress, build_vlans, service_tpid
 
 SEED = 0x1234_5678_9ABC_DEF
 # What divides a number of frames that takes the pure data plane minutes, and the compiled one seconds.

@@ -29,7 +29,7 @@ import pytest
 from tests.dataplane.plumbing import FEWER, bridge, check_balance, drops, policed, receive, set_policy, take
 from tests.frames import BROADCAST, frame, mac
 from tests.ovs import OpenVSwitch, open_vswitch
-from vswitch.endpoints.policy import Policy
+from vswitch.ports.policy import Policy
 
 FRAMES = int(os.environ.get("OVS_FRAMES", "100000")) // min(FEWER, 4)  # in all; more of them find more
 SEEDS = range(8)

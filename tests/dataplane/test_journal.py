@@ -15,7 +15,7 @@ from vswitch.dataplane.drops import DROP_REASONS, UNREACHABLE
 from vswitch.dataplane.frame import FRAME_MAX
 from vswitch.dataplane.journal import IN, OUT, UNKNOWN
 from vswitch.dataplane.port import QUEUE_BYTES_MIN, Port
-from vswitch.endpoints.policy import Policy
+from vswitch.ports.policy import Policy
 from vswitch.units import Rate
 
 NOW_NS = 1_795_363_200_123_456_789

@@ -11,7 +11,7 @@ from tests.frames import BROADCAST, frame, framed, mac
 from vswitch.dataplane.drops import PASSED
 from vswitch.dataplane.frame import FRAME_MAX, TPIDS
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy, Limiter, may_be_control
-from vswitch.endpoints.policy import Policy, StaticMac
+from vswitch.ports.policy import Policy, StaticMac
 from vswitch.protocols.guard import Guard
 from vswitch.units import Rate
 

@@ -14,7 +14,7 @@ from tests.dataplane.plumbing import check_balance, drops, policed, receive, set
 from tests.frames import BROADCAST, frame, mac
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.frame import FRAME_MAX
-from vswitch.endpoints.policy import Policy
+from vswitch.ports.policy import Policy
 
 TPID, SERVICE = b"\x81\x00", b"\x88\xa8"
 

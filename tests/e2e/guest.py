@@ -22,7 +22,7 @@ import trio
 
 from tests.e2e.rig import require_qemu
 from tests.needs import require
-from vswitch.endpoints.qemu import guest_mac
+from vswitch.endpoints.guests.qemu import guest_mac
 from vswitch.testing.guest_image import GuestImage, GuestImageError, build
 from vswitch.testing.machine import Card, Machine, own_words
 from vswitch.testing.qemu import Qemu

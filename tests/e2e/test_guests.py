@@ -9,7 +9,7 @@ import trio
 from tests.e2e.guest import Guest, Nic, boot, guest_image
 from tests.peers import Peer, check_balance
 from vswitch import VSwitch
-from vswitch.endpoints import qemu
+from vswitch.endpoints.guests import qemu
 
 QEMU_VERSION = (7, 2)
 

@@ -17,7 +17,7 @@ from tests.hosts import Host, Pipes, Wire
 from tests.peers import DatagramPeer, Peer, check_balance
 from tests.vde2 import program
 from vswitch import VSwitch
-from vswitch.endpoints import qemu
+from vswitch.endpoints.guests import qemu
 
 NETWORK = "10.0.0."
 MTU = 9000

@@ -24,7 +24,7 @@ from tests.frames import BROADCAST, frame, mac
 from tests.hosts import Host
 from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, until
-from vswitch.endpoints import libvirt, qemu
+from vswitch.endpoints.guests import libvirt, qemu
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.testing.qemu import Qemu, QemuError
 

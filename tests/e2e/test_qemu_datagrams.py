@@ -20,7 +20,7 @@ from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, check_balance, up
 from vswitch import VSwitch
 from vswitch.dataplane.frame import FRAME_MAX
-from vswitch.endpoints import qemu
+from vswitch.endpoints.guests import qemu
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.switch import Attachment
 

@@ -13,7 +13,7 @@ from tests.frames import BROADCAST, frame, mac
 from tests.peers import Peer, check_balance, until, up
 from vswitch import VSwitch
 from vswitch.dataplane.frame import FRAME_MAX
-from vswitch.endpoints import qemu
+from vswitch.endpoints.guests import qemu
 from vswitch.endpoints.url import parse
 
 SIZES = [14, 15, 59, 60, 61, 64, 1500, 1514, 1518, 4096, 9014, 16384, 65535, 65536, FRAME_MAX - 1, FRAME_MAX]

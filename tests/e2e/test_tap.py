@@ -18,9 +18,9 @@ from tests.hosts import Host
 from tests.namespaces import ip_inside, is_elsewhere, needed_for_tap
 from tests.needs import require
 from tests.peers import Peer, until
-from vswitch.endpoints.policy import mac_text
 from vswitch.endpoints.tap import open_tap
 from vswitch.errors import RefusedError
+from vswitch.ports.policy import mac_text
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import trio
 from tests.e2e.guest import Guest, Nic, boot, guest_image
 from tests.peers import check_balance, until
 from vswitch import VSwitch
-from vswitch.endpoints import qemu
+from vswitch.endpoints.guests import qemu
 
 QEMU_VERSION = (7, 2)
 # A guest that looks for an address in vain sends one frame then, and not up to three.

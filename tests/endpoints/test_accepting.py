@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from vswitch.endpoints.accepting import AT_A_TIME, Acceptor
-from vswitch.endpoints.ports import Ports
+from vswitch.ports.ports import Ports
 
 
 async def test_a_shortage_of_descriptors_passes(caplog: pytest.LogCaptureFixture, autojump_clock: object) -> None:

@@ -20,10 +20,10 @@ from tests.peers import TIMEOUT_S, DatagramPeer, Peer, check_balance, until, up
 from vswitch import VSwitch
 from vswitch.dataplane.datagram import STRANGERS_MAX
 from vswitch.dataplane.frame import FRAME_MAX
-from vswitch.endpoints.datagram import ASKED_MAX, LOOK_MAX_S, VERIFY_S, UdpPeers
+from vswitch.endpoints.datagram.endpoint import ASKED_MAX, LOOK_MAX_S, VERIFY_S, UdpPeers
 from vswitch.endpoints.sock_diag import SockDiag
-from vswitch.endpoints.sparingly import PERIOD_S
 from vswitch.errors import InputError, RefusedError
+from vswitch.sparingly import PERIOD_S
 
 FRAME = frame(BROADCAST, mac(1))
 

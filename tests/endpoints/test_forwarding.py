@@ -5,8 +5,8 @@ import trio
 from trio.testing import MockClock
 
 from vswitch import heap
-from vswitch.endpoints import forwarding
-from vswitch.endpoints.ports import Ports
+from vswitch.ports import forwarding
+from vswitch.ports.ports import Ports
 
 MIB = 2**20
 

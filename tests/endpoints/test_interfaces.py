@@ -11,7 +11,7 @@ from tests.frames import BROADCAST, frame, mac
 from tests.namespaces import ip, own_network
 from tests.peers import DatagramPeer, Peer, until, up
 from vswitch import VSwitch
-from vswitch.endpoints.multicast import STRAYS_S
+from vswitch.endpoints.datagram.multicast import STRAYS_S
 
 HERE, PORT = "10.77.0.1", 1234
 FRAME = frame(BROADCAST, mac(1))

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from vswitch.endpoints import libvirt, qemu
+from vswitch.endpoints.guests import libvirt, qemu
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError
 

@@ -9,7 +9,7 @@ import trio
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import Peer, until, up
 from vswitch import VSwitch
-from vswitch.endpoints import liveness
+from vswitch.endpoints.stream import liveness
 
 
 class Connection:

@@ -10,9 +10,9 @@ from tests.frames import BROADCAST, frame, mac
 from tests.peers import Peer, check_balance, until, up
 from vswitch import VSwitch
 from vswitch.control.model import PortInfo
-from vswitch.endpoints.multicast import SWITCHES_NOTICED
-from vswitch.endpoints.sparingly import PERIOD_S
+from vswitch.endpoints.datagram.multicast import SWITCHES_NOTICED
 from vswitch.errors import InputError, RefusedError
+from vswitch.sparingly import PERIOD_S
 
 NOTICED = "another switch is on"
 FRAME = frame(BROADCAST, mac(1))

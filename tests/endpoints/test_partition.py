@@ -12,9 +12,9 @@ from tests.dataplane.plumbing import check_balance, drops, receive, take
 from tests.frames import BROADCAST, frame, mac
 from vswitch import InputError, VSwitch
 from vswitch.dataplane.port import Port
-from vswitch.endpoints.partition import Partition
-from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.url import parse
+from vswitch.ports.partition import Partition
+from vswitch.ports.ports import Ports
 
 NAMES = ["a", "b", "c", "lab.1", "lab.2"]
 QUERIES = ["", "vlan=10", "trunk=all", "trunk=10&native=10", "isolated=yes"]
@@ -74,14 +74,14 @@ def test_broadcasts_go_where_they_went_but_for_other_islands(
         before = reach(ports, ends)
         made = [Partition(islands, rest) for islands, rest in partitions]
         for partition in made:
-            ports.part(partition)
+            ports.wiring.part(partition)
         expected = {
             name: {other for other in others if not any(apart(name, other, *partition) for partition in partitions)}
             for name, others in before.items()
         }
         assert reach(ports, ends) == expected
         for partition in made:
-            ports.heal(partition)
+            ports.wiring.heal(partition)
         assert reach(ports, ends) == before
         check_balance(ports.bridge)
 
@@ -96,11 +96,11 @@ def test_a_known_station_on_another_island_is_not_reached(query: str) -> None:
         receive(ports.bridge, b.index, [frame(BROADCAST, mac(2), tag=tag)])
         assert take(a)
         partition = Partition([["a"], ["b"]])
-        ports.part(partition)
+        ports.wiring.part(partition)
         receive(ports.bridge, a.index, [frame(mac(2), mac(1), tag=tag)])
         assert drops(a) == {"partition": 1}
         assert not take(b)
-        ports.heal(partition)
+        ports.wiring.heal(partition)
         receive(ports.bridge, a.index, [frame(mac(2), mac(1), tag=tag)])
         assert len(take(b)) == 1
 
@@ -109,7 +109,7 @@ def test_a_known_station_on_another_island_is_not_reached(query: str) -> None:
 
 def test_a_port_that_comes_later_is_where_its_name_says() -> None:
     def check(ports: Ports, ends: dict[str, Port]) -> None:
-        ports.part(Partition([["lab"]], rest=True))
+        ports.wiring.part(Partition([["lab"]], rest=True))
         later = ports.add("lab.3", "lab", parse("tcp://127.0.0.1:0")).port
         ports.bridge.port_up(later)
         assert set(flood(ports, later)) == {ends["lab.1"].index, ends["lab.2"].index}
@@ -123,10 +123,10 @@ def test_a_port_that_comes_later_is_where_its_name_says() -> None:
 def test_the_short_way_is_taken_again_when_it_is_healed() -> None:
     def check(ports: Ports, ends: dict[str, Port]) -> None:
         partition = Partition([["a"], ["b"]])
-        ports.part(partition)
+        ports.wiring.part(partition)
         assert ports.bridge.selective
         assert [ends[name].plain for name in "abc"] == [False, False, True]
-        ports.heal(partition)
+        ports.wiring.heal(partition)
         assert not ports.bridge.selective
         assert all(port.plain and not port.parted for port in ends.values())
 

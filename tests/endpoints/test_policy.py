@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.endpoints.test_url import TOML_VALUES, read, refused
 from vswitch import InputError
-from vswitch.endpoints.policy import ALLOWED_MAX, PARAMETERS, Policy, StaticMac
-from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.ports.policy import ALLOWED_MAX, PARAMETERS, Policy, StaticMac
+from vswitch.ports.ports import Ports
 from vswitch.units import Rate
 
 PORT = "unix:///run/vm.sock?single"  # an endpoint that is itself the port may have any policy

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tests.endpoints.test_policy import PORT, QUERIES, policy
 from vswitch.dataplane.drops import PASSED, TOO_LONG
-from vswitch.endpoints import qemu
-from vswitch.endpoints.policy import build_egress, build_ingress, query, read_mac, remarks
+from vswitch.endpoints.guests import qemu
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError
+from vswitch.ports.policy import build_egress, build_ingress, query, read_mac, remarks
 
 TCP = parse("tcp://127.0.0.1:1234")
 UNIX = parse("unix:///run/lan.sock")

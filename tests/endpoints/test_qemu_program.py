@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vswitch.endpoints import qemu_program
+from vswitch.endpoints.guests import qemu_program
 
 
 @pytest.fixture

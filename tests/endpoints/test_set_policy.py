@@ -16,9 +16,10 @@ from vswitch import InputError, VSwitch
 from vswitch.dataplane.frame import TPID_8021AD, TPID_8021Q, TPID_9100
 from vswitch.dataplane.mac_table import PINNED
 from vswitch.dataplane.vlan import TRANSPARENT
-from vswitch.endpoints.policy import Policy
-from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.endpoints.url import parse
+from vswitch.ports.policy import Policy
+from vswitch.ports.port import SwitchPort
+from vswitch.ports.ports import Ports
 
 
 def new_ports() -> Ports:
@@ -91,10 +92,10 @@ def test_a_policy_can_be_switched_on_and_off_again(ports: Ports, query: str) -> 
     add(ports, "web")
     port = add(ports, "vm")
     before = state(ports)
-    ports.set_policy(port, policy(query))
+    ports.wiring.set_policy(port, policy(query))
     assert port.policy == policy(query)
     assert state(ports) != before
-    ports.set_policy(port, Policy())
+    ports.wiring.set_policy(port, Policy())
     assert state(ports) == before
 
 
@@ -134,7 +135,7 @@ def test_a_policy_that_does_not_go_with_others_is_refused_and_the_port_stays_as_
     port = add(ports, "vm", before)
     was = state(ports)
     with pytest.raises(InputError, match=said):
-        ports.set_policy(port, policy(wanted))
+        ports.wiring.set_policy(port, policy(wanted))
     assert port.policy == policy(before)
     assert state(ports) == was
     with pytest.raises(InputError):
@@ -152,16 +153,16 @@ def test_a_policy_that_does_not_go_with_others_is_refused_and_the_port_stays_as_
     ],
 )
 def test_policies_that_go_together_do(ports: Ports, one: str, two: str) -> None:
-    ports.set_policy(add(ports, "web", one), policy(one))
-    ports.set_policy(add(ports, "vm", two), policy(two))
+    ports.wiring.set_policy(add(ports, "web", one), policy(one))
+    ports.wiring.set_policy(add(ports, "vm", two), policy(two))
 
 
 def test_what_one_port_had_another_can_have_once_it_is_free(ports: Ports) -> None:
     one, two = add(ports, "one", f"qinq=10&static={ONE_TEXT}"), add(ports, "two")
-    ports.set_policy(one, Policy())
-    ports.set_policy(two, policy(f"qinq=10&tpid=0x9100&static={ONE_TEXT}"))
+    ports.wiring.set_policy(one, Policy())
+    ports.wiring.set_policy(two, policy(f"qinq=10&tpid=0x9100&static={ONE_TEXT}"))
     ports.remove(two)
-    ports.set_policy(one, policy(f"qinq=10&static={ONE_TEXT}"))
+    ports.wiring.set_policy(one, policy(f"qinq=10&static={ONE_TEXT}"))
     assert [station[:3] for station in ports.table.entries(0)] == [(10, ONE, one.port.index)]
 
 
@@ -187,7 +188,7 @@ def test_a_static_station_is_in_the_vlan_of_untagged_frames_unless_another_is_sa
 def test_a_static_station_stays_while_its_port_is_down(ports: Ports) -> None:
     web, vm = add(ports, "web"), add(ports, "vm", f"static={ONE_TEXT}")
     ports.bridge.port_down(vm.port)
-    ports.set_policy(vm, policy(f"up=no&static={ONE_TEXT}"))
+    ports.wiring.set_policy(vm, policy(f"up=no&static={ONE_TEXT}"))
     receive(ports.bridge, web.port.index, [frame(ONE, mac(1))])
     assert drops(web.port) == {"port_down": 1}
 
@@ -197,13 +198,13 @@ def test_the_last_port_that_needs_it_takes_it_along(ports: Ports) -> None:
     assert (bridge.selective, bridge.service_tpid) == (False, TPID_8021Q)
     one, two = add(ports, "one", "qinq=10"), add(ports, "two", "qinq=20")
     assert (bridge.selective, bridge.service_tpid) == (True, TPID_8021AD)
-    ports.set_policy(one, policy("isolated"))
+    ports.wiring.set_policy(one, policy("isolated"))
     assert (bridge.selective, bridge.service_tpid) == (True, TPID_8021AD)
-    ports.set_policy(two, policy("qinq=20&tpid=0x9100"))
+    ports.wiring.set_policy(two, policy("qinq=20&tpid=0x9100"))
     assert (bridge.selective, bridge.service_tpid) == (True, TPID_9100)
     ports.remove(two)
     assert (bridge.selective, bridge.service_tpid) == (True, TPID_8021Q)
-    ports.set_policy(one, Policy())
+    ports.wiring.set_policy(one, Policy())
     assert (bridge.selective, bridge.service_tpid) == (False, TPID_8021Q)
 
 
@@ -213,7 +214,7 @@ def test_what_was_learned_on_a_port_is_forgotten_with_its_vlans_and_only_that(po
     for port, src in ((web, 1), (vm, 2), (vm, 3)):
         receive(ports.bridge, port.port.index, [frame(BROADCAST, mac(src))])
     assert ports.table.live(0) == 3
-    ports.set_policy(vm, policy(query))
+    ports.wiring.set_policy(vm, policy(query))
     learned = [station for station in ports.table.entries(0) if station[3] >= 0]
     assert learned == [(1, mac(1), web.port.index, 0)]
 
@@ -222,7 +223,7 @@ def test_what_was_learned_on_a_port_is_forgotten_with_its_vlans_and_only_that(po
 def test_what_was_learned_on_a_port_stays_while_its_vlans_do(ports: Ports, query: str) -> None:
     vm = add(ports, "vm", "sticky")
     receive(ports.bridge, vm.port.index, [frame(BROADCAST, mac(2))])
-    ports.set_policy(vm, policy(query))
+    ports.wiring.set_policy(vm, policy(query))
     assert ports.table.entries(0) == [(1, mac(2), vm.port.index, 0)]
 
 
@@ -239,7 +240,7 @@ def test_frames_go_by_the_policy_that_a_port_has_now(ports: Ports) -> None:
         ("mirror_of=web", [hello]),
         ("vlan=10&max_frame=60", [hello]),
     ]:
-        ports.set_policy(vm, policy(query))
+        ports.wiring.set_policy(vm, policy(query))
         receive(ports.bridge, web.port.index, [hello])
         assert take(vm.port) == arrives, query
 
@@ -258,7 +259,7 @@ def test_a_mirror_of_an_endpoint_has_all_its_ports_also_those_that_come_later(po
     second = add(ports, "lab.2", "rate=1fps&pad")
     add(ports, "web")
     assert watched(ports, mirror) == ("lab.1 lab.2", "lab.1 lab.2")
-    ports.set_policy(second, Policy())
+    ports.wiring.set_policy(second, Policy())
     assert watched(ports, mirror) == ("lab.1 lab.2", "lab.1 lab.2")
     ports.remove(second)
     assert watched(ports, mirror) == ("lab.1", "lab.1")
@@ -279,16 +280,16 @@ def test_a_mirror_can_be_turned_elsewhere_and_off(ports: Ports, query: str, name
         add(ports, name)
     mirror = add(ports, "tap", "mirror_of=web&mirror=in")
     assert watched(ports, mirror) == ("web", "")
-    ports.set_policy(mirror, policy(query))
+    ports.wiring.set_policy(mirror, policy(query))
     assert watched(ports, mirror) == names
-    ports.set_policy(mirror, Policy())
+    ports.wiring.set_policy(mirror, Policy())
     assert watched(ports, mirror) == ("", "")
 
 
 def test_mirrors_do_not_watch_mirrors(ports: Ports) -> None:
     one, two = add(ports, "one", "mirror_of=two"), add(ports, "two", "mirror_of=one")
     assert watched(ports, one) == watched(ports, two) == ("", "")
-    ports.set_policy(two, Policy())
+    ports.wiring.set_policy(two, Policy())
     assert watched(ports, one) == ("two", "two")
 
 

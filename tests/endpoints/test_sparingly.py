@@ -5,7 +5,7 @@ import logging
 import pytest
 from trio.testing import MockClock
 
-from vswitch.endpoints.sparingly import Sparingly
+from vswitch.sparingly import Sparingly
 
 
 async def test_one_line_a_second_and_the_number_left_out(

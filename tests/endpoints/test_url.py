@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vswitch.endpoints.url import SCHEMES, EndpointConfig, parse
-from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, printable
+from vswitch.values import check_name
 
 TCP = "tcp://127.0.0.1:1234"
 UNIX = "unix:///run/lan.sock"

@@ -17,7 +17,7 @@ from vswitch.endpoints.url import (
     EndpointConfig,
     parse,
 )
-from vswitch.endpoints.values import UNIX_PATH_MAX
+from vswitch.values import UNIX_PATH_MAX
 
 MCAST = "mcast://230.0.0.1:1234"
 UDP = "udp://127.0.0.1:1234"

@@ -19,9 +19,10 @@ from tests.frames import BROADCAST, frame, mac
 from tests.needs import require
 from tests.peers import TIMEOUT_S, DatagramPeer, check_balance, descriptors, until, up
 from vswitch import VSwitch
-from vswitch.endpoints import unix_socket, vde
-from vswitch.endpoints.vde import CHATTER_MAX, HANDSHAKE_S, HANDSHAKES_MAX, VdeSwitch
-from vswitch.endpoints.vde_console import Console
+from vswitch.endpoints import unix_socket
+from vswitch.endpoints.vde import endpoint as vde
+from vswitch.endpoints.vde.console import Console
+from vswitch.endpoints.vde.endpoint import CHATTER_MAX, HANDSHAKE_S, HANDSHAKES_MAX, VdeSwitch
 
 
 class Lan:

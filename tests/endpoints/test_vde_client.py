@@ -13,7 +13,7 @@ from tests.endpoints.kinds import SUN_PATH, FakeVdeSwitch, sockaddr_un, vde_plug
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, until, up
 from vswitch import VSwitch
-from vswitch.endpoints.connector import RETRY_MAX_S
+from vswitch.endpoints.stream.connector import RETRY_MAX_S
 
 
 async def pass_time_until(clock: MockClock, condition: Callable[[], object]) -> None:

@@ -21,13 +21,13 @@ from tests.vde2 import real_switch
 from tests.waiting import until
 from vswitch.dataplane.frame import VLAN_ZERO
 from vswitch.dataplane.mac_table import mac_key
-from vswitch.endpoints import vde_console
-from vswitch.endpoints.policy import Policy, StaticMac
-from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.url import parse
-from vswitch.endpoints.vde_console import BANNER, COMMANDS, Console
-from vswitch.endpoints.vde_managed import VdePeer
-from vswitch.endpoints.vde_vlans import Holder, VdePort, VdeVlans
+from vswitch.endpoints.vde.console import BANNER, COMMANDS, Console
+from vswitch.endpoints.vde.managed import VdePeer
+from vswitch.endpoints.vde.vlans import Holder, VdePort, VdeVlans
+from vswitch.ports.policy import Policy, StaticMac
+from vswitch.ports.port import SwitchPort, now_ms
+from vswitch.ports.ports import Ports
 
 DATA = r"0000 DATA END WITH '\.'\n(?:(?!\.\n).*\n)*\.\n"
 WELL_FORMED = re.compile(rf"(?:{DATA})?1\d\d\d [^\n]+\n")
@@ -197,7 +197,7 @@ async def test_a_large_table_comes_in_portions() -> None:
 async def test_a_station_is_found_wherever_it_is_in_a_full_table(
     monkeypatch: pytest.MonkeyPatch, portion_slots: int
 ) -> None:
-    monkeypatch.setattr(vde_console, "PORTION_SLOTS", portion_slots)
+    monkeypatch.setattr("vswitch.endpoints.vde.console.PORTION_SLOTS", portion_slots)
     for seed in range(50):
         monkeypatch.setattr(secrets, "randbits", lambda _, seed=seed: seed * 2**55 // 50)
         lan = Lan(8)
@@ -351,7 +351,7 @@ async def test_what_else_the_url_and_others_have_set_stays(lan: Lan, given: Poli
     lan.config = replace(lan.config, policy=given)
     peer = lan.plug()
     assert lan.policies() == [given]
-    lan.ports.set_policy(peer.port, replace(given, up=False))
+    lan.ports.wiring.set_policy(peer.port, replace(given, up=False))
     assert lan.ask("vlan/create 10") == "1000 Success\n"
     assert lan.policies() == [Policy(vlan=1, isolated=True, up=False)]
     assert lan.ask("vlan/remove 10") == "1000 Success\n"
@@ -362,7 +362,7 @@ async def test_vlans_that_do_not_go_with_other_endpoints_are_refused_and_nothing
     lan = Lan(vlan="20")
     given = lan.config.policy
     lan.plug()
-    lan.ports.set_policy(lan.plug().port, replace(given, static=(StaticMac(mac(1), None),)))
+    lan.ports.wiring.set_policy(lan.plug().port, replace(given, static=(StaticMac(mac(1), None),)))
     lan.ports.add("web", "web", parse("tcp://127.0.0.1:1234?single=yes&vlan=1&static=52:54:00:00:00:01"))
     reply = "1016 Device or resource busy: static: 52:54:00:00:00:01 is behind web already\n"
     assert lan.ask("vlan/create 10") == reply

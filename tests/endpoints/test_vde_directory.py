@@ -18,8 +18,8 @@ from tests.peers import TIMEOUT_S, until, up
 from tests.umasks import umask
 from vswitch import VSwitch
 from vswitch.endpoints.url import VDE_NAME_MAX, parse
-from vswitch.endpoints.values import UNIX_PATH_MAX
 from vswitch.errors import InputError, RefusedError
+from vswitch.values import UNIX_PATH_MAX
 
 NOBODY = 65534
 

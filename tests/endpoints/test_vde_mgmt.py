@@ -19,8 +19,8 @@ from tests.endpoints.test_vde_console import Lan
 from tests.frames import mac
 from tests.peers import TIMEOUT_S
 from tests.vde2 import program, real_switch
-from vswitch.endpoints import vde_mgmt
-from vswitch.endpoints.vde_mgmt import CLIENTS_MAX, LINE_BYTES_MAX, RECEIVE_BYTES, Lines
+from vswitch.endpoints.vde import mgmt
+from vswitch.endpoints.vde.mgmt import CLIENTS_MAX, LINE_BYTES_MAX, RECEIVE_BYTES, Lines
 from vswitch.errors import RefusedError, only
 
 PROMPT = b"\nvde$ "
@@ -91,7 +91,7 @@ def root() -> Iterator[Path]:
 
 
 async def _serve(lan: Lan, task_status: trio.TaskStatus[None]) -> None:
-    await vde_mgmt.serve(lan, task_status.started)
+    await mgmt.serve(lan, task_status.started)
 
 
 @asynccontextmanager

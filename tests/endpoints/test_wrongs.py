@@ -9,10 +9,10 @@ from tests.peers import Peer, until
 from vswitch import VSwitch
 from vswitch.dataplane.drops import BAD_SOURCE
 from vswitch.dataplane.mac_table import mac_key
-from vswitch.endpoints import wrongs
-from vswitch.endpoints.policy import Policy
-from vswitch.endpoints.sparingly import Sparingly
-from vswitch.endpoints.wrongs import MOVES_MIN, SAY_AGAIN_S, WINDOW_S, Flapping
+from vswitch.ports import wrongs
+from vswitch.ports.policy import Policy
+from vswitch.ports.wrongs import MOVES_MIN, SAY_AGAIN_S, WINDOW_S, Flapping
+from vswitch.sparingly import Sparingly
 
 FROM_NOBODY = frame(BROADCAST, 0x0100_5E00_0001)
 

@@ -15,7 +15,7 @@ from scapy.layers.inet import ICMP
 from scapy.layers.l2 import ARP
 
 from tests.e2e.guest import guest_image
-from vswitch.endpoints import qemu_program
+from vswitch.endpoints.guests import qemu_program
 from vswitch.testing import Guest, GuestImage, Lan, Nic, QemuError, template
 from vswitch.testing.machine import Machine
 from vswitch.testing.template import MANIFEST, PER_IMAGE_MAX, STATE, NoTemplateError, Template, find, key

@@ -20,11 +20,11 @@ from vswitch.cli import qemu_version
 from vswitch.cli.names import complete_port, complete_switch, endpoint_of, endpoints
 from vswitch.cli.output import say
 from vswitch.control import client, model, runtime
-from vswitch.endpoints import libvirt, qemu
-from vswitch.endpoints.policy import Policy, listed, mac_text, read_mac, remarks
+from vswitch.endpoints.guests import libvirt, qemu
 from vswitch.endpoints.url import EndpointConfig, parse
-from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError
+from vswitch.ports.policy import Policy, listed, mac_text, read_mac, remarks
+from vswitch.values import check_name
 
 QEMU_ANSWER_S = 3.0
 LAST_MAC = "last-mac"  # the file with the address that was handed out last without a switch

@@ -5,7 +5,7 @@ import re
 import subprocess
 from contextlib import suppress
 
-from vswitch.endpoints import qemu, qemu_program
+from vswitch.endpoints.guests import qemu, qemu_program
 from vswitch.errors import InputError
 
 ASSUMED: qemu.Version = (7, 2)

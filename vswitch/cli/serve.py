@@ -20,13 +20,13 @@ from vswitch.control import captures, client, runtime
 from vswitch.control import config as configuration
 from vswitch.control.capture_requests import CaptureRequest, FileRequest
 from vswitch.control.recording import RecordLimits, check_fits, read_limits
-from vswitch.endpoints import qemu
-from vswitch.endpoints.policy import remarks
+from vswitch.endpoints.guests import qemu
 from vswitch.endpoints.unix_socket import InUseError
 from vswitch.endpoints.url import EndpointConfig, parse
-from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError, VSwitchError
+from vswitch.ports.policy import remarks
 from vswitch.switch import Attachment, VSwitch
+from vswitch.values import check_name
 
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
 GUESTS_SHOWN = 2  # lines that a listener prints, each with a MAC address of its own

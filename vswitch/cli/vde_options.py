@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vswitch.endpoints.url import LIMIT_DEFAULT
-from vswitch.endpoints.vde_unused import NO_SPANNING_TREE
+from vswitch.endpoints.vde.unused import NO_SPANNING_TREE
 from vswitch.errors import InputError
 
 

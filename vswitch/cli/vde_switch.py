@@ -28,9 +28,9 @@ from vswitch.cli.output import complain, give_up, in_background, say
 from vswitch.control import runtime
 from vswitch.control.config import TABLE_SIZE_DEFAULT
 from vswitch.endpoints.url import EndpointConfig, parse
-from vswitch.endpoints.vde import VdeSwitch
-from vswitch.endpoints.vde_console import PROMPT, VDE_VERSION, Console
-from vswitch.endpoints.vde_mgmt import RECEIVE_BYTES, Lines
+from vswitch.endpoints.vde.console import PROMPT, VDE_VERSION, Console
+from vswitch.endpoints.vde.endpoint import VdeSwitch
+from vswitch.endpoints.vde.mgmt import RECEIVE_BYTES, Lines
 from vswitch.errors import InputError, RefusedError, VSwitchError, only, path_advice, printable
 from vswitch.switch import VSwitch
 from vswitch.version import __version__

@@ -8,8 +8,9 @@ from vswitch.control.model import FailureInfo, MacInfo, PortInfo, Totals, Vlan, 
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.frame import PREFIX
 from vswitch.dataplane.port import Port
-from vswitch.endpoints.policy import Policy, shown_vlan, table_vlan
-from vswitch.endpoints.ports import Ports, SwitchPort
+from vswitch.ports.policy import Policy, shown_vlan, table_vlan
+from vswitch.ports.port import SwitchPort
+from vswitch.ports.ports import Ports
 from vswitch.supervision import Failure
 
 PORTION_SLOTS = 1024

@@ -18,8 +18,9 @@ from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, Fil
 from vswitch.edges.capture import Budget, Capture, Piece
 from vswitch.edges.capture_file import NONE, CaptureFile, CaptureStopped, Rotation, read_rotation
 from vswitch.edges.packet_filter import PacketFilter
-from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.errors import InputError
+from vswitch.ports.port import SwitchPort
+from vswitch.ports.ports import Ports
 from vswitch.version import __version__
 
 BUDGET_DEFAULT = 64 * 2**20  # bytes that all captures of a switch may hold together

@@ -10,8 +10,8 @@ from typing import TypeVar
 import msgspec
 
 from vswitch.control import runtime
-from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError, VSwitchError
+from vswitch.values import check_name
 
 API_VERSION = "1"
 VERSION_HEADER = "vswitch-api"

@@ -12,8 +12,8 @@ from vswitch.control.captures import check_budget
 from vswitch.control.recording import RecordLimits, read_limits
 from vswitch.edges.capture_file import check_path
 from vswitch.endpoints.url import EndpointConfig, parse
-from vswitch.endpoints.values import check_name
 from vswitch.errors import InputError, RefusedError
+from vswitch.values import check_name
 
 NAME_DEFAULT = "default"
 AGEING_DEFAULT_S = 300.0

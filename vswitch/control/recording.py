@@ -10,8 +10,9 @@ from vswitch.control.capture_requests import CaptureRequest
 from vswitch.control.captures import Matches, find_filter
 from vswitch.edges.capture import UNBOUNDED, Budget, Capture
 from vswitch.edges.recorder import Recorder
-from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.errors import InputError, RefusedError
+from vswitch.ports.port import SwitchPort
+from vswitch.ports.ports import Ports
 from vswitch.version import __version__
 
 MIB = 2**20

@@ -9,8 +9,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from vswitch.endpoints.values import check_unix_path
 from vswitch.errors import InputError, RefusedError
+from vswitch.values import check_unix_path
 
 ELSEWHERE = "VSWITCH_PATH"
 

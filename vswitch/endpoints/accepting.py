@@ -12,8 +12,8 @@ import resource
 import trio
 
 from vswitch.endpoints.endpoint import log
-from vswitch.endpoints.ports import Ports
-from vswitch.endpoints.sparingly import Sparingly
+from vswitch.ports.ports import Ports
+from vswitch.sparingly import Sparingly
 
 PAUSE_S = 0.5
 PERIOD_S = 60.0  # between two lines in the log about one shortage
@@ -47,7 +47,7 @@ class Acceptor:
 
     async def _wait_for_turn(self, ports: Ports) -> None:
         if self._credit <= 0:
-            await ports.caught_up()
+            await ports.links.caught_up()
             self._credit = max(AT_A_TIME, len(ports) // 16)
         self._credit -= 1
         await trio.lowlevel.wait_readable(self._listener.fileno())

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from vswitch.endpoints.endpoint import log
-from vswitch.endpoints.sparingly import Sparingly
 from vswitch.errors import VSwitchError
+from vswitch.sparingly import Sparingly
 
 LOOK_S = 0.5  # how often to look whether what is gone can be had again
 SAY_S = 60.0  # and to say why it cannot

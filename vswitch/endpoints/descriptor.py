@@ -4,12 +4,12 @@ import os
 import socket
 import stat
 
-from vswitch.endpoints.datagram import Pair, UdpPeers, UnixPeers
+from vswitch.endpoints.datagram.endpoint import Pair, UdpPeers, UnixPeers
 from vswitch.endpoints.endpoint import Endpoint
-from vswitch.endpoints.ports import Ports
-from vswitch.endpoints.stream import Connected, Listener
+from vswitch.endpoints.stream.endpoint import Connected, Listener
 from vswitch.endpoints.url import EndpointConfig, check_static
 from vswitch.errors import InputError
+from vswitch.ports.ports import Ports
 
 FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 

@@ -5,8 +5,8 @@ import logging
 import socket
 from collections.abc import Callable
 
-from vswitch.endpoints.ports import Ports
 from vswitch.endpoints.url import EndpointConfig
+from vswitch.ports.ports import Ports
 
 log = logging.getLogger("vswitch")
 

@@ -3,15 +3,15 @@
 import socket
 
 from vswitch.endpoints import descriptor
-from vswitch.endpoints.datagram import UdpPeers, UnixPeers
+from vswitch.endpoints.datagram.endpoint import UdpPeers, UnixPeers
+from vswitch.endpoints.datagram.multicast import Multicast
 from vswitch.endpoints.endpoint import Endpoint
-from vswitch.endpoints.multicast import Multicast
-from vswitch.endpoints.ports import Ports
-from vswitch.endpoints.stream import Listener, StreamConnector
+from vswitch.endpoints.stream.endpoint import Listener, StreamConnector
 from vswitch.endpoints.tap import Tap
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.vde import VdeSwitch
-from vswitch.endpoints.vde_client import VdeClient
+from vswitch.endpoints.vde.client import VdeClient
+from vswitch.endpoints.vde.endpoint import VdeSwitch
+from vswitch.ports.ports import Ports
 
 _KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it connects
     ("tcp", False): Listener,

@@ -19,10 +19,10 @@ import trio
 from vswitch.dataplane.datagram import PeerLink
 from vswitch.dataplane.link import Link, StreamLink
 from vswitch.endpoints import inet
-from vswitch.endpoints.ports import SwitchPort
 from vswitch.endpoints.sock_diag import Address, SockDiag, plain_address
 from vswitch.endpoints.unix_socket import process_text
 from vswitch.errors import RefusedError
+from vswitch.ports.port import SwitchPort
 
 SEARCH_S = 1.0
 

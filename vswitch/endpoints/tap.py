@@ -20,8 +20,8 @@ import trio
 from vswitch.dataplane.datagram import DeviceLink
 from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import Endpoint
-from vswitch.endpoints.ports import SwitchPort
 from vswitch.errors import RefusedError
+from vswitch.ports.port import SwitchPort
 
 DEVICE = "/dev/net/tun"
 
@@ -59,12 +59,12 @@ class Tap(Endpoint):
                 self._port = self._port or self.ports.add(self.name, self.name, self.config)
                 lost = trio.Event()
                 link = DeviceLink(tap, self._port.port, self.ports.bridge)
-                self.ports.plug(self._port, link, f"interface {name}", lost.set)
+                self.ports.links.plug(self._port, link, f"interface {name}", lost.set)
                 try:
                     started()
                     await lost.wait()
                 finally:
-                    self.ports.unplug(self._port, "removed")
+                    self.ports.links.unplug(self._port, "removed")
 
         try:
             await serve_again(self.name, f"interface {name}", serve, started)

@@ -17,13 +17,12 @@ from typing import Any
 
 import msgspec
 
-from vswitch import units
+from vswitch import units, values
 from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, QUEUE_BYTES_MIN
-from vswitch.endpoints import policy as policies
-from vswitch.endpoints import values
-from vswitch.endpoints.policy import Policy
-from vswitch.endpoints.values import UNIX_PATH_MAX, check_name, check_unix_path
 from vswitch.errors import InputError
+from vswitch.ports import policy as policies
+from vswitch.ports.policy import Policy
+from vswitch.values import UNIX_PATH_MAX, check_name, check_unix_path
 
 IFACE_DEFAULT = "127.0.0.1"
 LIMIT_DEFAULT = 256

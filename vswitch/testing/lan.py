@@ -20,9 +20,9 @@ from typing import Any, Self
 import trio
 
 from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, VSwitch
-from vswitch.endpoints import policy as policies
-from vswitch.endpoints.qemu import guest_mac, next_mac
+from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.errors import innermost
+from vswitch.ports import policy as policies
 from vswitch.switch import is_cancelled
 from vswitch.testing import guest_image
 from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted

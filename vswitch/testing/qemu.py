@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from vswitch.endpoints import qemu_program
+from vswitch.endpoints.guests import qemu_program
 
 START_TIMEOUT_S = 20.0
 QMP_TIMEOUT_S = 20.0

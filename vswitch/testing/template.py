@@ -21,8 +21,8 @@ from pathlib import Path
 
 import trio
 
-from vswitch.endpoints import qemu_program
-from vswitch.endpoints.qemu import guest_mac
+from vswitch.endpoints.guests import qemu_program
+from vswitch.endpoints.guests.qemu import guest_mac
 from vswitch.testing.build_process import work_directory
 from vswitch.testing.guest_image import WANTED, GuestImage
 from vswitch.testing.machine import Card, Machine, command_line, kernel_words, quoted

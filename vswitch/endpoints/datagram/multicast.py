@@ -16,13 +16,13 @@ import trio
 
 from vswitch.dataplane.datagram import DatagramLink
 from vswitch.endpoints import inet
-from vswitch.endpoints.addresses import departures
 from vswitch.endpoints.comeback import serve_again
+from vswitch.endpoints.datagram.addresses import departures
+from vswitch.endpoints.datagram.memberships import MARK, strays
 from vswitch.endpoints.endpoint import Endpoint, log
-from vswitch.endpoints.memberships import MARK, strays
-from vswitch.endpoints.ports import SwitchPort
-from vswitch.endpoints.sparingly import Sparingly
 from vswitch.errors import InputError, RefusedError
+from vswitch.ports.port import SwitchPort
+from vswitch.sparingly import Sparingly
 from vswitch.supervision import keep_running
 
 RECEIVE_BUFFER = 1 << 20
@@ -68,10 +68,10 @@ class Multicast(Endpoint):
             who = "any user of this machine" if inet.is_loopback(here) else "anyone on the network"
             log.warning("%s: %s may join %s", self.name, who, self.url)
             presence = stack.enter_context(_presence(f"{group}/{here}"))
-            stack.callback(self.ports.unplug, port, "removed")
+            stack.callback(self.ports.links.unplug, port, "removed")
             async with trio.open_nursery() as nursery:
                 link = DatagramLink(receiving, port.port, self.ports.bridge, out=sending, lasting=True)
-                self.ports.plug(port, link, f"group {group}", nursery.cancel_scope.cancel)
+                self.ports.links.plug(port, link, f"group {group}", nursery.cancel_scope.cancel)
                 failures, others = self.ports.failures, f"noticing others on {self.url}"
                 missed = f"noticing who is not on {self.url}"
                 nursery.start_soon(keep_running, failures, others, self._notice_others, presence, name=others)
@@ -79,7 +79,7 @@ class Multicast(Endpoint):
                 started()
                 await gone(here)
                 nursery.cancel_scope.cancel()
-            self.ports.unplug(port, f"the interface with {here} is gone")
+            self.ports.links.unplug(port, f"the interface with {here} is gone")
 
     def _address(self) -> str:
         """The address of the interface. Raises InputError, RefusedError."""

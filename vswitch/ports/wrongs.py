@@ -10,9 +10,9 @@ import trio
 
 from vswitch.dataplane.drops import BAD_SOURCE
 from vswitch.dataplane.mac_table import KEY_MAC_MASK
-from vswitch.endpoints.policy import listed
-from vswitch.endpoints.ports import Ports
-from vswitch.endpoints.sparingly import Sparingly
+from vswitch.ports.policy import listed
+from vswitch.ports.ports import Ports
+from vswitch.sparingly import Sparingly
 
 LOOK_PERIOD_S = 1.0
 WINDOW_S = 10.0

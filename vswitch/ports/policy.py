@@ -14,12 +14,11 @@ import msgspec
 from librt.vecs import vec
 from mypy_extensions import i64
 
-from vswitch import units
+from vswitch import units, values
 from vswitch.dataplane import drops
 from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, HEADER, TPIDS, VLAN_MAX, VLAN_ZERO
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy, Limiter
 from vswitch.dataplane.vlan import ALL_VLANS, NO_VLANS, TAG, TRANSPARENT, PortVlans, vlan_set
-from vswitch.endpoints import values
 from vswitch.errors import InputError
 from vswitch.protocols.guard import Guard
 

@@ -19,15 +19,17 @@ import trio
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.port import Port
-from vswitch.endpoints import inet, liveness, unix_socket
+from vswitch.endpoints import inet, unix_socket
 from vswitch.endpoints.accepting import Acceptor
-from vswitch.endpoints.connector import Connection, Connector
 from vswitch.endpoints.endpoint import Endpoint, log
-from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.endpoints.sock_diag import SockDiag
-from vswitch.endpoints.sparingly import Sparingly
+from vswitch.endpoints.stream import liveness
+from vswitch.endpoints.stream.connector import Connection, Connector
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError
+from vswitch.ports.port import SwitchPort
+from vswitch.ports.ports import Ports
+from vswitch.sparingly import Sparingly
 from vswitch.supervision import keep_running
 
 NEXT_ADDRESS_S = 1.0  # how long an address of a name that has others may take to answer
@@ -99,7 +101,7 @@ class Listener(Endpoint):
         """Take the port of a peer that is dead away."""
         for port in list(self.ports):
             if isinstance(port.link, StreamLink) and port.link.sock is sock:
-                self.ports.unplug(port, liveness.DEAD)
+                self.ports.links.unplug(port, liveness.DEAD)
                 self._lost(port)
 
     async def _keep_accepting(self, listener: trio.socket.SocketType) -> None:
@@ -127,7 +129,7 @@ class Listener(Endpoint):
                 return
             port = self._single
             if port is not None and isinstance(port.link, StreamLink) and _is_same_host(port.link.sock, sock):
-                self.ports.unplug(port, "its host has connected again")
+                self.ports.links.unplug(port, "its host has connected again")
             if port is not None and port.link is not None:
                 self._turned_away.say("%s: turned away %s: %s has the port", self.name, peer, port.peer)
                 return
@@ -137,7 +139,9 @@ class Listener(Endpoint):
                 self._turned_away.say("%s: turned away %s: %s", self.name, peer, error)
                 return
             try:
-                self.ports.plug(port, StreamLink(sock, port.port, self.ports.bridge), peer, partial(self._lost, port))
+                self.ports.links.plug(
+                    port, StreamLink(sock, port.port, self.ports.bridge), peer, partial(self._lost, port)
+                )
             except OSError as error:
                 self._turned_away.say("%s: turned away %s: %s", self.name, peer, error.strerror)
                 self._lost(port)
@@ -187,7 +191,7 @@ class Connected(Endpoint):
                 try:
                     tune(self.sock)
                     link = StreamLink(self.sock, port.port, self.ports.bridge)
-                    self.ports.plug(port, link, peer_text(self.sock), lambda: None)
+                    self.ports.links.plug(port, link, peer_text(self.sock), lambda: None)
                 except OSError as error:
                     raise RefusedError(f"{self.url}: cannot be used: {error.strerror}") from None
                 started()

@@ -10,7 +10,7 @@ from vswitch.dataplane.link import Link
 from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet
 from vswitch.endpoints.endpoint import Endpoint, log
-from vswitch.endpoints.ports import SwitchPort
+from vswitch.ports.port import SwitchPort
 
 FIRST_TRY_S = 0.25
 CONNECT_TIMEOUT_S = 10.0
@@ -72,7 +72,7 @@ class Connector(Endpoint):
         lost = trio.CancelScope()
         try:
             peer = self.url.partition("?")[0]
-            self.ports.plug(port, connection.link(port.port), peer, lost.cancel)
+            self.ports.links.plug(port, connection.link(port.port), peer, lost.cancel)
         except OSError as error:
             log.warning("%s: cannot use the connection: %s", self.name, error.strerror)
             return
@@ -81,7 +81,7 @@ class Connector(Endpoint):
             with lost:
                 why = await connection.ended()
         finally:
-            self.ports.unplug(port, why)
+            self.ports.links.unplug(port, why)
 
     async def _try_connect(self, timeout_s: float, said: bool) -> Connection | None:
         """A connection, or None; why not is logged unless it was `said` before."""

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import msgspec
 
 from vswitch.dataplane.frame import VLAN_DEFAULT
-from vswitch.endpoints.policy import Policy, shown_vlan, table_vlan
+from vswitch.ports.policy import Policy, shown_vlan, table_vlan
 
 NO_VLAN = 4095  # as a port's VLAN for untagged frames: it neither takes nor sends any
 

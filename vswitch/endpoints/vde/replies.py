@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 
-from vswitch.endpoints.vde_managed import Managed
+from vswitch.endpoints.vde.managed import Managed
 
 Lines = Iterator[list[str]]  # portions of what a command prints
 

@@ -10,10 +10,11 @@ from contextlib import suppress
 
 import trio
 
-from vswitch.endpoints import unix_socket, vde_directory
+from vswitch.endpoints import unix_socket
 from vswitch.endpoints.accepting import Acceptor
-from vswitch.endpoints.vde_console import BANNER, END_OF_SESSION, PROMPT, Console
-from vswitch.endpoints.vde_managed import Managed
+from vswitch.endpoints.vde import directory
+from vswitch.endpoints.vde.console import BANNER, END_OF_SESSION, PROMPT, Console
+from vswitch.endpoints.vde.managed import Managed
 from vswitch.supervision import contain, keep_running
 
 CLIENTS_MAX = 16
@@ -43,7 +44,7 @@ async def serve(managed: Managed, started: Callable[[], None]) -> None:
         await keep_running(failures, f"accepting on {path}", accept, listener)
 
     async with trio.open_nursery() as nursery:
-        mode, group = managed.config.mgmtmode, vde_directory.group_id(managed.config, "mgmtgroup")
+        mode, group = managed.config.mgmtmode, directory.group_id(managed.config, "mgmtgroup")
         await unix_socket.keep_bound(path, "the management socket", keep_accepting, started, mode=mode, group=group)
 
 

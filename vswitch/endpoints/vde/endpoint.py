@@ -18,17 +18,18 @@ import msgspec
 import trio
 
 from vswitch.dataplane.datagram import DatagramLink
-from vswitch.endpoints import unix_socket, vde_directory, vde_mgmt
+from vswitch.endpoints import unix_socket
 from vswitch.endpoints.accepting import Acceptor
 from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import Endpoint, log
-from vswitch.endpoints.ports import Ports
-from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.vde_managed import VdePeer
-from vswitch.endpoints.vde_vlans import ANYBODY, VdePort, VdeVlans
+from vswitch.endpoints.vde import directory, mgmt
+from vswitch.endpoints.vde.managed import VdePeer
+from vswitch.endpoints.vde.vlans import ANYBODY, VdePort, VdeVlans
 from vswitch.errors import InputError, printable
+from vswitch.ports.ports import Ports
 from vswitch.protocols import vde
+from vswitch.sparingly import Sparingly
 from vswitch.supervision import contain, contain_once_started, keep_running
 
 HANDSHAKE_S = 5.0
@@ -45,8 +46,8 @@ class VdeSwitch(Endpoint):
 
     def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
         super().__init__(config, name, ports, sock)
-        self._directory = vde_directory.Directory(config)
-        vde_directory.group_id(config, "mgmtgroup")  # so that a wrong one is said before anything is made
+        self._directory = directory.Directory(config)
+        directory.group_id(config, "mgmtgroup")  # so that a wrong one is said before anything is made
         self._turned_away = Sparingly(log)
         self._peers: dict[int, VdePeer] = {}  # by port number
         self._socket_numbers = count()
@@ -67,7 +68,7 @@ class VdeSwitch(Endpoint):
 
     async def run(self, started: Callable[[], None]) -> None:
         def begin() -> None:
-            vde_directory.sweep(self._directory.path)
+            directory.sweep(self._directory.path)
             self.started_s = trio.current_time()
             started()
 
@@ -78,7 +79,7 @@ class VdeSwitch(Endpoint):
                 await serve_again(self.name, self._directory.ctl, partial(self._listen, clients), begin)
 
     async def _serve_mgmt(self, task_status: trio.TaskStatus[None]) -> None:
-        what, serve = f"the console of {self.name}", partial(vde_mgmt.serve, self)
+        what, serve = f"the console of {self.name}", partial(mgmt.serve, self)
         await contain_once_started(self.ports.failures, what, serve, task_status.started, again=True)
 
     async def _listen(self, clients: trio.Nursery, started: Callable[[], None]) -> None:
@@ -171,16 +172,16 @@ class VdeSwitch(Endpoint):
             # A client whose socket has no name can only send.
             link = DatagramLink(sock, port.port, self.ports.bridge, lasting=address is None)
             peer = printable(request.description).strip() or unix_socket.peer_text(ctl)
-            self.ports.plug(port, link, peer, ended.cancel)
-            if address is not None and vde_directory.is_clients(self._directory.path, address):
-                stack.callback(vde_directory.remove_dead, os.fsdecode(address))
-            stack.callback(self.ports.unplug, port, "removed")
+            self.ports.links.plug(port, link, peer, ended.cancel)
+            if address is not None and directory.is_clients(self._directory.path, address):
+                stack.callback(directory.remove_dead, os.fsdecode(address))
+            stack.callback(self.ports.links.unplug, port, "removed")
             with ended:
                 await ctl.send(vde.reply(os.fsencode(path)))
                 chatter = 0
                 while chatter < CHATTER_MAX and (more := await ctl.recv(4096)):
                     chatter += len(more)
-            self.ports.unplug(port, "closed by peer")
+            self.ports.links.unplug(port, "closed by peer")
 
     def _open_socket(self, stack: contextlib.ExitStack, number: int, uid: int) -> tuple[socket.socket, str]:
         """The socket that a client sends its frames to, open to that client; and its path."""
@@ -188,7 +189,7 @@ class VdeSwitch(Endpoint):
         sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
         os.fchmod(sock.fileno(), self._directory.mode & 0o600)
         sock.bind(path)
-        stack.callback(vde_directory.remove_socket, path)
+        stack.callback(directory.remove_socket, path)
         unix_socket.open_to_others(path, self._directory.mode, self._directory.group, uid if os.geteuid() == 0 else -1)
         return sock, path
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from vswitch.endpoints.ports import Ports, SwitchPort
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.vde_vlans import VdeVlans
+from vswitch.endpoints.vde.vlans import VdeVlans
+from vswitch.ports.port import SwitchPort
+from vswitch.ports.ports import Ports
 
 
 class VdePeer(NamedTuple):

@@ -32,12 +32,10 @@ import trio
 
 from vswitch.dataplane.frame import VLAN_MAX
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
-from vswitch.endpoints import vde_directory, vde_unused
-from vswitch.endpoints.forwarding import EXPIRE_PERIOD_MAX_S
-from vswitch.endpoints.ports import SwitchPort, now_ms
 from vswitch.endpoints.url import LIMIT_MAX
-from vswitch.endpoints.vde_managed import Managed, VdePeer
-from vswitch.endpoints.vde_replies import (
+from vswitch.endpoints.vde import directory, unused
+from vswitch.endpoints.vde.managed import Managed, VdePeer
+from vswitch.endpoints.vde.replies import (
     Lines,
     Refusal,
     check_created,
@@ -45,8 +43,10 @@ from vswitch.endpoints.vde_replies import (
     read_number,
     read_two_numbers,
 )
-from vswitch.endpoints.vde_vlans import ANYBODY, NO_VLAN, Holder, VdePort, VdeVlans
+from vswitch.endpoints.vde.vlans import ANYBODY, NO_VLAN, Holder, VdePort, VdeVlans
 from vswitch.errors import InputError, printable
+from vswitch.ports.forwarding import EXPIRE_PERIOD_MAX_S
+from vswitch.ports.port import SwitchPort, now_ms
 from vswitch.version import __version__
 
 VDE_VERSION = "2.3.2"  # whose commands these are
@@ -134,7 +134,7 @@ class Console:
         self.ended = False  # as in vde_switch, `logout` in a file ends no session
 
     def ds_showinfo(self, _: str) -> Lines:
-        mode = vde_directory.modes(self.managed.config)[0]
+        mode = directory.modes(self.managed.config)[0]
         yield [f"ctl dir {printable(os.path.abspath(self.managed.config.path))}", f"std mode 0{mode:03o}"]
 
     def hash_showinfo(self, _: str) -> Lines:
@@ -358,7 +358,7 @@ class Console:
         for peer in self.managed.peers():
             policy = vlans.policy(peer.number, peer.port.policy, self.managed.config.policy)
             if policy != peer.port.policy:
-                self._ports.set_policy(peer.port, policy)
+                self._ports.wiring.set_policy(peer.port, policy)
 
     def _stations(self, start: int, end: int, wanted: int | None = None) -> list[str]:
         """The stations in some of the table's slots, or only the one with the key that is wanted."""
@@ -423,27 +423,27 @@ COMMANDS = {
     "showinfo": Command(Console.showinfo, True, "", "version, process and management socket"),
     "load": Command(Console.load, False, "PATH", "run the commands in a file"),
     "debug": _menu("DEBUG: THERE IS NONE"),
-    "debug/list": _unused(vde_unused.debug_list, True, "[PATH]", "categories that vde_switch has"),
-    "debug/add": _unused(vde_unused.debug_add, False, "PATH", "no effect"),
-    "debug/del": _unused(vde_unused.debug_del, False, "PATH", "no effect"),
+    "debug/list": _unused(unused.debug_list, True, "[PATH]", "categories that vde_switch has"),
+    "debug/add": _unused(unused.debug_add, False, "PATH", "no effect"),
+    "debug/del": _unused(unused.debug_del, False, "PATH", "no effect"),
     "plugin": _menu("PLUGINS: THERE ARE NONE"),
-    "plugin/list": _unused(vde_unused.plugin_list, True, "", "an empty list"),
-    "plugin/add": _unused(vde_unused.plugin_add, False, "NAME", "there is none of any name"),
-    "plugin/del": _unused(vde_unused.plugin_del, False, "NAME", "there is none of any name"),
+    "plugin/list": _unused(unused.plugin_list, True, "", "an empty list"),
+    "plugin/add": _unused(unused.plugin_add, False, "NAME", "there is none of any name"),
+    "plugin/del": _unused(unused.plugin_del, False, "NAME", "there is none of any name"),
     "hash": _menu("MAC TABLE"),
     "hash/showinfo": Command(Console.hash_showinfo, True, "", "size and ageing"),
-    "hash/setsize": _unused(vde_unused.hash_setsize, False, "N", "no effect: the size is that of the start"),
-    "hash/setgcint": _unused(vde_unused.hash_setgcint, False, "N", "no effect: it follows from the ageing time"),
-    "hash/setminper": _unused(vde_unused.hash_setminper, False, "N", "no effect: who moves is followed at once"),
+    "hash/setsize": _unused(unused.hash_setsize, False, "N", "no effect: the size is that of the start"),
+    "hash/setgcint": _unused(unused.hash_setgcint, False, "N", "no effect: it follows from the ageing time"),
+    "hash/setminper": _unused(unused.hash_setminper, False, "N", "no effect: who moves is followed at once"),
     "hash/setexpire": Command(Console.hash_setexpire, False, "N", "forget stations silent for N seconds"),
     "hash/print": Command(Console.hash_print, True, "", "all stations and their ports"),
     "hash/find": Command(Console.hash_find, True, "MAC [VLAN]", "one station"),
     "fstp": _menu("SPANNING TREE: THERE IS NONE"),
-    "fstp/showinfo": _unused(vde_unused.fstp_showinfo, True, "", "that there is none"),
-    "fstp/setfstp": _unused(vde_unused.fstp_setfstp, True, "0/1", "no effect"),
-    "fstp/setedge": _unused(vde_unused.fstp_of_port, False, "VLAN PORT 0/1", "no effect"),
-    "fstp/bonus": _unused(vde_unused.fstp_of_port, False, "VLAN PORT N", "no effect"),
-    "fstp/print": _unused(vde_unused.fstp_print, True, "[N]", "each VLAN's tree: this switch is its root"),
+    "fstp/showinfo": _unused(unused.fstp_showinfo, True, "", "that there is none"),
+    "fstp/setfstp": _unused(unused.fstp_setfstp, True, "0/1", "no effect"),
+    "fstp/setedge": _unused(unused.fstp_of_port, False, "VLAN PORT 0/1", "no effect"),
+    "fstp/bonus": _unused(unused.fstp_of_port, False, "VLAN PORT N", "no effect"),
+    "fstp/print": _unused(unused.fstp_print, True, "[N]", "each VLAN's tree: this switch is its root"),
     "port": _menu("PORTS"),
     "port/showinfo": Command(Console.port_showinfo, True, "", "number of ports, hub or switch"),
     "port/setnumports": Command(Console.port_setnumports, False, "N", "have ports 1 to N, at most"),

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from vswitch.endpoints import inet
-from vswitch.endpoints.policy import MTU_DEFAULT, Policy
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.values import check_unix_path
 from vswitch.errors import InputError
+from vswitch.ports.policy import MTU_DEFAULT, Policy
+from vswitch.values import check_unix_path
 
 Version = tuple[int, int]
 

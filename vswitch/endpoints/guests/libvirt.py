@@ -9,10 +9,11 @@ import ipaddress
 import socket
 from xml.etree import ElementTree
 
-from vswitch.endpoints import inet, qemu
-from vswitch.endpoints.policy import remarks
+from vswitch.endpoints import inet
+from vswitch.endpoints.guests import qemu
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError
+from vswitch.ports.policy import remarks
 
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 ID = "vswitch0"  # libvirt calls its own net0, net1, …

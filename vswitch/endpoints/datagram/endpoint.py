@@ -24,11 +24,12 @@ from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet, unix_socket
 from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import Endpoint, log
-from vswitch.endpoints.ports import Ports, SwitchPort, now_ms
 from vswitch.endpoints.sock_diag import SockDiag, plain_address
-from vswitch.endpoints.sparingly import Sparingly
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError, printable
+from vswitch.ports.port import SwitchPort, now_ms
+from vswitch.ports.ports import Ports
+from vswitch.sparingly import Sparingly
 from vswitch.supervision import keep_running
 
 LOOK_MIN_S = 0.05  # how often to look for a remote end that is not there
@@ -58,7 +59,7 @@ class Peers(Endpoint):
     async def _serve(self, started: Callable[[], None]) -> None:
         """Serve until cancelled, or until nobody can send any more. Raises RefusedError, InputError."""
         async with self._bound() as sock:
-            self._shared = self.ports.share(sock, self._meet)
+            self._shared = self.ports.shared.share(sock, self._meet)
             try:
                 if self._remote is not None:
                     self._single = self.ports.add(self.name, self.name, self.config)
@@ -73,7 +74,7 @@ class Peers(Endpoint):
                 self._port_of.clear()
                 for port in [port for port in self.ports if port.endpoint == self.name]:
                     self.ports.remove(port)
-                self.ports.unshare(self._shared)
+                self.ports.shared.unshare(self._shared)
 
     async def _unreachable(self) -> None:
         """Returns when nobody can send any more."""
@@ -135,7 +136,9 @@ class Peers(Endpoint):
     def _plug(self, address: Any) -> SwitchPort:
         port = self._single or self.ports.add_numbered(self.name, self.config)
         try:
-            self.ports.plug(port, self._link(address, port.port), self._text(address), partial(self._lost, address))
+            self.ports.links.plug(
+                port, self._link(address, port.port), self._text(address), partial(self._lost, address)
+            )
         except OSError:
             self._forget(port)
             raise
@@ -152,7 +155,7 @@ class Peers(Endpoint):
 
     def _drop(self, address: Any, why: str) -> None:
         port = self._port_of.pop(address)
-        self.ports.unplug(port, why)
+        self.ports.links.unplug(port, why)
         self._forget(port)
 
     def _look_for_remote(self) -> bool:
@@ -329,7 +332,7 @@ class Pair(Endpoint):
                     is_unix = sock.family == socket.AF_UNIX
                     peer = unix_socket.peer_text(sock) if is_unix else inet.text(sock.getpeername())
                     link = DatagramLink(sock, port.port, self.ports.bridge, lasting=not is_unix)
-                    self.ports.plug(port, link, peer, lambda: None)
+                    self.ports.links.plug(port, link, peer, lambda: None)
                 except OSError as error:
                     raise RefusedError(f"{self.url}: cannot be used: {error.strerror}") from None
                 started()

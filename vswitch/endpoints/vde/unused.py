@@ -9,8 +9,8 @@ import errno
 import re
 
 from vswitch.dataplane.frame import VLAN_MAX
-from vswitch.endpoints.vde_managed import Managed
-from vswitch.endpoints.vde_replies import Lines, Refusal, check_created, chosen_vlans, read_number
+from vswitch.endpoints.vde.managed import Managed
+from vswitch.endpoints.vde.replies import Lines, Refusal, check_created, chosen_vlans, read_number
 
 NO_SPANNING_TREE = "this switch has no spanning tree: frames run in circles where cables make a loop"
 _NO_ADDRESS = "00:00:00:00:00:00"

@@ -11,8 +11,8 @@ import trio
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import DatagramLink
 from vswitch.dataplane.port import Port
-from vswitch.endpoints import vde_directory
-from vswitch.endpoints.connector import Connection, Connector
+from vswitch.endpoints.stream.connector import Connection, Connector
+from vswitch.endpoints.vde import directory
 from vswitch.protocols import vde
 
 _numbers = itertools.count()
@@ -22,13 +22,13 @@ class VdeClient(Connector):
     """vde:// with `connect`. Closing the control connection is how a switch unplugs us, or ends."""
 
     async def connect(self) -> Connection:
-        directory = self.config.absolute().path
+        path_of_switch = self.config.absolute().path
         with contextlib.ExitStack() as stack:
             ctl = stack.enter_context(trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            await ctl.connect(f"{directory}/{vde_directory.CTL}")
+            await ctl.connect(f"{path_of_switch}/{directory.CTL}")
             sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
-            path = _bind(sock, directory)
-            stack.callback(vde_directory.remove_socket, path)
+            path = _bind(sock, path_of_switch)
+            stack.callback(directory.remove_socket, path)
             port = self.config.port
             await ctl.send(vde.request(port, os.fsencode(path), f"vswitch {self.name} pid={os.getpid()}"))
             reply = await ctl.recv(vde.REQUEST_MAX)

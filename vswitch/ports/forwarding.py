@@ -6,8 +6,9 @@ import trio
 
 from vswitch import heap
 from vswitch.dataplane.loop import WAIT_MS
-from vswitch.endpoints.ports import Ports, now_ms
-from vswitch.endpoints.wrongs import look_for_what_is_wrong
+from vswitch.ports.port import now_ms
+from vswitch.ports.ports import Ports
+from vswitch.ports.wrongs import look_for_what_is_wrong
 from vswitch.supervision import keep_running
 
 TURN_S = 0.001  # how long forwarding may go on before other tasks get their turn

@@ -9,7 +9,7 @@ from vswitch.dataplane.journal import Journal, Sink
 from vswitch.supervision import Failures
 
 if TYPE_CHECKING:
-    from vswitch.endpoints.ports import SwitchPort
+    from vswitch.ports.port import SwitchPort
 
 MOMENT_S = 0.002  # how long forwarding waits, each millisecond, for all who have a lot to write
 

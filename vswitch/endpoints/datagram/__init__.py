@@ -1,0 +1,1 @@
+"""Datagrams, a frame each: UDP, unix datagram sockets, multicast groups."""

@@ -1,0 +1,1 @@
+"""The guest's side of an endpoint: what to write for QEMU and libvirt."""

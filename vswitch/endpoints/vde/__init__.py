@@ -1,0 +1,1 @@
+"""VDE: being a vde_switch, with its console, and plugging into one."""
