@@ -82,8 +82,8 @@ async def everything(directory: Path) -> AsyncIterator[tuple[VSwitch, Peer, Peer
                 await stream.send_all(said)
             if said == request:
                 assert await stream.receive_some()
-        live = await switch.capture(CaptureRequest(ports=("a",)))
-        await switch.capture_to(FileRequest(path=str(directory / "a.pcapng"), floor=0), live)
+        live = await switch.captures.prepare(CaptureRequest(ports=("a",)))
+        await switch.captures.write(FileRequest(path=str(directory / "a.pcapng"), floor=0), live)
         await until(lambda: {port.name for port in switch.ports()} >= {"tcp.1", "vde.1", "group"})
         await until(lambda: (directory / "a.pcapng").exists())
         await trio.testing.wait_all_tasks_blocked(0.01)

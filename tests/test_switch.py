@@ -729,7 +729,7 @@ async def test_an_address_is_handed_out_once_even_if_its_endpoint_comes_again() 
         macs = []
         for _ in range(2):
             lab = await switch.attach("tcp://127.0.0.1:0", name="lab")
-            macs += [await switch.next_guest("lab") for _ in range(3)]
+            macs += [await switch.stations.next_guest("lab") for _ in range(3)]
             await lab.detach()
         assert len(set(macs)) == 6
 
@@ -739,17 +739,19 @@ async def test_an_address_that_a_station_has_is_not_handed_out() -> None:
     async with VSwitch() as switch, await Peer.plugged_into(switch, name="lab") as peer:
         await peer.send(frame(BROADCAST, taken))
         await until(lambda: switch.status().macs)
-        assert await switch.next_guest("lab") == guest_mac("default", "lab", "2")
+        assert await switch.stations.next_guest("lab") == guest_mac("default", "lab", "2")
 
 
 async def test_two_endpoints_whose_addresses_would_be_the_same_get_different_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vswitch.switch.guest_mac", lambda switch, endpoint, number: f"52:54:00:00:00:0{number}")
+    monkeypatch.setattr(
+        "vswitch.switch.stations.guest_mac", lambda switch, endpoint, number: f"52:54:00:00:00:0{number}"
+    )
     async with VSwitch() as switch:
         for name in ("one", "two"):
             await switch.attach("tcp://127.0.0.1:0", name=name)
-        assert [await switch.next_guest(name) for name in ("one", "two", "one")] == [
+        assert [await switch.stations.next_guest(name) for name in ("one", "two", "one")] == [
             "52:54:00:00:00:01",
             "52:54:00:00:00:02",
             "52:54:00:00:00:03",
@@ -759,4 +761,4 @@ async def test_two_endpoints_whose_addresses_would_be_the_same_get_different_one
 async def test_an_endpoint_that_is_not_there_has_no_guests() -> None:
     async with VSwitch() as switch:
         with pytest.raises(InputError, match="'lab'; there are none"):
-            await switch.next_guest("lab")
+            await switch.stations.next_guest("lab")

@@ -136,6 +136,13 @@ async def contain_once_started(
         raise only(refused[0])
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Whether an error, alone or in a group, is trio's way of ending a block."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)
+
+
 def _reference(what: str, error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = [f"{PurePath(frame.filename).name}:{frame.name}:{frame.lineno}" for frame in where]

@@ -177,18 +177,21 @@ async def test_a_group_has_other_guests_than_its_static_ones() -> None:
     async with VSwitch() as switch:
         for name, policy in (("open", f"static={A}"), ("closed", f"static={B}&locked")):
             await switch.attach(f"mcast://{free_group()}?name={name}&{policy}")
-        assert [await switch.next_guest("open") for _ in range(2)] == [A, qemu.guest_mac("default", "open", "1")]
-        assert [await switch.next_guest("closed") for _ in range(2)] == [B, B]
+        assert [await switch.stations.next_guest("open") for _ in range(2)] == [
+            A,
+            qemu.guest_mac("default", "open", "1"),
+        ]
+        assert [await switch.stations.next_guest("closed") for _ in range(2)] == [B, B]
 
 
 async def test_the_policy_is_the_one_that_the_port_has_now(tmp_path: Path) -> None:
     async with VSwitch() as switch:
         await switch.attach(f"unix://{tmp_path}/a?single&name=vm&vlan=10&allow_mac={A}")
-        switch.set_policy("vm", Policy(trunk=(20,), allow_mac=(read_mac(B),)))
+        switch.policies.set("vm", Policy(trunk=(20,), allow_mac=(read_mac(B),)))
         assert [endpoint.url for endpoint in switch.endpoints()] == [
             f"unix://{tmp_path}/a?single=yes&trunk=20&allow_mac={B}"
         ]
-        assert await switch.next_guest("vm") == B
+        assert await switch.stations.next_guest("vm") == B
 
 
 async def test_a_machine_of_a_test_has_an_address_that_its_port_lets_in() -> None:

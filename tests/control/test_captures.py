@@ -58,7 +58,7 @@ async def rest(stream: AsyncGenerator[bytes, None]) -> bytes:
 
 async def streamed(switch: VSwitch, **request: Any) -> tuple[LiveCapture, AsyncGenerator[bytes, None], bytes]:
     """A capture that has begun: its stream, and what has come of it."""
-    live = await switch.capture(CaptureRequest(**request))
+    live = await switch.captures.prepare(CaptureRequest(**request))
     stream = live.stream()
     return live, stream, await anext(stream)
 
@@ -131,9 +131,9 @@ async def test_captures_start_and_stop_during_traffic_without_a_lost_frame(tmp_p
             with trio.fail_after(TIMEOUT_S):
                 await talking.wait()
                 for number in range(5):
-                    live = await switch.capture(CaptureRequest())
+                    live = await switch.captures.prepare(CaptureRequest())
                     path = tmp_path / f"{number}.pcapng"
-                    await switch.capture_to(FileRequest(path=str(path)), live)
+                    await switch.captures.write(FileRequest(path=str(path)), live)
                     running.append((live, path, len(heard)))
                     if number % 2:
                         live, path, first = running.pop(0)
@@ -159,7 +159,7 @@ async def test_captures_start_and_stop_during_traffic_without_a_lost_frame(tmp_p
 
 async def test_what_a_reader_that_stops_does_not_take_is_missed_exactly() -> None:
     async with lan() as (switch, a, b):
-        switch._capture_budget.size = 20_000
+        switch.captures._budget.size = 20_000
         live, stream, content = await streamed(switch)
         for at in range(0, 1000, 50):
             await say(a, b, numbered(50, at))
@@ -230,8 +230,8 @@ async def test_a_full_disk_ends_the_capture_and_not_the_forwarding(
 
     monkeypatch.setattr(os, "pwrite", pwrite)
     async with lan() as (switch, a, b):
-        live = await switch.capture(CaptureRequest(lossless=True))
-        await switch.capture_to(FileRequest(path=str(path), floor=0), live)
+        live = await switch.captures.prepare(CaptureRequest(lossless=True))
+        await switch.captures.write(FileRequest(path=str(path), floor=0), live)
         with trio.fail_after(TIMEOUT_S):
             number = 0
             while not live.done.is_set():
@@ -249,15 +249,15 @@ async def test_a_full_disk_ends_the_capture_and_not_the_forwarding(
 async def test_when_the_switch_ends_the_file_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "lan.pcapng"
     async with lan() as (switch, a, b):
-        await switch.capture_to(FileRequest(path=str(path)), await switch.capture(CaptureRequest()))
+        await switch.captures.write(FileRequest(path=str(path)), await switch.captures.prepare(CaptureRequest()))
         await say(a, b, numbered(100))
     check(files.read(path), numbered(100))
 
 
 async def test_files_are_rotated_under_load_and_nothing_is_lost(tmp_path: Path) -> None:
     async with lan() as (switch, a, b):
-        live = await switch.capture(CaptureRequest(ports=("a",), count=2000))
-        await switch.capture_to(FileRequest(path=str(tmp_path / "lan.pcapng"), rotate=("64KiB", "700frames")), live)
+        live = await switch.captures.prepare(CaptureRequest(ports=("a",), count=2000))
+        await switch.captures.write(FileRequest(path=str(tmp_path / "lan.pcapng"), rotate=("64KiB", "700frames")), live)
         for at in range(0, 2000, 100):
             await say(a, b, numbered(100, at))
         with trio.fail_after(TIMEOUT_S):
@@ -285,7 +285,7 @@ async def test_a_count_is_kept_exactly() -> None:
 
 async def test_it_ends_in_time(autojump_clock: trio.testing.MockClock) -> None:
     async with VSwitch() as switch:
-        live = await switch.capture(CaptureRequest(duration_s=60))
+        live = await switch.captures.prepare(CaptureRequest(duration_s=60))
         before = trio.current_time()
         content = b"".join([portion async for portion in live.stream()])
         assert trio.current_time() - before == pytest.approx(60)
@@ -322,7 +322,7 @@ async def test_a_wrong_filter_is_said_in_libpcaps_words() -> None:
     require(packet_filter.is_available(), FILTERS)
     async with VSwitch() as switch:
         with pytest.raises(InputError, match=r"host and.*syntax error"):
-            await switch.capture(CaptureRequest(filter="host and"))
+            await switch.captures.prepare(CaptureRequest(filter="host and"))
 
 
 async def test_without_libpcap_only_filters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +330,7 @@ async def test_without_libpcap_only_filters_are_refused(monkeypatch: pytest.Monk
     packet_filter._libpcap.cache_clear()
     async with lan() as (switch, a, b):
         with pytest.raises(RefusedError, match="libpcap"):
-            await switch.capture(CaptureRequest(filter="arp"))
+            await switch.captures.prepare(CaptureRequest(filter="arp"))
         live, stream, content = await streamed(switch)
         await say(a, b, numbered(3))
         live.end()
@@ -361,14 +361,14 @@ async def test_what_cannot_be_captured_is_said(what: str) -> None:
     request, said = WRONG[what]
     async with lan() as (switch, _, _):
         with pytest.raises(InputError, match=said):
-            await switch.capture(CaptureRequest(**request))
+            await switch.captures.prepare(CaptureRequest(**request))
 
 
 async def test_a_file_that_cannot_be_had_is_refused_and_nothing_is_watched(tmp_path: Path) -> None:
     async with lan() as (switch, a, b):
-        live = await switch.capture(CaptureRequest())
+        live = await switch.captures.prepare(CaptureRequest())
         with pytest.raises(RefusedError, match="No such file"):
-            await switch.capture_to(FileRequest(path=str(tmp_path / "no" / "where")), live)
+            await switch.captures.write(FileRequest(path=str(tmp_path / "no" / "where")), live)
         assert not switch._ports.bridge.journal.on
         await say(a, b, numbered(3))
 
@@ -404,7 +404,7 @@ async def test_what_a_filter_of_a_users_own_raises_ends_that_capture_only(caplog
 
     async with lan() as (switch, a, b):
         live, stream, content = await streamed(switch)
-        failing = await switch.capture(CaptureRequest(), fail)
+        failing = await switch.captures.prepare(CaptureRequest(), fail)
         async with failing:
             await say(a, b, numbered(10))
             await say(a, b, numbered(10, 10))
@@ -448,8 +448,8 @@ async def test_a_disk_that_hangs_holds_up_neither_forwarding_nor_the_end(
     monkeypatch.setattr(os, "pwrite", pwrite)
     try:
         async with lan() as (switch, a, b):
-            await switch.capture_to(
-                FileRequest(path=str(tmp_path / "lan.pcapng"), floor=0), await switch.capture(CaptureRequest())
+            await switch.captures.write(
+                FileRequest(path=str(tmp_path / "lan.pcapng"), floor=0), await switch.captures.prepare(CaptureRequest())
             )
             for at in range(0, 200, 50):
                 await say(a, b, numbered(50, at))
@@ -469,10 +469,10 @@ async def test_a_step_of_the_clock_empties_no_recording(monkeypatch: pytest.Monk
         for at, step_s in enumerate((0, 3600, -7200)):
             now_ns += step_s * 10**9
             await say(a, b, numbered(10, 10 * at))
-        read = parse(b"".join([portion async for portion in switch.recorded(CaptureRequest())]))
-        moment = switch.moment()
+        read = parse(b"".join([portion async for portion in switch.captures.recorded(CaptureRequest())]))
+        moment = switch.captures.moment()
         await say(a, b, numbered(1, 30))
-        since = parse(b"".join([portion async for portion in switch.recorded(CaptureRequest(), since=moment)]))
+        since = parse(b"".join([portion async for portion in switch.captures.recorded(CaptureRequest(), since=moment)]))
     assert read.frames("a", IN) == numbered(30)
     assert since.frames("a", IN) == numbered(1, 30)
     assert len({packet.time_ns for packet in read.packets}) == 3

@@ -139,7 +139,7 @@ async def test_a_switch_is_parted_by_names() -> None:
             ours, theirs = socket.socketpair()
             await switch.attach(theirs, name=name)
             ours.close()
-        heal = switch.part(["a"], ["b"])
+        heal = switch.policies.part(["a"], ["b"])
         assert [bool(port.port.parted) for port in switch._ports if port.name in "ab"] == [True] * len(switch.ports())
         heal()
 
@@ -147,4 +147,4 @@ async def test_a_switch_is_parted_by_names() -> None:
 async def test_a_hub_cannot_be_parted() -> None:
     async with VSwitch(hub=True) as switch:
         with pytest.raises(InputError, match="hub"):
-            switch.part(["a"], ["b"])
+            switch.policies.part(["a"], ["b"])

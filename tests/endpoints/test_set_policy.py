@@ -316,8 +316,8 @@ async def two_peers(switch: VSwitch) -> AsyncIterator[tuple[Peer, Peer]]:
 
 async def test_the_policy_of_a_port_is_set_by_its_name() -> None:
     async with VSwitch() as switch, two_peers(switch) as (web, vm):
-        switch.set_policy("web", policy("trunk=10"))
-        switch.set_policy("vm", policy("vlan=10"))
+        switch.policies.set("web", policy("trunk=10"))
+        switch.policies.set("vm", policy("vlan=10"))
         assert [port.vlan.mode for port in switch.ports()] == ["trunk", "access"]
         await web.send(frame(BROADCAST, mac(1), 64, tag=10))
         assert await vm.receive(1) == [frame(BROADCAST, mac(1))]
@@ -327,23 +327,23 @@ async def test_the_policy_of_a_port_is_set_by_its_name() -> None:
 async def test_a_port_that_is_not_there_has_no_policy() -> None:
     async with VSwitch() as switch:
         with pytest.raises(InputError, match="there is no port 'vm'; there are none"):
-            switch.set_policy("vm", Policy())
+            switch.policies.set("vm", Policy())
         async with two_peers(switch):
             with pytest.raises(InputError, match="there is no port 'lab'; there are web, vm"):
-                switch.set_policy("lab", policy("vlan=10"))
+                switch.policies.set("lab", policy("vlan=10"))
             assert {port.vlan.mode for port in switch.ports()} == {"transparent"}
 
 
 async def test_a_port_can_be_closed_and_opened_while_its_peer_stays() -> None:
     async with VSwitch() as switch, two_peers(switch) as (web, vm):
-        switch.set_policy("web", policy("up=no"))
+        switch.policies.set("web", policy("up=no"))
         assert not switch.ports()[0].up
         assert switch.ports()[0].peer is not None
         await web.send(frame(BROADCAST, mac(1)))
         await until(lambda: switch.ports()[0].drops == {"port_down": 1})
         await vm.send(frame(BROADCAST, mac(2)))
         await until(lambda: switch.ports()[1].drops == {"no_destination": 1})
-        switch.set_policy("web", Policy())
+        switch.policies.set("web", Policy())
         assert switch.ports()[0].up
         await vm.send(again := frame(BROADCAST, mac(2), payload=b"again"))
         assert await web.receive(1) == [again]
@@ -369,10 +369,10 @@ async def test_a_mirror_of_what_is_not_there_is_told_from_one_of_what_may_come()
     async with VSwitch() as switch:
         await switch.attach("tcp://127.0.0.1:0", name="lab")
         await switch.attach("tcp://127.0.0.1:0", name="tap", mirror_of=["lab", "lab.7"])
-        switch.check_mirrors()
+        switch.attachments.check_mirrors()
         await switch.attach("tcp://127.0.0.1:0", name="tap2", mirror_of="vm.1")
         with pytest.raises(InputError, match=r"mirror_of: there is no endpoint 'vm\.1'; there are lab, tap, tap2"):
-            switch.check_mirrors()
+            switch.attachments.check_mirrors()
 
 
 @pytest.mark.parametrize("kind", ["unix", "unixgram"])
@@ -380,7 +380,7 @@ async def test_a_peer_whose_port_cannot_be_had_is_turned_away_and_the_others_sta
     """Its endpoint's policy does not go with one that another port has by now."""
     async with VSwitch() as switch, await Peer.plugged_into(switch, name="vm") as vm:
         lab = await switch.attach(f"{kind}://{directory}/lan.sock?qinq=10")
-        switch.set_policy("vm", policy("qinq=10&tpid=0x9100"))
+        switch.policies.set("vm", policy("qinq=10&tpid=0x9100"))
         if kind == "unix":
             async with await Peer.connected_to(lab.url) as turned_away:
                 assert await turned_away.closed()

@@ -576,7 +576,8 @@ async def test_a_port_that_is_somebodys_takes_nobody_else(
 
 
 def endpoint_of(switch: VSwitch) -> VdeSwitch:
-    [endpoint] = switch._endpoints.values()
+    [name] = switch.attachments
+    endpoint = switch.attachments[name]
     assert isinstance(endpoint, VdeSwitch)
     return endpoint
 

@@ -34,7 +34,7 @@ async def test_a_port_whose_guest_cannot_be_answered_is_named_once(
         assert next(port for port in switch.ports() if port.name == "wrong").drops == {"bad_source": 3}
         looked = [port for port in switch._ports if port.port.drops[BAD_SOURCE] > 0 and not port.warned]
         assert looked == []
-        switch.set_policy("wrong", Policy(sources="any"))
+        switch.policies.set("wrong", Policy(sources="any"))
         await wrong.send(FROM_NOBODY)
         assert await right.receive(1) == [FROM_NOBODY]
         said = [record.getMessage() for record in caplog.records if "bad_source" in record.getMessage()]

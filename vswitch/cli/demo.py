@@ -120,7 +120,7 @@ async def _boot(lan: "Lan", image: "GuestImage", count: int) -> "list[Guest]":
 async def _show_wire(lan: "Lan") -> None:
     """Every frame: the guests send nothing unasked."""
     text = TextCapture()
-    async with aclosing(lan.switch.recorded(CaptureRequest())) as blocks:
+    async with aclosing(lan.switch.captures.recorded(CaptureRequest())) as blocks:
         async for data in blocks:
             for line in text.feed(data):
                 say(line)

@@ -115,9 +115,9 @@ async def _serve(
             raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
         _warn_of_namesakes(Path(control))
         if capture is not None:
-            await switch.capture_to(capture, await switch.capture(CaptureRequest()))
+            await switch.captures.write(capture, await switch.captures.prepare(CaptureRequest()))
         attached = [await switch.attach(endpoint) for endpoint in endpoints]
-        switch.check_mirrors()
+        switch.attachments.check_mirrors()
         version = await trio.to_thread.run_sync(qemu_version.get, QEMU_ANSWER_S, abandon_on_cancel=True)
         for endpoint in attached:
             say(await _how_to_plug_in(switch, endpoint, version))
@@ -153,7 +153,7 @@ async def _how_to_plug_in(switch: VSwitch, endpoint: Attachment, version: qemu.V
         count = min(count, len(policy.senders))
     if config.scheme == "mcast" and policy.max_macs is not None:  # its guests share a port
         count = min(count, policy.max_macs + len(policy.static))
-    macs = [await switch.next_guest(endpoint.name) for _ in range(count)]
+    macs = [await switch.stations.next_guest(endpoint.name) for _ in range(count)]
     lines = [f"{endpoint.name}  {endpoint.url}", *(f"  {remark}" for remark in remarks(policy))]
     try:
         choices = [qemu.netdevs(config, version, qemu.unnamed_guest(mac)) for mac in macs]

@@ -47,9 +47,27 @@ RECORDINGS_MAX = 2  # likewise; each keeps the recorder's memory as it was when 
 STALL_S = 10.0  # how long a client may take no more of an answer, but for captures
 
 
+class Captures(Protocol):
+    """What the API knows of a switch's captures."""
+
+    async def prepare(self, request: capture_requests.CaptureRequest) -> captures.LiveCapture: ...
+    async def write(self, file: capture_requests.FileRequest, capture: captures.LiveCapture) -> None: ...
+    def recorded(self, request: capture_requests.CaptureRequest) -> AsyncGenerator[bytes, None]: ...
+
+
+class Stations(Protocol):
+    """What the API knows of a switch's stations."""
+
+    async def next_guest(self, endpoint: str) -> str: ...
+
+
 class Switch(Protocol):
     """What the API knows of a switch."""
 
+    @property
+    def captures(self) -> Captures: ...
+    @property
+    def stations(self) -> Stations: ...
     @property
     def failures(self) -> Failures: ...
     def status(self) -> model.Status: ...
@@ -58,10 +76,6 @@ class Switch(Protocol):
     async def macs(self) -> list[model.MacInfo]: ...
     def vlans(self) -> list[model.VlanInfo]: ...
     def endpoints(self) -> list[model.EndpointInfo]: ...
-    async def next_guest(self, endpoint: str) -> str: ...
-    async def capture(self, request: capture_requests.CaptureRequest) -> captures.LiveCapture: ...
-    def recorded(self, request: capture_requests.CaptureRequest) -> AsyncGenerator[bytes, None]: ...
-    async def capture_to(self, file: capture_requests.FileRequest, capture: captures.LiveCapture) -> None: ...
 
 
 class Api:
@@ -119,13 +133,13 @@ class Api:
 
     async def _next_guest(self, request: Request) -> Response:
         try:
-            mac = await self._switch.next_guest(request.path_params["name"])
+            mac = await self._switch.stations.next_guest(request.path_params["name"])
         except InputError as error:
             raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
         return _json(model.GuestInfo(mac=mac))
 
     async def _recording(self, request: Request) -> Response:
-        recorded = self._switch.recorded(_wanted(request))
+        recorded = self._switch.captures.recorded(_wanted(request))
         first = await anext(recorded)  # a filter may be wrong
 
         async def stream() -> AsyncGenerator[bytes, None]:
@@ -139,9 +153,9 @@ class Api:
     async def _capture(self, request: Request) -> Response:
         if len(self._running) >= CAPTURES_MAX:
             raise RefusedError(f"{CAPTURES_MAX} captures run already; end some")
-        live = await self._switch.capture(_wanted(request))
+        live = await self._switch.captures.prepare(_wanted(request))
         if request.method == "POST":
-            await self._switch.capture_to(capture_requests.read_file(await request.body()), live)
+            await self._switch.captures.write(capture_requests.read_file(await request.body()), live)
         number = str(next(self._numbers))
         self._running[number] = live
 

@@ -23,7 +23,7 @@ from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, VSwitc
 from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.errors import innermost
 from vswitch.ports import policy as policies
-from vswitch.switch import is_cancelled
+from vswitch.supervision import is_cancelled
 from vswitch.testing import guest_image
 from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
 from vswitch.testing.faults import Fault, Restore
@@ -267,7 +267,7 @@ class Lan:
 
     def now(self) -> int:
         """A moment, for `since`."""
-        return self.switch.moment()
+        return self.switch.captures.moment()
 
     async def expect(
         self, wanted: Wanted, *, within: float = 5.0, at: Station | None = None, since: int | None = None
@@ -306,7 +306,7 @@ class Lan:
         directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
         files = [directory / "lan.pcapng"]
         with files[0].open("wb") as file:
-            async with aclosing(self.switch.recorded(CaptureRequest(), since=since or 0)) as blocks:
+            async with aclosing(self.switch.captures.recorded(CaptureRequest(), since=since or 0)) as blocks:
                 async for data in blocks:
                     file.write(data)
         for guest in self.guests.values():
@@ -318,11 +318,11 @@ class Lan:
         """The first of what has passed since then, or passes soon, that is wanted."""
         matches, predicate = read_wanted(wanted)
         request = CaptureRequest(ports=tuple(self._ports_of(at)) if at is not None else ())
-        live = await self.switch.capture(request, matches)
+        live = await self.switch.captures.prepare(request, matches)
         past, present = Packets(), Packets()
         async with aclosing(live.stream()) as passing:
             present.feed(await anext(passing))  # and now it watches: nothing is missed between past and present
-            async with aclosing(self.switch.recorded(request, matches, since or 0)) as passed:
+            async with aclosing(self.switch.captures.recorded(request, matches, since or 0)) as passed:
                 async for blocks in passed:
                     for packet in past.feed(blocks):
                         if await predicate(packet):
@@ -337,7 +337,7 @@ class Lan:
     async def _last(self, since: int | None) -> list[Packet]:
         """The last packets there were."""
         past, found = Packets(), list[Packet]()
-        async with aclosing(self.switch.recorded(CaptureRequest(), since=since or 0)) as passed:
+        async with aclosing(self.switch.captures.recorded(CaptureRequest(), since=since or 0)) as passed:
             async for blocks in passed:
                 found = [*found, *past.feed(blocks)][-SHOWN_MAX:]
         return found
@@ -349,7 +349,7 @@ class Lan:
 
     def _parted(self, islands: list[list[str]], rest: bool, what: str) -> Fault:
         async def inject() -> Restore:
-            heal = self.switch.part(*islands, rest=rest)
+            heal = self.switch.policies.part(*islands, rest=rest)
 
             async def restore() -> None:
                 heal()
@@ -369,7 +369,7 @@ class Lan:
 
     def _set_up(self, names: list[str], up: bool) -> None:
         for name in names:
-            self.switch.set_up(name, up)
+            self.switch.policies.set_up(name, up)
 
     def _ports_of(self, station: Station) -> list[str]:
         """The names of a machine's ports, or an endpoint's own. Raises InputError for what is not on this LAN."""
@@ -443,7 +443,7 @@ class Capturing:
         lan = self._lan
         matches, self._predicate = read_wanted(self._wanted if self._wanted is not None else "")
         ports = tuple(lan._ports_of(self._at)) if self._at is not None else ()
-        self._live = await lan.switch.capture(CaptureRequest(ports=ports), matches)
+        self._live = await lan.switch.captures.prepare(CaptureRequest(ports=ports), matches)
         self._over = trio.Event()
         await lan._nursery.start(self._run)
         return self
