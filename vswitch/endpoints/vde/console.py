@@ -11,7 +11,7 @@ Names, framing and codes are those of vde_switch 2.3.2 (its consmgmt.c, port.c, 
 Commands for what this switch does not have are in vde_unused.py. Where the two differ: numbers are decimal numbers
 (vde_switch takes `x` as 0, and some with 0x); the highest port number is the number of ports, not the one below it;
 text that clients have sent is escaped; a station behind a port that is not the console's is on port 000, the port's
-name behind it; and a port's counters begin anew with each client. For VLANs see vde_vlans.py.
+name behind it; and a port's counters begin anew with each client. For VLANs see vlans.py.
 
 A reply is made in portions: a large MAC table must not hold up forwarding, so between two of them the caller
 lets other tasks run. To add a command: a method of Console, and a line in COMMANDS.
