@@ -40,8 +40,10 @@ def same_vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(pytester: pytest.Pytester, *arguments: str, apart: bool = False) -> pytest.RunResult:
     """Runs pytest in this process, which has loaded everything already, or in one of its own."""
     start = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
-    quiet = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # what this process has loaded cannot be rewritten
-    quiet += ("-o", "asyncio_default_fixture_loop_scope=function")  # pytest-asyncio warns if it is unset
+    quiet = [
+        *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what this process has loaded cannot be rewritten
+        *("-o", "asyncio_default_fixture_loop_scope=function"),  # pytest-asyncio warns if it is unset
+    ]
     return start("-p", "no:cacheprovider", *quiet, *arguments)
 
 
