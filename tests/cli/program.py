@@ -26,6 +26,7 @@ import vswitch
 from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.control import client
+from vswitch.control.operations import OPERATIONS
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0  # it takes a tenth of a second; on a machine that is busy, more
@@ -132,7 +133,8 @@ class Home:
 
     def get(self, resource: str, name: str = "default") -> Any:
         """What the control API answers, without a process of its own."""
-        return json.loads(client.get(self.control(name), resource))
+        (asked,) = (known for known in OPERATIONS if (known.method, known.path) == ("GET", f"/{resource}"))
+        return json.loads(client.ask(self.control(name), asked))
 
     @contextmanager
     def start(

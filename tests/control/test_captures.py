@@ -20,11 +20,12 @@ from tests.frames import BROADCAST, frame, framed, mac
 from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, check_balance, until
 from vswitch import InputError, RefusedError, VSwitch, heap
-from vswitch.control import captures
-from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest, read_file, read_query
+from vswitch.control import capture_requests, captures
+from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest
 from vswitch.control.captures import LiveCapture
+from vswitch.control.operations import read_body, read_query
 from vswitch.control.recording import RecordLimits
-from vswitch.edges import packet_filter
+from vswitch.edges import capture, packet_filter
 
 FILTERS = "no libpcap here"
 
@@ -485,6 +486,10 @@ def test_there_is_no_recording_beyond_the_machines_memory(monkeypatch: pytest.Mo
         VSwitch(record=RecordLimits(76 * 2**20, 60.0))
 
 
+def test_a_request_has_the_snap_length_that_captures_have() -> None:
+    assert capture_requests.SNAPLEN_MAX == capture.SNAPLEN_MAX
+
+
 OUT_OF_RANGE = ["snaplen=0", f"snaplen={10**30}", "count=-1", f"count={2**64}", "duration_s=nan", "duration_s=-1"]
 
 
@@ -492,9 +497,9 @@ OUT_OF_RANGE = ["snaplen=0", f"snaplen={10**30}", "count=-1", f"count={2**64}", 
 def test_what_is_asked_for_is_in_range(query: str) -> None:
     name, _, value = query.partition("=")
     with pytest.raises(InputError):
-        read_query([(name, value)])
+        read_query(CaptureRequest, [(name, value)])
 
 
 def test_a_body_that_is_no_text_is_the_clients_fault() -> None:
-    with pytest.raises(InputError, match="the body does not say a file"):
-        read_file(b'{"path": "\xff"}')
+    with pytest.raises(InputError, match="the body does not say what is asked for"):
+        read_body(FileRequest, b'{"path": "\xff"}')

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vswitch import cli
-from vswitch.control import client, runtime
+from vswitch.control import client, operations, runtime
 from vswitch.errors import InputError, RefusedError
 
 JSON = b"application/json"
@@ -151,7 +151,7 @@ def test_what_is_not_the_promised_json_is_not_passed_on_either(
 
 def test_an_answer_that_fits_is_passed_on(serve: Serve, directory: Path) -> None:
     serve(response(b"[]"))
-    assert client.get(directory / "default.ctl", "ports") == b"[]"
+    assert client.ask(directory / "default.ctl", operations.PORTS) == b"[]"
 
 
 def test_a_server_too_busy_to_accept_does_not_hang_the_client(directory: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_server_too_busy_to_accept_does_not_hang_the_client(directory: Path) -
 
         def ask() -> None:
             try:
-                client.get(client.find(None), "status")
+                client.ask(client.find(None), operations.STATUS)
             except Exception as error:
                 failed.append(error)
 

@@ -15,7 +15,7 @@ from tests.endpoints.kinds import Unixgram, vde_plug
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, DatagramPeer, Peer, until, up
 from vswitch import VSwitch
-from vswitch.control import client
+from vswitch.control import client, operations
 
 WITNESS = frame(BROADCAST, mac(9))
 
@@ -112,7 +112,7 @@ async def test_the_control_socket_is_there_again_and_streams_go_on(directory: Pa
                 shutil.rmtree(directory)
             await until(path.is_socket)
             assert os.stat(directory).st_mode & 0o777 in (0o700, 0o755)
-            assert b'"ports":1' in await trio.to_thread.run_sync(client.get, path, "status")
+            assert b'"ports":1' in await trio.to_thread.run_sync(client.ask, path, operations.STATUS)
             await witness.send(WITNESS)
             assert await stream.receive_some()
 

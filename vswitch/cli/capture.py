@@ -6,9 +6,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 import msgspec
@@ -18,8 +18,9 @@ from vswitch.cli import signals
 from vswitch.cli.names import Chosen, choose, complete_port, complete_switch
 from vswitch.cli.output import complain, give_up, say
 from vswitch.cli.pcapng_text import TextCapture
-from vswitch.control import capture_requests, client
-from vswitch.edges.capture import SNAPLEN_MAX
+from vswitch.control import capture_requests, client, operations
+from vswitch.control.capture_requests import SNAPLEN_MAX
+from vswitch.control.operations import Operation
 from vswitch.edges.capture_file import CaptureFile, read_rotation
 from vswitch.errors import InputError, RefusedError, printable
 
@@ -79,14 +80,14 @@ def capture(
         duration_s=None if duration is None else units.duration(duration),
         lossless=lossless,
     )
-    begin = partial(_open, path, "capture", chosen, request)
     if file is None:
-        _print(begin())
+        _print(_open(path, operations.CAPTURE, chosen, request))
     elif file == "-":
-        _pipe(begin())
+        _pipe(_open(path, operations.CAPTURE, chosen, request))
     else:
         wanted = capture_requests.FileRequest(path=_told(file), rotate=rotate, keep=keep)
-        _write(begin(msgspec.json.encode(wanted)), _row_of(file) if rotate else file)
+        stream = _open(path, operations.CAPTURE_TO_FILES, chosen, request, wanted)
+        _write(stream, _row_of(file) if rotate else file)
 
 
 @click.command()
@@ -103,7 +104,7 @@ def dump(file: str, words: tuple[str, ...], drops: bool, snaplen: int, name: str
     path = client.find(name)
     chosen = choose(path, words)
     request = capture_requests.CaptureRequest(ports=chosen.ports, filter=chosen.filter, drops=drops, snaplen=snaplen)
-    stream = _open(path, "recording", chosen, request)
+    stream = _open(path, operations.RECORDING, chosen, request)
     if file == "-":
         _pipe(stream)
         return
@@ -131,10 +132,14 @@ def _whole_blocks(stream: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _open(
-    path: Path, resource: str, chosen: Chosen, request: capture_requests.CaptureRequest, body: bytes | None = None
+    path: Path,
+    operation: Operation[Any],
+    chosen: Chosen,
+    request: capture_requests.CaptureRequest,
+    file: capture_requests.FileRequest | None = None,
 ) -> client.Stream:
     try:
-        return client.Stream(path, f"{resource}?{capture_requests.write_query(request)}", body)
+        return client.Stream(path, operation, request, file)
     except InputError as error:
         raise chosen.explain(error) from None
 

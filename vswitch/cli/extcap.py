@@ -21,8 +21,8 @@ import click
 
 from vswitch.cli.capture import ending
 from vswitch.cli.output import say
-from vswitch.control import capture_requests, client, model
-from vswitch.edges.capture import SNAPLEN_MAX
+from vswitch.control import client, operations
+from vswitch.control.capture_requests import SNAPLEN_MAX, CaptureRequest
 from vswitch.edges.packet_filter import PacketFilter
 from vswitch.errors import InputError, RefusedError, VSwitchError
 from vswitch.version import __version__
@@ -94,7 +94,7 @@ def _list_interfaces() -> None:
     for switch, path in client.by_name().items():
         say(f"interface {{value={SCHEME}{switch}}}{{display=vswitch {switch}: all ports}}")
         with suppress(RefusedError):  # one that has just ended, or is of another version
-            for port in client.decode(path, client.get(path, "ports"), list[model.PortInfo]):
+            for port in client.call(path, operations.PORTS):
                 value = f"{SCHEME}{switch}{BETWEEN}{port.name}"
                 say(f"interface {{value={value}}}{{display=vswitch {switch}: {port.name}}}")
 
@@ -111,8 +111,9 @@ def _capture(interface: str, fifo: str, fields: dict[str, str]) -> None:
     """The capture, into the FIFO, until a signal, the switch or whoever reads ends it."""
     descriptor = _open(fifo)
     switch, _, port = interface.removeprefix(SCHEME).partition(BETWEEN)
-    request = capture_requests.read_query([*fields.items(), *([("ports", port)] if port else [])])
-    stream = client.Stream(client.find(switch), f"capture?{capture_requests.write_query(request)}")
+    asked = [*fields.items(), *([("ports", port)] if port else [])]
+    request = operations.read_query(CaptureRequest, asked)
+    stream = client.Stream(client.find(switch), operations.CAPTURE, request)
     threading.Thread(target=_end_without_reader, args=(descriptor, stream), daemon=True).start()
     with ending(stream), suppress(client.SwitchEnded), open(descriptor, "wb") as file:
         for data in stream:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from vswitch.control import client, model
+from vswitch.control import client, model, operations
 from vswitch.errors import InputError, VSwitchError
 
 
@@ -36,7 +36,7 @@ class Chosen(NamedTuple):
 
 def endpoints(path: Path) -> list[model.EndpointInfo]:
     """The endpoints of the switch at `path`. Raises RefusedError."""
-    return client.decode(path, client.get(path, "endpoints"), list[model.EndpointInfo])
+    return client.call(path, operations.ENDPOINTS)
 
 
 def choose(path: Path, words: Sequence[str]) -> Chosen:
@@ -55,7 +55,7 @@ def endpoint_of(port: str) -> str | None:
 
 def _known(path: Path) -> tuple[str, ...]:
     """The endpoints of a switch, and its ports. Raises RefusedError."""
-    ports = client.decode(path, client.get(path, "ports"), list[model.PortInfo])
+    ports = client.call(path, operations.PORTS)
     return tuple(dict.fromkeys([*(each.name for each in endpoints(path)), *(port.name for port in ports)]))
 
 

@@ -19,7 +19,7 @@ import click
 from vswitch.cli import qemu_version
 from vswitch.cli.names import complete_port, complete_switch, endpoint_of, endpoints
 from vswitch.cli.output import say
-from vswitch.control import client, model, runtime
+from vswitch.control import client, model, operations, runtime
 from vswitch.endpoints.guests import libvirt, qemu
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError, RefusedError
@@ -163,7 +163,7 @@ def _listed(known: Iterable[model.EndpointInfo]) -> str:
 
 def _next_mac_of(path: Path, endpoint: str) -> str:
     """An address that the switch has not seen and not handed out."""
-    return client.decode(path, client.post(path, f"endpoints/{endpoint}/guests"), model.GuestInfo).mac
+    return client.call(path, operations.NEXT_GUEST, name=endpoint).mac
 
 
 def _next_mac(policy: Policy) -> str:

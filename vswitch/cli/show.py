@@ -9,7 +9,8 @@ from vswitch.cli import table
 from vswitch.cli.names import complete_switch
 from vswitch.cli.output import say
 from vswitch.cli.table import Column
-from vswitch.control import client, model
+from vswitch.control import client, model, operations
+from vswitch.control.operations import Operation
 from vswitch.errors import InputError
 
 PORT_COLUMNS = (
@@ -53,7 +54,7 @@ def _lists(command: Callable[..., None]) -> Callable[..., None]:
 @_asks
 def status(name: str | None, as_json: bool) -> None:
     """Say how a switch is doing."""
-    shown = _ask(name, "status", as_json, model.Status)
+    shown = _ask(name, operations.STATUS, as_json)
     if shown is None:
         return
     totals = shown.totals
@@ -78,7 +79,7 @@ def status(name: str | None, as_json: bool) -> None:
 @_lists
 def ports(name: str | None, as_json: bool, wide: bool) -> None:
     """List the ports, their peers and counters."""
-    shown = _ask(name, "ports", as_json, list[model.PortInfo])
+    shown = _ask(name, operations.PORTS, as_json)
     if shown is None:
         return
     rows = [
@@ -103,7 +104,7 @@ def ports(name: str | None, as_json: bool, wide: bool) -> None:
 @_lists
 def macs(name: str | None, as_json: bool, wide: bool) -> None:
     """List the stations in the MAC table."""
-    shown = _ask(name, "macs", as_json, list[model.MacInfo])
+    shown = _ask(name, operations.MACS, as_json)
     if shown is None:
         return
     rows = [
@@ -117,7 +118,7 @@ def macs(name: str | None, as_json: bool, wide: bool) -> None:
 @_lists
 def vlans(name: str | None, as_json: bool, wide: bool) -> None:
     """List the VLANs of ports, and who is in them."""
-    shown = _ask(name, "vlans", as_json, list[model.VlanInfo])
+    shown = _ask(name, operations.VLANS, as_json)
     if shown is None:
         return
     rows = [(str(vlan.vlan), ", ".join(vlan.untagged) or "-", ", ".join(vlan.tagged) or "-") for vlan in shown]
@@ -132,7 +133,7 @@ def failures(name: str | None, as_json: bool, wide: bool, reference: str | None)
 
     With a REFERENCE, say all there is to know of that one.
     """
-    shown = _ask(name, "failures", as_json, list[model.FailureInfo])
+    shown = _ask(name, operations.FAILURES, as_json)
     if shown is None:
         return
     if reference is None:
@@ -146,11 +147,11 @@ def failures(name: str | None, as_json: bool, wide: bool, reference: str | None)
     say(f"{found[0].what} has failed, {found[0].count:,} times:\n\n{found[0].details.rstrip()}")
 
 
-def _ask(name: str | None, resource: str, as_json: bool, kind: type[T]) -> T | None:
+def _ask(name: str | None, operation: Operation[T], as_json: bool) -> T | None:
     """What the switch answers, or None if it was printed as JSON already."""
     path = client.find(name)
-    body = client.get(path, resource)
-    answer = client.decode(path, body, kind)
+    body = client.ask(path, operation)
+    answer = client.decode(path, operation, body)
     if not as_json:
         return answer
     say(body.decode())

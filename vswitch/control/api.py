@@ -1,20 +1,6 @@
 """The control API: HTTP on a unix socket that only this user can open.
 
-    GET  /v1/status                  model.Status
-    GET  /v1/ports                   list of model.PortInfo
-    GET  /v1/macs                    list of model.MacInfo
-    GET  /v1/vlans                   list of model.VlanInfo
-    GET  /v1/endpoints               list of model.EndpointInfo
-    GET  /v1/failures                list of model.FailureInfo
-    GET  /v1/capture                 pcapng, as it comes; the query has what is captured (CaptureRequest)
-    POST /v1/capture                 the same into the files that the body says (FileRequest), which ends with
-                                     this request; a line when it has begun, and CaptureSummary at the end
-    GET  /v1/recording               what the flight recorder has, as pcapng, with the same query
-    DELETE /v1/captures/ID           end one of them, whose id was in the header `vswitch-capture`
-    POST /v1/endpoints/NAME/guests   model.GuestInfo: one more guest is going to be plugged in
-
-Every answer carries the API's version in a header, so that a client of another version can say so. An error's body is
-`{"error": TEXT}`: 400 for what is asked wrongly, 409 for what the moment refuses.
+What there is to ask is in `operations.py`; here is who answers.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -22,8 +8,9 @@ from contextlib import aclosing, suppress
 from functools import partial
 from http import HTTPStatus
 from itertools import count
+from math import inf
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -34,11 +21,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from vswitch.control import answers, capture_requests, captures, http, model
-from vswitch.control.client import API_VERSION as VERSION
-from vswitch.control.client import CAPTURE_HEADER, VERSION_HEADER
+from vswitch.control import answers, captures, http, model, operations
+from vswitch.control.capture_requests import CaptureRequest, FileRequest, local
+from vswitch.control.operations import CAPTURE_HEADER, VERSION, VERSION_HEADER, Operation
 from vswitch.endpoints import unix_socket
-from vswitch.errors import InputError, RefusedError, printable
+from vswitch.errors import InputError, RefusedError, VSwitchError, printable
 from vswitch.supervision import Failures
 
 ANSWERS_MAX = 4  # of those that may be large, made and sent at a time
@@ -50,9 +37,9 @@ STALL_S = 10.0  # how long a client may take no more of an answer, but for captu
 class Captures(Protocol):
     """What the API knows of a switch's captures."""
 
-    async def prepare(self, request: capture_requests.CaptureRequest) -> captures.LiveCapture: ...
-    async def write(self, file: capture_requests.FileRequest, capture: captures.LiveCapture) -> None: ...
-    def recorded(self, request: capture_requests.CaptureRequest) -> AsyncGenerator[bytes, None]: ...
+    async def prepare(self, request: CaptureRequest) -> captures.LiveCapture: ...
+    async def write(self, file: FileRequest, capture: captures.LiveCapture) -> None: ...
+    def recorded(self, request: CaptureRequest) -> AsyncGenerator[bytes, None]: ...
 
 
 class Stations(Protocol):
@@ -78,6 +65,17 @@ class Switch(Protocol):
     def endpoints(self) -> list[model.EndpointInfo]: ...
 
 
+class Asked(NamedTuple):
+    """What a client asks of an operation, in the types that the operation has for it."""
+
+    parameters: Mapping[str, str]
+    query: Any
+    body: Any
+
+
+Handler = Callable[[Asked], Awaitable[object]]  # answers what is sent as JSON, or a response
+
+
 class Api:
     """The API as an ASGI application."""
 
@@ -85,61 +83,63 @@ class Api:
         self._switch = switch
         self._running: dict[str, captures.LiveCapture] = {}
         self._numbers = count(1)
-        self._answers = trio.CapacityLimiter(ANSWERS_MAX)
-        self._recordings = trio.CapacityLimiter(RECORDINGS_MAX)
-        routes = [
-            Route(f"/v{VERSION}{path}", endpoint, methods=methods)
-            for methods, path, endpoint in (
-                (["GET"], "/status", self._brief(self._status)),
-                (["GET"], "/ports", self._brief(self._ports)),
-                (["GET"], "/macs", self._brief(self._macs)),
-                (["GET"], "/vlans", self._brief(self._vlans)),
-                (["GET"], "/endpoints", self._brief(self._endpoints)),
-                (["GET"], "/failures", self._brief(self._failures)),
-                (["GET"], "/recording", _Brief(self._recording, self._recordings)),
-                (["GET", "POST"], "/capture", self._capture),
-                (["DELETE"], "/captures/{number}", self._brief(self._end_capture)),
-                (["POST"], "/endpoints/{name}/guests", self._brief(self._next_guest)),
-            )
-        ]
-        handlers = {HTTPException: _refuse, InputError: _refuse, RefusedError: _refuse}
-        self._app = ExceptionMiddleware(Router(routes, redirect_slashes=False), handlers)
+        answers = trio.CapacityLimiter(ANSWERS_MAX)
+        limits = {
+            operations.CAPTURE: trio.CapacityLimiter(inf),
+            operations.CAPTURE_TO_FILES: trio.CapacityLimiter(inf),
+            operations.RECORDING: trio.CapacityLimiter(RECORDINGS_MAX),
+        }
+        resources: dict[str, dict[str, _Method]] = {}
+        for operation, handler in self._handlers().items():
+            method = _Method(operation, handler, limits.get(operation, answers))
+            resources.setdefault(f"/v{VERSION}{operation.path}", {})[operation.method] = method
+        routes = [Route(path, _Resource(methods), methods=list(methods)) for path, methods in resources.items()]
+        router = Router(routes, redirect_slashes=False)
+        self._app = ExceptionMiddleware(router, {HTTPException: _refuse})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self  # or starlette answers 404 and 405 itself
         await self._app(scope, receive, send)
 
-    def _brief(self, answer: Callable[[Request], Awaitable[Response]]) -> "_Brief":
-        return _Brief(answer, self._answers)
+    def _handlers(self) -> dict[Operation[Any], Handler]:
+        return {
+            operations.STATUS: self._status,
+            operations.PORTS: self._ports,
+            operations.MACS: self._macs,
+            operations.VLANS: self._vlans,
+            operations.ENDPOINTS: self._endpoints,
+            operations.FAILURES: self._failures,
+            operations.CAPTURE: self._capture,
+            operations.CAPTURE_TO_FILES: self._capture_to_files,
+            operations.END_CAPTURE: self._end_capture,
+            operations.RECORDING: self._recording,
+            operations.NEXT_GUEST: self._next_guest,
+        }
 
-    async def _status(self, request: Request) -> Response:
-        return _json(self._switch.status())
+    async def _status(self, asked: Asked) -> model.Status:
+        return self._switch.status()
 
-    async def _ports(self, request: Request) -> Response:
+    async def _ports(self, asked: Asked) -> list[model.PortInfo]:
         await self._switch.find_processes()
-        return _json(self._switch.ports())
+        return self._switch.ports()
 
-    async def _macs(self, request: Request) -> Response:
-        return _json(await self._switch.macs())
+    async def _macs(self, asked: Asked) -> list[model.MacInfo]:
+        return await self._switch.macs()
 
-    async def _vlans(self, request: Request) -> Response:
-        return _json(self._switch.vlans())
+    async def _vlans(self, asked: Asked) -> list[model.VlanInfo]:
+        return self._switch.vlans()
 
-    async def _endpoints(self, request: Request) -> Response:
-        return _json(self._switch.endpoints())
+    async def _endpoints(self, asked: Asked) -> list[model.EndpointInfo]:
+        return self._switch.endpoints()
 
-    async def _failures(self, request: Request) -> Response:
-        return _json([answers.failure_info(failure) for failure in self._switch.failures.kept()])
+    async def _failures(self, asked: Asked) -> list[model.FailureInfo]:
+        return [answers.failure_info(failure) for failure in self._switch.failures.kept()]
 
-    async def _next_guest(self, request: Request) -> Response:
-        try:
-            mac = await self._switch.stations.next_guest(request.path_params["name"])
-        except InputError as error:
-            raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
-        return _json(model.GuestInfo(mac=mac))
+    async def _next_guest(self, asked: Asked) -> model.GuestInfo:
+        return model.GuestInfo(mac=await self._switch.stations.next_guest(asked.parameters["name"]))
 
-    async def _recording(self, request: Request) -> Response:
-        recorded = self._switch.captures.recorded(_wanted(request))
+    async def _recording(self, asked: Asked) -> Response:
+        recorded = self._switch.captures.recorded(asked.query)
         first = await anext(recorded)  # a filter may be wrong
 
         async def stream() -> AsyncGenerator[bytes, None]:
@@ -148,53 +148,91 @@ class Api:
                 async for portion in recorded:
                     yield portion
 
-        return _PromptStream(stream(), "application/x-pcapng", {VERSION_HEADER: VERSION})
+        return _PromptStream(stream(), operations.PCAPNG, {VERSION_HEADER: VERSION})
 
-    async def _capture(self, request: Request) -> Response:
+    async def _capture(self, asked: Asked) -> Response:
+        live = await self._prepared(asked)
+
+        async def stream() -> AsyncGenerator[bytes, None]:
+            async with aclosing(live.stream()) as portions:
+                async for portion in portions:
+                    yield portion
+
+        return self._running_one(live, stream(), operations.PCAPNG)
+
+    async def _capture_to_files(self, asked: Asked) -> Response:
+        live = await self._prepared(asked)
+        await self._switch.captures.write(local(asked.body), live)
+
+        async def stream() -> AsyncGenerator[bytes, None]:
+            yield b"\n"
+            await live.done.wait()
+            yield msgspec.json.encode(live.summary()) + b"\n"
+
+        return self._running_one(live, stream(), operations.JSON)
+
+    async def _prepared(self, asked: Asked) -> captures.LiveCapture:
         if len(self._running) >= CAPTURES_MAX:
             raise RefusedError(f"{CAPTURES_MAX} captures run already; end some")
-        live = await self._switch.captures.prepare(_wanted(request))
-        if request.method == "POST":
-            await self._switch.captures.write(capture_requests.read_file(await request.body()), live)
+        return await self._switch.captures.prepare(asked.query)
+
+    def _running_one(self, live: captures.LiveCapture, stream: AsyncGenerator[bytes, None], media: str) -> Response:
+        """The answer of a capture, which can be ended by its number meanwhile, and ends with the answer."""
         number = str(next(self._numbers))
         self._running[number] = live
 
-        async def stream() -> AsyncGenerator[bytes, None]:
+        async def until_ended() -> AsyncGenerator[bytes, None]:
             try:
-                if request.method == "POST":
-                    yield b"\n"
-                    await live.done.wait()
-                    yield msgspec.json.encode(live.summary()) + b"\n"
-                else:
-                    async with aclosing(live.stream()) as portions:
-                        async for portion in portions:
-                            yield portion
+                async with aclosing(stream):
+                    async for portion in stream:
+                        yield portion
             finally:
                 live.end()
                 del self._running[number]
 
-        kind = "application/json" if request.method == "POST" else "application/x-pcapng"
-        return _Stream(stream(), kind, {VERSION_HEADER: VERSION, CAPTURE_HEADER: number})
+        return _Stream(until_ended(), media, {VERSION_HEADER: VERSION, CAPTURE_HEADER: number})
 
-    async def _end_capture(self, request: Request) -> Response:
-        live = self._running.get(request.path_params["number"])
+    async def _end_capture(self, asked: Asked) -> model.Nothing:
+        live = self._running.get(asked.parameters["number"])
         if live is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such capture")
+            raise InputError("there is no such capture")
         live.end()
-        return _json({})
+        return model.Nothing()
 
 
-class _Brief:
-    """An endpoint that makes and sends few answers at a time, so that what they hold is bounded."""
+class _Method(NamedTuple):
+    """An operation, who answers it, and how many such answers are made and sent at a time: that bounds their memory."""
 
-    def __init__(self, answer: Callable[[Request], Awaitable[Response]], answers: trio.CapacityLimiter) -> None:
-        self._answer = answer
-        self._answers = answers
+    operation: Operation[Any]
+    handler: Handler
+    limit: trio.CapacityLimiter
+
+
+class _Resource:
+    """What there is at one path, as an ASGI application: an operation for each method."""
+
+    def __init__(self, methods: dict[str, _Method]) -> None:
+        self._methods = methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._answers:
-            response = await self._answer(Request(scope, receive))
+        operation, handler, limit = self._methods["GET" if scope["method"] == "HEAD" else scope["method"]]
+        async with limit:
+            try:
+                answer = await handler(await _read(operation, Request(scope, receive)))
+            except VSwitchError as error:
+                raise HTTPException(operation.status_of(error), str(error)) from None
+            response = answer if isinstance(answer, Response) else _json(answer)
             await response(scope, receive, send)
+
+
+async def _read(operation: Operation[Any], request: Request) -> Asked:
+    """Raises InputError."""
+    query, body = operation.query, operation.body
+    return Asked(
+        request.path_params,
+        None if query is None else operations.read_query(query, request.query_params.multi_items()),
+        None if body is None else operations.read_body(body, await request.body()),
+    )
 
 
 class _Prompt(Response):
@@ -239,19 +277,13 @@ def _make_directory(path: str) -> None:
         Path(path).parent.mkdir(mode=0o700)
 
 
-def _wanted(request: Request) -> capture_requests.CaptureRequest:
-    return capture_requests.read_query(request.query_params.multi_items())
-
-
 async def _refuse(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):
-        phrase = HTTPStatus(error.status_code).phrase
-        text = f"{phrase}: {request.method} {request.scope['path']}" if error.detail == phrase else error.detail
-        return _json({"error": printable(text)}, error.status_code, error.headers)
-    status = HTTPStatus.BAD_REQUEST if isinstance(error, InputError) else HTTPStatus.CONFLICT
-    return _json({"error": str(error)}, status)
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    text = error.detail if error.detail != phrase else f"{phrase}: {request.method} {request.scope['path']}"
+    return _json({"error": printable(text)}, error.status_code, error.headers)
 
 
 def _json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     headers = {VERSION_HEADER: VERSION, **(headers or {})}
-    return _Prompt(msgspec.json.encode(content), status, headers, "application/json")
+    return _Prompt(msgspec.json.encode(content), status, headers, operations.JSON)

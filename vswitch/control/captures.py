@@ -14,7 +14,7 @@ from typing import Self
 
 import trio
 
-from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest, check
+from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest
 from vswitch.edges.capture import Budget, Capture, Piece
 from vswitch.edges.capture_file import NONE, CaptureFile, CaptureStopped, Rotation, read_rotation
 from vswitch.edges.packet_filter import PacketFilter
@@ -228,7 +228,6 @@ Matches = Callable[[bytes], bool]
 
 async def prepare(ports: Ports, budget: Budget, request: CaptureRequest, matches: Matches | None = None) -> LiveCapture:
     """A capture that has not begun. Raises InputError for what is wrong, RefusedError for a filter without libpcap."""
-    check(request)
     return LiveCapture(ports, budget, request, matches or await find_filter(request.filter))
 
 

@@ -5,17 +5,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from vswitch.control import runtime
-from vswitch.errors import InputError, RefusedError, VSwitchError
+from vswitch.control import operations, runtime
+from vswitch.control.operations import CAPTURE_HEADER, VERSION, VERSION_HEADER, Operation
+from vswitch.errors import RefusedError, VSwitchError
 from vswitch.values import check_name
 
-API_VERSION = "1"
-VERSION_HEADER = "vswitch-api"
-CAPTURE_HEADER = "vswitch-capture"
 TIMEOUT_S = 10.0
 STREAM_BYTES = 1 << 20
 
@@ -74,20 +72,34 @@ def running() -> list[Path]:
     return [path for path in runtime.control_sockets() if _answers(path)]
 
 
-def get(path: Path, resource: str) -> bytes:
-    """The JSON at `resource`. Raises RefusedError if the switch does not answer, or not in our version."""
-    return _request("GET", path, resource)
+def ask(path: Path, operation: Operation[Any], **parameters: str) -> bytes:
+    """The JSON that an operation is answered with; `parameters` are those of its path.
 
-
-def post(path: Path, resource: str) -> bytes:
-    """The JSON that posting to `resource` is answered with. Raises RefusedError as `get` does."""
-    return _request("POST", path, resource)
-
-
-def decode(path: Path, body: bytes, kind: type[T]) -> T:
-    """An answer of the switch at `path`. Raises RefusedError if it has another form."""
+    Raises RefusedError if the switch does not answer, or not in our version, InputError if it does not know what is
+    asked for.
+    """
+    connection = _UnixConnection(path)
     try:
-        return msgspec.json.decode(body, type=kind)
+        connection.request(operation.method, operation.target(parameters))
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise RefusedError(f"the switch at {path} does not answer: {str(error)[:200]}") from None
+    finally:
+        connection.close()
+    _check(path, response, body)
+    return body
+
+
+def call(path: Path, operation: Operation[T], **parameters: str) -> T:
+    """An operation's answer. Raises as `ask` does, and RefusedError if the answer has another form."""
+    return decode(path, operation, ask(path, operation, **parameters))
+
+
+def decode(path: Path, operation: Operation[T], body: bytes) -> T:
+    """The answer of the switch at `path`. Raises RefusedError if it has another form."""
+    try:
+        return msgspec.json.decode(body, type=operation.answer)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RefusedError(f"the switch at {path} answers in another form than this command knows: {error}") from None
 
@@ -99,17 +111,19 @@ class SwitchEnded(RefusedError):
 class Stream:
     """An answer that goes on: an iterable of what comes, until the switch ends it.
 
-    `end` has the switch end it, whatever is on the way still comes. Raises RefusedError as `get` does; iterating raises
-    SwitchEnded if the answer is cut off, unless it was to end.
+    `end` has the switch end it, whatever is on the way still comes. Raises as `ask` does; iterating raises SwitchEnded
+    if the answer is cut off, unless it was to end.
     """
 
-    def __init__(self, path: Path, resource: str, body: bytes | None = None) -> None:
+    def __init__(
+        self, path: Path, operation: Operation[Any], query: msgspec.Struct, body: msgspec.Struct | None = None
+    ) -> None:
         self._path = path
         self._told_to_end = False
         self._connection = _UnixConnection(path)
-        method = "GET" if body is None else "POST"
+        sent = None if body is None else msgspec.json.encode(body)
         try:
-            self._connection.request(method, f"/v{API_VERSION}/{resource}", body)
+            self._connection.request(operation.method, operation.target(query=query), sent)
             self._response = self._connection.getresponse()
             if self._response.status != http.client.OK:
                 _check(path, self._response, self._response.read())
@@ -136,30 +150,16 @@ class Stream:
     def end(self) -> None:
         self._told_to_end = True
         with suppress(RefusedError):  # it has ended already
-            _request("DELETE", self._path, f"captures/{self._number}")
-
-
-def _request(method: str, path: Path, resource: str) -> bytes:
-    connection = _UnixConnection(path)
-    try:
-        connection.request(method, f"/v{API_VERSION}/{resource}")
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise RefusedError(f"the switch at {path} does not answer: {str(error)[:200]}") from None
-    finally:
-        connection.close()
-    _check(path, response, body)
-    return body
+            ask(self._path, operations.END_CAPTURE, number=self._number or "")
 
 
 def _check(path: Path, response: http.client.HTTPResponse, body: bytes) -> None:
     """Whether a switch of our version has done what was asked. Raises InputError, RefusedError."""
     spoken = response.headers.get(VERSION_HEADER)
-    if spoken != API_VERSION:
+    if spoken != VERSION:
         raise RefusedError(
             f"the switch at {path} speaks version {spoken or 'unknown'} of the control API, this command version "
-            f"{API_VERSION}; use the vswitch that started it, or restart the switch"
+            f"{VERSION}; use the vswitch that started it, or restart the switch"
         )
     if response.status == http.client.OK:
         return
@@ -171,10 +171,7 @@ def _check(path: Path, response: http.client.HTTPResponse, body: bytes) -> None:
 
 
 # What the switch itself says of a request.
-_ERRORS: dict[int, type[VSwitchError]] = {
-    http.client.BAD_REQUEST: InputError,
-    http.client.CONFLICT: RefusedError,
-}
+_ERRORS: dict[int, type[VSwitchError]] = {status.value: kind for kind, status in operations.ERRORS.items()}
 
 
 def _answers(path: Path) -> bool:

@@ -67,6 +67,10 @@ class GuestInfo(msgspec.Struct, frozen=True, kw_only=True):
     mac: str
 
 
+class Nothing(msgspec.Struct, frozen=True):
+    """The answer of what has none."""
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Over all ports, those that are gone included: rx_frames + copies = tx_frames + queued_frames + all drops."""
 

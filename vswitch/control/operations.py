@@ -1,0 +1,125 @@
+"""The operations of the control API, version 1: one table, for the switch that answers and the commands that ask.
+
+A path has its parameters in braces. Every answer carries the version in a header, so that a client of another one can
+say so. An error's body is `{"error": TEXT}`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Generic, TypeVar, get_origin
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from vswitch.control import model
+from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest
+from vswitch.errors import InputError, RefusedError, VSwitchError
+
+VERSION = "1"
+VERSION_HEADER = "vswitch-api"
+CAPTURE_HEADER = "vswitch-capture"  # a capture's number, to end it by
+JSON = "application/json"
+PCAPNG = "application/x-pcapng"
+
+Q = TypeVar("Q", bound=msgspec.Struct)
+T = TypeVar("T")
+
+# What an error of the switch is to a client, unless the operation says otherwise.
+ERRORS: Mapping[type[VSwitchError], HTTPStatus] = {
+    InputError: HTTPStatus.BAD_REQUEST,
+    RefusedError: HTTPStatus.CONFLICT,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Operation(Generic[T]):
+    """One thing to ask of a switch. `query` and `body` are the types of what is asked, `answer` that of the answer."""
+
+    method: str
+    path: str
+    answer: type[T]
+    summary: str
+    query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    media: str = JSON
+    errors: Mapping[type[VSwitchError], HTTPStatus] = field(default_factory=dict)
+
+    def target(self, parameters: Mapping[str, str] | None = None, query: msgspec.Struct | None = None) -> str:
+        """What a request for it asks for; `parameters` are those of its path."""
+        parameters = parameters or {}
+        named = {name: quote(text, safe="", errors="surrogateescape") for name, text in parameters.items()}
+        asked = f"/v{VERSION}{self.path.format(**named)}"
+        return asked if query is None else f"{asked}?{write_query(query)}"
+
+    def status_of(self, error: VSwitchError) -> HTTPStatus:
+        """The status of an answer that is an error."""
+        known = {**ERRORS, **self.errors}
+        return next((status for kind, status in known.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
+
+
+STATUS = Operation("GET", "/status", model.Status, "Who the switch is, and its totals")
+PORTS = Operation("GET", "/ports", list[model.PortInfo], "Every port, in the order they came")
+MACS = Operation("GET", "/macs", list[model.MacInfo], "The MAC table, by VLAN and address")
+VLANS = Operation("GET", "/vlans", list[model.VlanInfo], "The VLANs that ports have by their policies")
+ENDPOINTS = Operation("GET", "/endpoints", list[model.EndpointInfo], "Every endpoint, in the order they came")
+FAILURES = Operation("GET", "/failures", list[model.FailureInfo], "What has failed beside forwarding")
+CAPTURE = Operation("GET", "/capture", bytes, "Frames as they come", query=CaptureRequest, media=PCAPNG)
+CAPTURE_TO_FILES = Operation(
+    "POST",
+    "/capture",
+    CaptureSummary,
+    "The same into files, until this request ends: an empty line when it has begun, the answer when it is over",
+    query=CaptureRequest,
+    body=FileRequest,
+)
+END_CAPTURE = Operation(
+    "DELETE",
+    "/captures/{number}",
+    model.Nothing,
+    "End one of these, whose number was in a header",
+    errors={InputError: HTTPStatus.NOT_FOUND},
+)
+RECORDING = Operation("GET", "/recording", bytes, "What the flight recorder has", query=CaptureRequest, media=PCAPNG)
+NEXT_GUEST = Operation(
+    "POST",
+    "/endpoints/{name}/guests",
+    model.GuestInfo,
+    "An address for one more guest that is going to be plugged in",
+    errors={InputError: HTTPStatus.NOT_FOUND},
+)
+
+OPERATIONS: tuple[Operation[Any], ...] = (
+    *(STATUS, PORTS, MACS, VLANS, ENDPOINTS, FAILURES),
+    *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST),
+)
+
+
+def read_query(kind: type[Q], items: Iterable[tuple[str, str]]) -> Q:
+    """What a URL's query says: fields by name, those with several values once for each. Raises InputError."""
+    several = {known.name for known in msgspec.structs.fields(kind) if get_origin(known.type) is tuple}
+    fields: dict[str, Any] = {}
+    for name, value in items:
+        if name in several:
+            fields.setdefault(name, []).append(value)
+        else:
+            fields[name] = value
+    try:
+        return msgspec.convert(fields, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the query asks for what there is not: {error}") from None
+
+
+def write_query(query: msgspec.Struct) -> str:
+    """The other way round."""
+    fields = {name: getattr(query, name) for name in query.__struct_fields__}
+    fields = {name: value for name, value in fields.items() if value not in (None, "", ())}
+    return urlencode(fields, doseq=True, errors="surrogateescape")
+
+
+def read_body(kind: type[Q], body: bytes) -> Q:
+    """What a request's body says. Raises InputError."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(f"the body does not say what is asked for: {error}") from None
