@@ -1,6 +1,5 @@
 """Stations for tests: the other ends of endpoints, over streams in QEMU's framing and over datagrams."""
 
-import os
 import socket
 import struct
 from collections import deque
@@ -163,14 +162,3 @@ def check_balance(switch: VSwitch) -> None:
     """The totals account for every frame."""
     totals = switch.status().totals
     assert totals.rx_frames + totals.copies == totals.tx_frames + totals.queued_frames + sum(totals.drops.values())
-
-
-def descriptors() -> dict[str, str]:
-    """This process's open descriptors, and what each is."""
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-        except FileNotFoundError:  # the one that lists them
-            continue
-    return found

@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.descriptors import descriptors
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, until
 from vswitch import RefusedError, VSwitch
@@ -301,12 +302,12 @@ async def test_a_client_that_reads_nothing_is_hung_up_on(path: str, target: str,
 async def test_nothing_of_it_is_left(path: str) -> None:
     async with controlled(path):
         await ask(path)  # what is imported and opened once is there now
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors(before=True)
     async with controlled(path):
         idle = await trio.open_unix_socket(path)
         await ask(path)
     await idle.aclose()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert not await trio.Path(path).exists()
 
 

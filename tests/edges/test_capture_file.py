@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descriptors import descriptors
 from tests.edges.capture_files import (
     FRAME,
     HEADER,
@@ -48,11 +49,11 @@ def test_a_file_is_its_header_what_was_written_and_its_trailer(path: Path) -> No
 
 
 def test_it_may_be_closed_again_but_not_written_to(path: Path) -> None:
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors(before=True)
     capture = begin(path)
     capture.close()
     capture.close()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors() == before
     with pytest.raises(CaptureStopped, match=re.escape(f"{path} is over")):
         capture.write(FRAME, 1, NOW_S)
     with pytest.raises(CaptureStopped, match=re.escape(f"{path} is over")):

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.descriptors import descriptors
 from tests.edges.capture_files import (
     FRAME,
     HEADER,
@@ -172,7 +173,7 @@ def with_capacity(capacity: int, monkeypatch: pytest.MonkeyPatch, error: int = e
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
 def test_a_begun_block_is_cut_off_again(path: Path, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors(before=True)
     capture = begin(path)
     with_capacity(len(HEADER) + 5 * len(FRAME) + 50, monkeypatch, error)
     capture.write(FRAME * 3, 3, NOW_S)
@@ -180,7 +181,7 @@ def test_a_begun_block_is_cut_off_again(path: Path, error: int, monkeypatch: pyt
         capture.write(FRAME * 3, 3, NOW_S)
     assert str(caught.value) == f"the capture to {path} has stopped: {os.strerror(error)}"
     assert path.read_bytes() == HEADER + FRAME * 5 + TRAILER
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors() == before
     with pytest.raises(CaptureStopped, match="is over"):
         capture.write(FRAME, 1, NOW_S)
     capture.close()
@@ -225,11 +226,11 @@ def test_a_write_of_nothing_does_not_go_on_for_ever(path: Path, monkeypatch: pyt
 
 
 def test_no_file_is_left_that_has_no_header(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors(before=True)
     with_capacity(len(HEADER) - 1, monkeypatch)
     assert "No space left on device" in refused(path)
     assert not files(path.parent)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors() == before
 
 
 def test_the_files_before_one_that_has_no_header_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

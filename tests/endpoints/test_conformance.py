@@ -10,9 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.descriptors import descriptors
 from tests.endpoints.kinds import KINDS, Kind, Station, ignore_loss
 from tests.frames import BROADCAST, frame, mac
-from tests.peers import TIMEOUT_S, Peer, check_balance, descriptors, until, up
+from tests.peers import TIMEOUT_S, Peer, check_balance, until, up
 from vswitch import VSwitch
 from vswitch.control.model import PortInfo
 from vswitch.dataplane.frame import FRAME_MAX
@@ -32,7 +33,7 @@ class Rig:
         self.kind = kind
         self.switch = switch
         self._clock = clock
-        self._before = _in_use()
+        self._before = _in_use(before=True)
 
     async def attach(self, **parameters: object) -> None:
         self.lab = await self.kind.attach(self.switch, **parameters)
@@ -109,7 +110,7 @@ async def rig(
     make: Callable[[Path], Kind], directory: Path, clock: MockClock, **parameters: object
 ) -> AsyncIterator[Rig]:
     """Ends with a look at what is left."""
-    before = _in_use()
+    before = _in_use(before=True)
     async with make(directory) as kind, VSwitch() as switch:
         lan = Rig(kind, switch, clock)
         await lan.attach(**parameters)
@@ -119,9 +120,9 @@ async def rig(
     assert os.listdir(directory) == []
 
 
-def _in_use() -> tuple[Counter[str], int]:
+def _in_use(*, before: bool = False) -> tuple[Counter[str], int]:
     """What descriptors are open for, and how many tasks there are."""
-    return Counter(descriptors().values()), trio.lowlevel.current_statistics().tasks_living
+    return Counter(descriptors(before=before).values()), trio.lowlevel.current_statistics().tasks_living
 
 
 def kinds(*conditions: Callable[[Kind], bool]) -> pytest.MarkDecorator:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.descriptors import descriptors
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import Peer, check_balance, until, up
 from vswitch import VSwitch
@@ -62,7 +63,7 @@ async def test_two_thousand_connections_at_once() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         async with VSwitch() as switch:
-            descriptors = len(os.listdir("/proc/self/fd"))
+            before = descriptors(before=True)
             lan = await switch.attach("tcp://127.0.0.1:0", name="lan")
             peers = [await Peer.connected_to(lan.url) for _ in range(crowd)]
             await until(lambda: len(up(switch)) == crowd)
@@ -75,7 +76,7 @@ async def test_two_thousand_connections_at_once() -> None:
                 peer.stream.socket.close()
             await until(lambda: not switch.ports())
             await lan.detach()
-            assert len(os.listdir("/proc/self/fd")) == descriptors
+            assert descriptors() == before
             check_balance(switch)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

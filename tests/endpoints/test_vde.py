@@ -13,11 +13,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.descriptors import descriptors
 from tests.endpoints.kinds import MAGIC, SUN_PATH, sockaddr_un, vde_plug, vde_request
 from tests.endpoints.test_sock_diag import NOBODY, another_user
 from tests.frames import BROADCAST, frame, mac
 from tests.needs import require
-from tests.peers import TIMEOUT_S, DatagramPeer, check_balance, descriptors, until, up
+from tests.peers import TIMEOUT_S, DatagramPeer, check_balance, until, up
 from vswitch import VSwitch
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.vde import endpoint as vde
@@ -74,7 +75,7 @@ class Lan:
 @asynccontextmanager
 async def serving(root: Path, **parameters: object) -> AsyncIterator[Lan]:
     """Ends with a look at what is left."""
-    before = Counter(descriptors().values())
+    before = Counter(descriptors(before=True).values())
     async with VSwitch() as switch:
         async with AsyncExitStack() as stack:
             lan = Lan(root, switch, stack)
