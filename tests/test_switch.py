@@ -289,7 +289,7 @@ async def test_the_name_of_a_port_is_taken_as_well(directory: Path, kind: str) -
         lab = await switch.attach("tcp://127.0.0.1:0", name="lab")
         async with await Peer.connected_to(lab.url):
             await until(lambda: up(switch) == {"lab.1"})
-            before = descriptors(before=True)
+            before = descriptors()
             here, there = socket.socketpair()
             target: str | socket.socket = f"unix://{directory}/x.sock?{kind}"
             if kind == "fd":
@@ -421,7 +421,7 @@ async def test_a_listening_descriptor_that_is_in_use_already_is_refused() -> Non
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM])
 async def test_a_socket_that_is_refused_is_not_leaked(kind: socket.SocketKind) -> None:
     async with VSwitch() as switch:
-        before = descriptors(before=True)
+        before = descriptors()
         with pytest.raises(InputError):
             await switch.attach(sock := socket.socket(socket.AF_UNIX, kind))
         sock.close()  # if it is the caller's again
@@ -432,7 +432,7 @@ async def test_a_socket_that_is_refused_is_not_leaked(kind: socket.SocketKind) -
 async def test_a_socket_that_is_refused_for_its_parameters_is_not_leaked(parameters: dict[str, object]) -> None:
     async with VSwitch() as switch:
         await switch.attach("tcp://127.0.0.1:0", name="taken")
-        before = descriptors(before=True)
+        before = descriptors()
         here, there = socket.socketpair()
         with pytest.raises(InputError):
             await switch.attach(there, **parameters)
@@ -524,7 +524,7 @@ async def busy(directory: Path) -> None:
 
 async def test_nothing_is_left(directory: Path) -> None:
     await busy(directory)  # what is opened once, such as the thread that resolves names, is there now
-    before = descriptors(before=True)
+    before = descriptors()
     tasks = trio.lowlevel.current_statistics().tasks_living
     for _ in range(3):
         await busy(directory)
@@ -542,7 +542,7 @@ async def test_nothing_is_left_after_an_error(directory: Path) -> None:
 
     async with VSwitch():
         pass
-    before = descriptors(before=True)
+    before = descriptors()
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             await fail()

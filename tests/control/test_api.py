@@ -302,7 +302,7 @@ async def test_a_client_that_reads_nothing_is_hung_up_on(path: str, target: str,
 async def test_nothing_of_it_is_left(path: str) -> None:
     async with controlled(path):
         await ask(path)  # what is imported and opened once is there now
-    before = descriptors(before=True)
+    before = descriptors()
     async with controlled(path):
         idle = await trio.open_unix_socket(path)
         await ask(path)

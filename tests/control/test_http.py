@@ -415,7 +415,7 @@ async def test_a_request_that_is_cut_short_is_refused(cut: bytes) -> None:
 async def test_nothing_is_kept_of_clients_that_are_gone() -> None:
     async with serving(echo) as service:
         await wait_all_tasks_blocked()
-        before = descriptors(before=True)
+        before = descriptors()
         for data in (b"", b"G", REQUEST, REQUEST * 50, *[data for data, _ in REFUSED.values()]):
             async with service.client() as client:
                 await client.say(data)

@@ -49,7 +49,7 @@ def test_a_file_is_its_header_what_was_written_and_its_trailer(path: Path) -> No
 
 
 def test_it_may_be_closed_again_but_not_written_to(path: Path) -> None:
-    before = descriptors(before=True)
+    before = descriptors()
     capture = begin(path)
     capture.close()
     capture.close()

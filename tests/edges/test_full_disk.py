@@ -173,7 +173,7 @@ def with_capacity(capacity: int, monkeypatch: pytest.MonkeyPatch, error: int = e
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
 def test_a_begun_block_is_cut_off_again(path: Path, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = descriptors(before=True)
+    before = descriptors()
     capture = begin(path)
     with_capacity(len(HEADER) + 5 * len(FRAME) + 50, monkeypatch, error)
     capture.write(FRAME * 3, 3, NOW_S)
@@ -226,7 +226,7 @@ def test_a_write_of_nothing_does_not_go_on_for_ever(path: Path, monkeypatch: pyt
 
 
 def test_no_file_is_left_that_has_no_header(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = descriptors(before=True)
+    before = descriptors()
     with_capacity(len(HEADER) - 1, monkeypatch)
     assert "No space left on device" in refused(path)
     assert not files(path.parent)

@@ -33,7 +33,7 @@ class Rig:
         self.kind = kind
         self.switch = switch
         self._clock = clock
-        self._before = _in_use(before=True)
+        self._before = _in_use()
 
     async def attach(self, **parameters: object) -> None:
         self.lab = await self.kind.attach(self.switch, **parameters)
@@ -110,7 +110,7 @@ async def rig(
     make: Callable[[Path], Kind], directory: Path, clock: MockClock, **parameters: object
 ) -> AsyncIterator[Rig]:
     """Ends with a look at what is left."""
-    before = _in_use(before=True)
+    before = _in_use()
     async with make(directory) as kind, VSwitch() as switch:
         lan = Rig(kind, switch, clock)
         await lan.attach(**parameters)
@@ -120,9 +120,9 @@ async def rig(
     assert os.listdir(directory) == []
 
 
-def _in_use(*, before: bool = False) -> tuple[Counter[str], int]:
+def _in_use() -> tuple[Counter[str], int]:
     """What descriptors are open for, and how many tasks there are."""
-    return Counter(descriptors(before=before).values()), trio.lowlevel.current_statistics().tasks_living
+    return Counter(descriptors().values()), trio.lowlevel.current_statistics().tasks_living
 
 
 def kinds(*conditions: Callable[[Kind], bool]) -> pytest.MarkDecorator:

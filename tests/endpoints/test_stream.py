@@ -63,7 +63,7 @@ async def test_two_thousand_connections_at_once() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         async with VSwitch() as switch:
-            before = descriptors(before=True)
+            before = descriptors()
             lan = await switch.attach("tcp://127.0.0.1:0", name="lan")
             peers = [await Peer.connected_to(lan.url) for _ in range(crowd)]
             await until(lambda: len(up(switch)) == crowd)

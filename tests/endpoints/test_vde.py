@@ -75,7 +75,7 @@ class Lan:
 @asynccontextmanager
 async def serving(root: Path, **parameters: object) -> AsyncIterator[Lan]:
     """Ends with a look at what is left."""
-    before = Counter(descriptors(before=True).values())
+    before = Counter(descriptors().values())
     async with VSwitch() as switch:
         async with AsyncExitStack() as stack:
             lan = Lan(root, switch, stack)

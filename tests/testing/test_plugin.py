@@ -1,5 +1,6 @@
 """The pytest plugin, as a project that uses it sees it."""
 
+import gc
 import os
 import re
 import signal
@@ -44,7 +45,9 @@ def run(pytester: pytest.Pytester, *arguments: str, apart: bool = False) -> pyte
         *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what this process has loaded cannot be rewritten
         *("-o", "asyncio_default_fixture_loop_scope=function"),  # pytest-asyncio warns if it is unset
     ]
-    return start("-p", "no:cacheprovider", *quiet, *arguments)
+    result = start("-p", "no:cacheprovider", *quiet, *arguments)
+    gc.collect()  # of a run in this process, what it leaves behind would be closed in the midst of another test
+    return result
 
 
 def kept(pytester: pytest.Pytester) -> list[str]:
