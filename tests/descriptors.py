@@ -12,3 +12,8 @@ def descriptors() -> dict[str, str]:
         except FileNotFoundError:  # the one that lists them
             continue
     return found
+
+
+def opened_since(before: dict[str, str]) -> dict[str, str]:
+    """Those that were not there before. Some of before may be gone: garbage of other tests is collected at any time."""
+    return {number: what for number, what in descriptors().items() if before.get(number) != what}

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.descriptors import descriptors
+from tests.descriptors import descriptors, opened_since
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, check_balance, until, up
 from vswitch import InputError, RefusedError, VSwitch, VSwitchError
@@ -299,7 +299,7 @@ async def test_the_name_of_a_port_is_taken_as_well(directory: Path, kind: str) -
             here.close()
             there.close()
             assert os.listdir(directory) == []
-            assert descriptors() == before
+            assert opened_since(before) == {}
             assert up(switch) == {"lab.1"}
 
 
@@ -425,7 +425,7 @@ async def test_a_socket_that_is_refused_is_not_leaked(kind: socket.SocketKind) -
         with pytest.raises(InputError):
             await switch.attach(sock := socket.socket(socket.AF_UNIX, kind))
         sock.close()  # if it is the caller's again
-        assert descriptors() == before
+        assert opened_since(before) == {}
 
 
 @pytest.mark.parametrize("parameters", [{"nmae": "vm"}, {"name": "taken"}])
@@ -438,7 +438,7 @@ async def test_a_socket_that_is_refused_for_its_parameters_is_not_leaked(paramet
             await switch.attach(there, **parameters)
         here.close()
         there.close()
-        assert descriptors() == before
+        assert opened_since(before) == {}
 
 
 class Stopped(BaseException):
@@ -528,7 +528,7 @@ async def test_nothing_is_left(directory: Path) -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
     for _ in range(3):
         await busy(directory)
-    assert descriptors() == before
+    assert opened_since(before) == {}
     assert trio.lowlevel.current_statistics().tasks_living == tasks
     assert os.listdir(directory) == []
 
@@ -546,7 +546,7 @@ async def test_nothing_is_left_after_an_error(directory: Path) -> None:
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             await fail()
-    assert descriptors() == before
+    assert opened_since(before) == {}
     assert os.listdir(directory) == []
 
 

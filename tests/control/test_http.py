@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.descriptors import descriptors
+from tests.descriptors import descriptors, opened_since
 from tests.peers import TIMEOUT_S, until
 from vswitch.control import http
 from vswitch.control.http import Application, Message, Server
@@ -419,7 +419,7 @@ async def test_nothing_is_kept_of_clients_that_are_gone() -> None:
         for data in (b"", b"G", REQUEST, REQUEST * 50, *[data for data, _ in REFUSED.values()]):
             async with service.client() as client:
                 await client.say(data)
-        await until(lambda: descriptors() == before)
+        await until(lambda: opened_since(before) == {})
         gc.collect()
         assert not any(isinstance(kept, http.Connection) for kept in gc.get_objects())
         assert service.failures.total == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.descriptors import descriptors
+from tests.descriptors import descriptors, opened_since
 from tests.edges.capture_files import (
     FRAME,
     HEADER,
@@ -53,7 +53,7 @@ def test_it_may_be_closed_again_but_not_written_to(path: Path) -> None:
     capture = begin(path)
     capture.close()
     capture.close()
-    assert descriptors() == before
+    assert opened_since(before) == {}
     with pytest.raises(CaptureStopped, match=re.escape(f"{path} is over")):
         capture.write(FRAME, 1, NOW_S)
     with pytest.raises(CaptureStopped, match=re.escape(f"{path} is over")):

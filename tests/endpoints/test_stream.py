@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.descriptors import descriptors
+from tests.descriptors import descriptors, opened_since
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import Peer, check_balance, until, up
 from vswitch import VSwitch
@@ -76,7 +76,7 @@ async def test_two_thousand_connections_at_once() -> None:
                 peer.stream.socket.close()
             await until(lambda: not switch.ports())
             await lan.detach()
-            assert descriptors() == before
+            assert opened_since(before) == {}
             check_balance(switch)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
