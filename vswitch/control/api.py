@@ -148,17 +148,11 @@ class Api:
                 async for portion in recorded:
                     yield portion
 
-        return _PromptStream(stream(), operations.PCAPNG, {VERSION_HEADER: VERSION})
+        return _PromptStream(stream(), operations.RECORDING.media, {VERSION_HEADER: VERSION})
 
     async def _capture(self, asked: Asked) -> Response:
         live = await self._prepared(asked)
-
-        async def stream() -> AsyncGenerator[bytes, None]:
-            async with aclosing(live.stream()) as portions:
-                async for portion in portions:
-                    yield portion
-
-        return self._running_one(live, stream(), operations.PCAPNG)
+        return self._running_one(live, live.stream(), operations.CAPTURE.media)
 
     async def _capture_to_files(self, asked: Asked) -> Response:
         live = await self._prepared(asked)
@@ -169,7 +163,7 @@ class Api:
             await live.done.wait()
             yield msgspec.json.encode(live.summary()) + b"\n"
 
-        return self._running_one(live, stream(), operations.JSON)
+        return self._running_one(live, stream(), operations.CAPTURE_TO_FILES.media)
 
     async def _prepared(self, asked: Asked) -> captures.LiveCapture:
         if len(self._running) >= CAPTURES_MAX:
