@@ -23,8 +23,8 @@ def cache(home: Home) -> Path:
 def put(cache: Path, name: str, packages: list[str], modules: list[str]) -> Path:
     image = cache / name
     image.mkdir()
-    (image / "vmlinuz").write_bytes(bytes(3_000_000))
-    (image / "initramfs.gz").write_bytes(bytes(2_000_000))
+    (image / "kernel").write_bytes(bytes(3_000_000))
+    (image / "initramfs").write_bytes(bytes(2_000_000))
     (image / WANTED).write_text(wanted(packages, modules))
     return image
 
@@ -45,9 +45,9 @@ def refused(done: "subprocess.CompletedProcess[str]", code: int) -> str:
 def test_an_image_that_is_there_is_not_built_again(home: Home, cache: Path) -> None:
     plain = put(cache, digest(), [], [])
     more = put(cache, digest(["nftables", "tcpdump"], ["nf_tables"]), ["nftables", "tcpdump"], ["nf_tables"])
-    assert ok(home, "build") == [str(plain / "vmlinuz"), str(plain / "initramfs.gz")]
+    assert ok(home, "build") == [str(plain / "kernel"), str(plain / "initramfs")]
     arguments = ("--package", "tcpdump", "--package", "nftables", "--module", "nf_tables")
-    assert ok(home, "build", *arguments) == [str(more / "vmlinuz"), str(more / "initramfs.gz")]
+    assert ok(home, "build", *arguments) == [str(more / "kernel"), str(more / "initramfs")]
 
 
 def test_an_image_is_told_by_what_it_is_made_of(home: Home, cache: Path) -> None:

@@ -46,7 +46,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> GuestImage:
     """The image in a place of its own, without templates."""
     directory = tmp_path_factory.mktemp("image") / "image"
     shutil.copytree(guest_image().kernel.parent, directory, ignore=shutil.ignore_patterns("templates"))
-    return GuestImage(directory / "vmlinuz", directory / "initramfs.gz")
+    return GuestImage(directory / "kernel", directory / "initramfs")
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ async def test_where_nothing_can_be_kept_guests_boot_and_the_first_says_so(
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "templates").touch()
     async with Lan() as lan:
-        image = GuestImage(tmp_path / "vmlinuz", tmp_path / "initramfs.gz")
+        image = GuestImage(tmp_path / "kernel", tmp_path / "initramfs")
         a = await lan.guest("a", image=image)
         assert not await is_clone(a)
         assert not await is_clone(await lan.guest("b", image=image))

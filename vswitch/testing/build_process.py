@@ -30,13 +30,13 @@ class CommandError(Exception):
     """A program has failed. The text is one line."""
 
 
-def run(command: Sequence[str | Path], cwd: Path | None = None) -> bytes:
-    """What the program prints. Raises CommandError if it fails.
+def run(command: Sequence[str | Path], cwd: Path | None = None, *, given: bytes = b"") -> bytes:
+    """What the program prints, with `given` as its standard input. Raises CommandError if it fails.
 
     What it has started itself, such as apt's download methods, ends with it, and before this returns or raises.
     """
     try:
-        done = run_in_group(command, cwd)
+        done = run_in_group(command, cwd, given)
         done.check_returncode()
     except FileNotFoundError as error:
         raise CommandError(f"{command[0]} not found") from error
@@ -50,7 +50,9 @@ def run(command: Sequence[str | Path], cwd: Path | None = None) -> bytes:
     return done.stdout
 
 
-def run_in_group(command: Sequence[str | Path], cwd: Path | None) -> subprocess.CompletedProcess[bytes]:
+def run_in_group(
+    command: Sequence[str | Path], cwd: Path | None, given: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
     """Runs the program in the watchdog's process group. Unlike PR_SET_PDEATHSIG, a group has grandchildren in it,
     and does not care which thread has started it."""
     with (
@@ -61,14 +63,14 @@ def run_in_group(command: Sequence[str | Path], cwd: Path | None) -> subprocess.
             command,
             cwd=cwd,
             env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=watchdog.pid,
         ) as process,
     ):
         try:
-            out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
+            out, err = process.communicate(given, timeout=COMMAND_TIMEOUT_S)
         finally:
             os.killpg(watchdog.pid, signal.SIGKILL)
             # Grandchildren have our pipes: at their end, all are gone. One that left the group cannot hold us up.

@@ -6,10 +6,10 @@ below the cache directory, and what the guest needs is written into a cpio archi
 included, which is what makes root unnecessary. Where there is no apt, or no network for it, the image is made
 of the host's own kernel and busybox, as virtme-ng does it.
 
-The image is kept under a digest of this file, of guest_scripts.py and of what was asked for. So a second call returns
-at once, without apt and without a network, and an edit here makes a new image. It is built in a temporary directory
-beside its final place and then renamed, so that concurrent builders cannot hurt each other. What a builder
-leaves that is killed, the next one removes.
+The image is kept under a digest of this file, of compression.py and guest_scripts.py, and of what was asked for.
+So a second call returns at once, without apt and without a network, and an edit here makes a new image. It is built
+in a temporary directory beside its final place and then renamed, so that concurrent builders cannot hurt each other.
+What a builder leaves that is killed, the next one removes.
 
 The guest takes commands from its first virtio-serial port, as `guest_scripts.INIT` tells. What the kernel has to say,
 and whatever stops the boot, goes to the serial console. With `-no-reboot`, whatever ends the guest ends QEMU: a
@@ -23,10 +23,7 @@ The parts of this file: `build`, the two sources (Debian, the host), what is tak
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import importlib
-import lzma
 import os
 import re
 import shutil
@@ -35,8 +32,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vswitch.testing import build_process, guest_scripts
+from vswitch.testing import build_process, compression, guest_scripts
 from vswitch.testing.build_process import CommandError, work_directory
+from vswitch.testing.compression import CompressionError, fast_kernel, uncompressed
 
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "iperf3")
 # Of the dependencies, only these are followed: the real kernel behind its metapackage, and shared libraries.
@@ -87,7 +85,7 @@ def build(cache: Path | None = None, *, packages: Collection[str] = (), modules:
     more kernel modules to load, such as `nft_ct`: nothing is loaded on demand.
 
     `cache` defaults to `$VSWITCH_CACHE`, or else to `vswitch` in `$XDG_CACHE_HOME` or `~/.cache`. An image
-    takes 20 MB there, and 150 MB more while it is being built. Several threads and processes may call this
+    takes 60 MB there, and 150 MB more while it is being built. Several threads and processes may call this
     at once. Without apt, or if it fails, the image is made of the host's kernel, busybox and iperf3, if any,
     and kept apart from Debian's: once apt works again, Debian's it is.
 
@@ -158,7 +156,7 @@ def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]
 
 def digest(packages: Sequence[str] = (), modules: Sequence[str] = ()) -> str:
     """Names the image. The same source builds the same image, but for what Debian has updated meanwhile."""
-    sources = b"".join(Path(file).read_bytes() for file in (__file__, guest_scripts.__file__))
+    sources = b"".join(Path(file).read_bytes() for file in (__file__, compression.__file__, guest_scripts.__file__))
     return hashlib.sha256(wanted(packages, modules).encode() + sources).hexdigest()[:16]
 
 
@@ -168,7 +166,7 @@ def wanted(packages: Sequence[str], modules: Sequence[str]) -> str:
 
 
 def image_in(directory: Path) -> GuestImage:
-    return GuestImage(directory / "vmlinuz", directory / "initramfs.gz")
+    return GuestImage(directory / "kernel", directory / "initramfs")
 
 
 def put(
@@ -190,10 +188,10 @@ def put(
 
 def write_image(directory: Path, parts: Parts, modules: Sequence[str]) -> None:
     directory.mkdir()
-    shutil.copyfile(parts.kernel, directory / "vmlinuz")
-    # Level 1 is quick to write, and halves the size already. A boot takes as long with any.
-    archive = gzip.compress(b"".join(cpio(initramfs(parts, modules))), compresslevel=1, mtime=0)
-    (directory / "initramfs.gz").write_bytes(archive)
+    image = image_in(directory)
+    # Neither is packed: an emulated processor would take a second to unpack them, at each boot.
+    image.kernel.write_bytes(fast_kernel(parts.kernel.read_bytes()))
+    image.initrd.write_bytes(b"".join(cpio(initramfs(parts, modules))))
 
 
 @dataclass(frozen=True)
@@ -421,7 +419,7 @@ def modules_content(parts: Parts, more: Sequence[str]) -> dict[str, bytes]:
             return
         if name not in files:
             raise GuestImageError(f"the kernel {parts.modules.name} has no module {name}")
-        content = uncompressed(files[name])
+        content = module_content(files[name])
         for dependency in module_facts(content, "depends"):
             insert(module_name(dependency))
         # A softdep may be an alias of a module's: libcrc32c asks for the algorithm crc32c, not for its file.
@@ -436,6 +434,13 @@ def modules_content(parts: Parts, more: Sequence[str]) -> dict[str, bytes]:
     return inserted
 
 
+def module_content(path: Path) -> bytes:
+    try:
+        return uncompressed(path.read_bytes())
+    except CompressionError as error:
+        raise SourceError(f"{path}: {error}") from error
+
+
 def module_facts(content: bytes, key: str) -> list[str]:
     """The modules that a module names in its section .modinfo, either `depends=a,b` or `softdep=pre: a b post: c`."""
     facts = re.findall(rb"\0%s=([^\0]*)(?=\0)" % key.encode(), content)
@@ -446,24 +451,6 @@ def module_facts(content: bytes, key: str) -> list[str]:
 def module_name(path: str) -> str:
     """The kernel's name of a module file: `kernel/drivers/char/hw_random/virtio-rng.ko` is virtio_rng."""
     return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
-
-
-def uncompressed(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.suffix == ".xz":  # as of Debian 13
-        return lzma.decompress(content)
-    if path.suffix == ".gz":
-        return gzip.decompress(content)
-    if path.suffix == ".zst":
-        try:
-            zstd = importlib.import_module("compression.zstd")  # as of Python 3.14
-        except ImportError:
-            try:
-                return run("zstd", "--decompress", "--quiet", "--stdout", path)
-            except SourceError as error:
-                raise SourceError(f"{error}, to read {path}: install zstd") from error
-        return bytes(zstd.decompress(content))
-    return content
 
 
 def within(root: Path, path: Path) -> bool:
