@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import lzma
@@ -42,15 +41,15 @@ Answer = tuple[int, bytes, bytes]  # status, stdout, stderr
 class Client:
     """The host's side of the protocol that INIT tells."""
 
-    def __init__(self, qemu: Qemu, port: Channel) -> None:
+    def __init__(self, qemu: Qemu, port: Channel, sent: int = 0) -> None:
         self.qemu = qemu
         self._port = port
-        self._sent = 0
+        self._sent = sent  # commands before: no number is used twice
 
     async def send(self, command: str, stdin: bytes = b"") -> int:
         self._sent += 1
-        line = b"%d %d %s\n" % (self._sent, len(stdin), base64.b64encode(command.encode()))
-        await self._port.send(line + stdin)
+        quoted = "".join(f"\\x{byte:02x}" for byte in command.encode())
+        await self._port.send(f"{self._sent} {len(stdin)} $'{quoted}'\n".encode() + stdin)
         return self._sent
 
     async def receive(self) -> tuple[int, Answer]:
@@ -98,7 +97,7 @@ async def cloned(image: GuestImage) -> AsyncIterator[Client]:
     with closing(Running("tiny", machine, [], own_words("tiny", []), clone_of=await find(machine, []))) as running:
         await running.come_up()
         assert isinstance(running.shell, VirtioShell)
-        yield Client(running.qemu, running.shell._channel)
+        yield Client(running.qemu, running.shell._channel, running.shell._commands)
 
 
 async def status_of(qemu: Qemu) -> int:

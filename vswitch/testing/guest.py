@@ -17,12 +17,11 @@ from vswitch.testing.link import Link
 from vswitch.testing.machine import Card, Machine, own_words
 from vswitch.testing.qemu import Qemu, QemuError, telling_lines
 from vswitch.testing.running import Running
-from vswitch.testing.shell import Result, Shell
+from vswitch.testing.shell import Result, Shell, VirtioShell
 from vswitch.testing.template import BOOT_TIMEOUT_S, NoTemplateError, Template
 
 COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
-NAMES_MARK = "# of the lan"
 NAMES_TIMEOUT_S = 2.0
 PIECE_BYTES = 1 << 20  # of a file, at a time
 
@@ -246,12 +245,11 @@ class Guest:
 
         One that is paused does it when it goes on.
         """
-        if not self._is_up or not isinstance(self.machine.image, GuestImage):
+        shell = self._running.shell if self._running is not None else None
+        if not self._is_up or not isinstance(shell, VirtioShell):
             return
-        lines = "".join(f"{address} {name} {NAMES_MARK}\\n" for name, address in addresses)
-        command = f"sed -i '/{NAMES_MARK}$/d' /etc/hosts; printf '{lines}' >>/etc/hosts"
         with trio.move_on_after(NAMES_TIMEOUT_S), suppress(EOFError, QemuError):
-            await self._a_shell().run(command, b"")
+            await shell.call("know", *(word for name, address in addresses for word in (address, name)))
 
     async def power_off(self) -> None:
         """Ends QEMU at once, and takes the cables out."""

@@ -348,7 +348,6 @@ def initramfs(parts: Parts, modules: Sequence[str]) -> list[Entry]:
     entries.append(Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))
     entries.append(Entry("dev/null", stat.S_IFCHR | 0o666, device=(1, 3)))
     entries.append(program("init", guest_scripts.INIT.encode()))
-    entries.append(program("bin/become", guest_scripts.BECOME.encode()))
     entries.append(program("etc/udhcpc/default.script", guest_scripts.UDHCPC.encode()))
     entries += [plain(f"etc/{name}", text.encode()) for name, text in guest_scripts.ETC.items()]
     files = [program(f"bin/{name}", path.read_bytes()) for name, path in parts.programs.items()]

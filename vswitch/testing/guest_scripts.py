@@ -26,29 +26,42 @@ echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
 for module in /modules/*.ko; do insmod $module; done
 ip link set lo up
 
-# A template is copied at this point, and each copy becomes a guest of its own when it is told to.
-grep -q vswitch.template /proc/cmdline || become $(cat /proc/cmdline)
+. /etc/own.sh
+# A template is copied further down, where it waits for a command, and each copy becomes a guest when it is told to.
+if grep -q vswitch.template /proc/cmdline; then be_nobody; else load_own; become $(cat /proc/cmdline); fi
 
 # Without -f, these programs ask init: by SIGTERM for a reboot, by the others for the end.
 trap 'reboot -f' TERM
 trap 'poweroff -f' USR1 USR2
 
-# Commands come in as "NUMBER INPUT_SIZE COMMAND_BASE64", one a line, each followed by INPUT_SIZE bytes, its
-# stdin. They run at the same time, each in a shell of its own. When one ends, the line "NUMBER STATUS OUT_SIZE
-# ERR_SIZE" goes out and then as many bytes, its stdout and stderr. Until then its output is in files, so that
-# neither odd bytes nor a process left running in the background can spoil the framing. For the same reason
+# Commands come in as "NUMBER INPUT_SIZE COMMAND", one a line, each followed by INPUT_SIZE bytes, its stdin. COMMAND is
+# quoted as $'...'. They run at the same time, each in a shell of its own. When one ends, the line "NUMBER STATUS
+# OUT_SIZE ERR_SIZE" goes out and then as many bytes, its stdout and stderr. Until then its output is in files, so
+# that neither odd bytes nor a process left running in the background can spoil the framing. For the same reason
 # input is read to the byte, before the next line, and by dd, as head -c reads ahead.
+# With "-" as its INPUT_SIZE, a command is one for this shell itself, such as become: no process is started for it.
 until [ -c /dev/vport0p1 ]; do usleep 5000; done
 mkfifo /run/ended
 exec 8<>/dev/vport0p1 9<>/run/ended
 while read -r number status <&9; do
-    set -- $(stat -c %s /run/$number.out /run/$number.err)
-    echo $number $status $1 $2
-    [ $1 = 0 ] || head -c $1 /run/$number.out
-    [ $2 = 0 ] || head -c $2 /run/$number.err
+    set -- /run/$number.out /run/$number.err
+    if [ -s $1 ] || [ -s $2 ]; then
+        set -- $(stat -c %s $1 $2)
+        echo $number $status $1 $2
+        [ $1 = 0 ] || head -c $1 /run/$number.out
+        [ $2 = 0 ] || head -c $2 /run/$number.err
+    else
+        echo $number $status 0 0
+    fi
     rm /run/$number.*
 done >&8 &
 while read -r number size command <&8; do
+    if [ $size = - ]; then
+        status=0
+        eval "$command" >/run/$number.out 2>/run/$number.err || status=$?
+        echo $number $status >&9
+        continue
+    fi
     input=/dev/null
     if [ $size != 0 ]; then
         input=/run/$number.in
@@ -56,58 +69,83 @@ while read -r number size command <&8; do
     fi
     (
         status=0
-        command=$(echo $command | base64 -d)
-        sh -c "$command" <$input >>/run/$number.out 2>>/run/$number.err 8>&- 9>&- || status=$?
+        eval "sh -c $command" <$input >>/run/$number.out 2>>/run/$number.err 8>&- 9>&- || status=$?
         echo $number $status >&9
     ) &
 done
 """
 
-BECOME = r"""#!/bin/sh
-# Makes a machine that has booted a guest of its own: everything that is to differ between two of them. Its cards and
-# its random numbers begin here, since their drivers are loaded here. In a clone, each program that is started takes
-# 10 ms or more: the shell does what it can.
+OWN = r"""# What init makes a machine a guest of its own with: everything that is to differ between two of them.
+# Its cards and its random numbers begin here. In a clone, each process that is started takes 10 ms or more: the shell
+# does what it can. The shell is init, so a step that fails is to return, not to end it.
+
+load_own() {
+    for module in /modules/own/*.ko; do insmod $module; done
+}
+
+# Takes what is to be each clone's own from a machine that has booted: its drivers are loaded, and have no devices.
+be_nobody() {
+    own=
+    for device in /sys/bus/pci/drivers/virtio-pci/*:*; do
+        read -r class <$device/class
+        case $class in
+            0x020000 | 0x00ff00)  # cards, and the source of random numbers
+                own="$own ${device##*/}"
+                echo ${device##*/} >/sys/bus/pci/drivers/virtio-pci/unbind ;;
+        esac
+    done
+    load_own
+}
+
 # vswitch.name=HOST, vswitch.ip=ADDRESS/LENGTH for eth0, vswitch.ip1= for eth1 and so on, vswitch.gateway=ADDRESS for
 # the default route, and vswitch.time=SECONDS since 1970.
-set -e
-read -r booted </proc/cmdline
-case $booted in
-    *vswitch.template*)
-        # A clone's cards have told the template's addresses: bound again, they are reset, and tell the clone's.
-        for card in /sys/bus/pci/drivers/virtio-pci/*:*; do
-            read -r class <$card/class
-            if [ $class = 0x020000 ]; then
-                echo ${card##*/} >/sys/bus/pci/drivers/virtio-pci/unbind
-                echo ${card##*/} >/sys/bus/pci/drivers/virtio-pci/bind
-            fi
-        done ;;
-esac
-for module in /modules/own/*.ko; do insmod $module; done
-head -c 64 /dev/hwrng >/dev/urandom
-head -c 1 /dev/random >/dev/null  # returns when there are random numbers
-read -r id </proc/sys/kernel/random/uuid
-(IFS=-; set -- $id; echo $1$2$3$4$5 >/etc/machine-id)
-gateway=
-for word; do
-    case $word in
-        vswitch.name=*) echo ${word#*=} >/proc/sys/kernel/hostname ;;
-        vswitch.time=*) date -s @${word#*=} >/dev/null ;;
-        vswitch.gateway=*) gateway=${word#*=} ;;
-        vswitch.ip*=*)
-            index=${word%%=*}
-            index=${index#vswitch.ip}
-            ip address add ${word#*=} broadcast + dev eth${index:-0} ;;
-    esac
-done
-for nic in /sys/class/net/eth*; do
-    if [ -e $nic ]; then ip link set ${nic##*/} up; fi
-done
-if [ $gateway ]; then ip route add default via $gateway; fi
+become() {
+    # As they are bound, a clone's devices are reset. Until then its cards tell the template's addresses.
+    for device in $own; do echo $device >/sys/bus/pci/drivers/virtio-pci/bind || return; done
+    for seed in 1 2 3; do
+        IFS= read -r -n 32 seed </dev/hwrng || :  # up to 32 bytes: a newline ends them
+        echo "$seed"
+    done >/dev/urandom
+    read -r -n 1 seed </dev/random || :  # returns when there are random numbers
+    read -r id </proc/sys/kernel/random/uuid
+    echo ${id//-/} >/etc/machine-id
+    gateway=
+    for word; do
+        case $word in
+            vswitch.name=*) echo ${word#*=} >/proc/sys/kernel/hostname ;;
+            vswitch.time=*) date -s @${word#*=} >/dev/null ;;
+            vswitch.gateway=*) gateway=${word#*=} ;;
+            vswitch.ip*=*)
+                index=${word%%=*}
+                index=${index#vswitch.ip}
+                ip address add ${word#*=} broadcast + dev eth${index:-0} || return ;;
+        esac
+    done
+    for card in /sys/class/net/eth*; do
+        if [ -e $card ]; then echo 0x1003 >$card/flags || return; fi  # up
+    done
+    if [ $gateway ]; then ip route add default via $gateway || return; fi
+}
+
+# Writes the LAN's names into /etc/hosts, given as ADDRESS NAME and so on, in the place of those written before.
+know() {
+    others=
+    while IFS= read -r line || [ "$line" ]; do
+        case $line in
+            *"# of the lan") ;;
+            *) others=$others$line$'\n' ;;
+        esac
+    done </etc/hosts
+    {
+        echo -n "$others"
+        while [ $# != 0 ]; do echo "$1 $2 # of the lan"; shift 2; done
+    } >/etc/hosts
+}
 """
 
 # What /init calls, wherever busybox comes from. Their names are in its table of applets.
 APPLETS = (
-    *("base64", "cat", "date", "dd", "grep", "head", "insmod", "ip", "ln", "mkdir"),
+    *("cat", "date", "dd", "grep", "head", "insmod", "ip", "ln", "mkdir"),
     *("mkfifo", "mount", "poweroff", "reboot", "rm", "sh", "stat", "usleep"),
 )
 
@@ -128,6 +166,7 @@ esac
 
 ETC = {
     "group": "root:x:0:\n",
+    "own.sh": OWN,
     "hosts": "127.0.0.1 localhost\n",
     "passwd": "root:x:0:0:root:/root:/bin/sh\n",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -69,15 +68,15 @@ class Running:
         with self.qemu.bounded(f"guest {self._name}: booting", CLONE_TIMEOUT_S if self._is_clone else BOOT_TIMEOUT_S):
             if self._is_clone:
                 await template.load(self.qemu, self._state)
-            await self.shell.open()
-            self.has_answered = True
-            if self._is_clone:
                 await self._become_itself()
+            else:
+                await self.shell.open()
+                self.has_answered = True
 
     async def _become_itself(self) -> None:
-        assert self.shell is not None
-        words = shlex.join([*self._own, f"vswitch.time={int(time.time())}"])
-        done = await self.shell.run(f"become {words}", b"")
+        assert isinstance(self.shell, VirtioShell)
+        done = await self.shell.call("become", *self._own, f"vswitch.time={int(time.time())}")
+        self.has_answered = True
         if not done.ok:
             raise QemuError(f"guest {self._name}: a clone cannot become itself: {done.stderr.strip()}")
 

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import re
 import secrets
+import shlex
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ ENCODERS: tuple[tuple[str, str, Callable[[str], bytes]], ...] = (
     ("od -An -v -tx1", " 61", bytes.fromhex),
     ("xxd -p", "61", bytes.fromhex),
 )
-# How printf is told a byte: itself, if no shell and no terminal makes anything of it.
+# How printf, or $'...', is told a byte: itself, if no shell and no terminal makes anything of it.
 QUOTED = [chr(byte) if chr(byte) in PLAIN else f"\\{byte:03o}" for byte in range(256)]
 
 
@@ -98,7 +99,15 @@ class VirtioShell:
         del self._channel.buffer[: at + len(answer)]
 
     async def run(self, command: str, input: bytes) -> Result:
-        number, boots = await self._send(command, input), self._boots
+        return await self._result(command, await self._send(command, input))
+
+    async def call(self, function: str, *words: str) -> Result:
+        """Runs what guest_scripts.OWN defines, in the guest's init, which starts no process for it."""
+        command = shlex.join([function, *words])
+        return await self._result(command, await self._send_line(f"- {command}", b""))
+
+    async def _result(self, command: str, number: int) -> Result:
+        boots = self._boots
         # Of all the tasks that wait for a result, one receives for all. After each result it lets the others
         # look and take over, because its own may be long in coming.
         while number not in self._results:
@@ -117,9 +126,13 @@ class VirtioShell:
         return Result(command, *self._results.pop(number))
 
     async def _send(self, command: str, input: bytes) -> int:
+        quoted = "".join(QUOTED[byte] for byte in command.encode())
+        return await self._send_line(f"{len(input)} $'{quoted}'", input)
+
+    async def _send_line(self, line: str, input: bytes) -> int:
         self._commands += 1
         number = self._commands
-        await self._channel.send(b"%d %d %s\n%s" % (number, len(input), base64.b64encode(command.encode()), input))
+        await self._channel.send(b"%d %s\n%s" % (number, line.encode(), input))
         return number
 
     async def _receive_result(self) -> None:
