@@ -26,9 +26,13 @@ class VSwitchError(Exception):
 
 
 class InputError(VSwitchError):
-    """An option, URL, parameter or file says something that cannot be right."""
+    """An option, URL, parameter or file says something that cannot be right. `parameter` is which one, if it is one."""
 
     exit_code = 2
+
+    def __init__(self, message: str, parameter: str = "") -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class RefusedError(VSwitchError):

@@ -1,12 +1,48 @@
 """How the values of parameters are read, from a URL's text or from TOML's own types. All raise InputError."""
 
+import difflib
 import os
 import re
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from vswitch.errors import InputError
 
 UNIX_PATH_MAX = 107  # sun_path has 108 bytes, one of them for the final NUL
+
+# JSON schemas of parameters, as they are written in TOML; read from there, and by editors.
+FLAG = {"type": "boolean"}
+TEXT = {"type": "string"}
+SIZE = {"type": "string", "examples": ["4MiB"]}
+DURATION = {"type": "string", "examples": ["300s", "20ms"]}
+
+
+class Parameter(NamedTuple):
+    """Something that can be said of an endpoint or a port, by a URL or in TOML alike.
+
+    `read` makes a value of what was written, or raises InputError. `schema` is what may be written in TOML, as a JSON
+    schema; `about` is a sentence on what it means.
+    """
+
+    read: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+    about: str
+
+
+def numbers(least: int, most: int) -> dict[str, Any]:
+    """The schema of whole numbers from `least` to `most`."""
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def also_text(number: Mapping[str, Any], pattern: str = "^[0-9]+$") -> dict[str, Any]:
+    """The schema of a number that may be a text, too."""
+    return {"anyOf": [number, {"type": "string", "pattern": pattern}]}
+
+
+def several(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a list, of which one item may stand alone."""
+    return {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
@@ -53,6 +89,14 @@ def items(value: Any, likely: str) -> list[Any]:
     if not found or any(isinstance(item, bool) or item == "" for item in found):
         raise InputError(f"needs a list; write it like {likely}")
     return found
+
+
+def instead(name: str, known: Iterable[str], takes: str = "it takes") -> str:
+    """What to write in place of a name that is not known, for an error."""
+    names = list(known)
+    if alike := difflib.get_close_matches(name, names, 1):
+        return f"did you mean {alike[0]!r}?"
+    return f"{takes} {', '.join(names)}"
 
 
 def shown(value: Any) -> str:

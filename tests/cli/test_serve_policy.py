@@ -343,7 +343,7 @@ def test_stations_stay_where_they_are_static_or_were_learned_to_stick(home: Home
         (urls({"a": f"static={ONE}", "b": f"static={ONE}"}), "static: 52:54:00:00:00:01 is behind a already"),
         (urls({"a": "qinq=10", "b": "qinq=10&tpid=0x9100"}), "tpid: all qinq ports have the same; a has 0x88a8"),
         (["--table-size", "1", *urls({"a": f"static={ONE},52:54:00:00:00:02"})], "make the MAC table larger"),
-        (["--config", "wrong.toml"], "wrong.toml: [[endpoint]] 1: unix://vm.sock: native goes with trunk"),
+        (["--config", "wrong.toml"], "wrong.toml:3: [[endpoint]] 1: unix://vm.sock: native goes with trunk"),
     ],
 )
 def test_what_is_written_wrongly_is_exit_code_2_and_one_line(home: Home, arguments: list[str], said: str) -> None:

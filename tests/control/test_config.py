@@ -1,5 +1,6 @@
 """The TOML file: what it may say, and what is answered to what it may not."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,14 +64,14 @@ def read(tmp_path: Path) -> Reader:
 
 @pytest.fixture
 def refused(read: Reader) -> Refused:
-    """The message for a content that is wrong, without the file's path, which it begins with."""
+    """The message for a content that is wrong, without the file's path and the line, with which it begins."""
 
     def refused(content: str) -> str:
         with pytest.raises(InputError) as caught:
             read(content)
-        path, separator, message = str(caught.value).partition("lab.toml: ")
-        assert path.startswith("/")
-        assert separator
+        found = re.fullmatch(r"/.*/lab\.toml(:[0-9]+)?: (.*)", str(caught.value))
+        assert found is not None
+        message = found[2]
         assert message.isprintable()
         return message
 
@@ -186,13 +187,13 @@ def test_bytes_that_are_no_text_are_no_toml(tmp_path: Path) -> None:
     ("content", "where", "right"),
     [
         ("name = 'lab'", "name", "switch, endpoint"),
-        ("[endpoints]", "endpoints", "switch, endpoint"),
+        ("[endpoints]", "endpoints", "did you mean 'endpoint'?"),
         ("switch = 1", "switch", "[switch]"),
         ("[[switch]]\nname = 'a'", "switch", "[switch]"),
         ("[endpoint]\nurl = 'fd://3'", "endpoint", "[[endpoint]]"),
         ("endpoint = 'fd://3'", "endpoint", "[[endpoint]]"),
         ("endpoint = ['fd://3']", "endpoint", "[[endpoint]]"),
-        ("[switch]\nagein = '300s'", "[switch]", "name, ageing, table_size"),
+        ("[switch]\nagein = '300s'", "[switch]", "did you mean 'ageing'?"),
         ("[switch]\n'\\u001b[31m' = 1", "[switch]", "name, ageing, table_size"),
         ('[switch]\n"\\u001b[31m" = 1', "[switch]", "name, ageing, table_size"),
         ("[switch]\nname = 5", "[switch] name", 'name = "lab"'),
@@ -239,6 +240,31 @@ def test_an_error_names_the_table_and_what_would_be_right(
     message = refused(content)
     assert where in message
     assert right in message
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("[switch]\n\nagein = '300s'", 3),
+        ("# lab\n[switch]\nname = 'lab'\nageing = 300", 4),
+        ("[switch]\n[[endpoint]]\nurl = 'fd://3'\n\n[[endpoint]]\nname = 'a'", 5),
+        ("[[endpoint]]\nvlan = 10\nurl = 'lan'", 3),
+        ("[[endpoint]]\nvlan = 10\nurl = 'fd://3?nmae=a'", 3),
+        ("[[endpoint]]\nurl = 'fd://3'\nvlna = 10", 3),
+        ("[[endpoint]]\nurl = 'fd://3'\nvlan = 10\ntrunk = [\n10,\n]", 4),
+        ("[[endpoint]]\nurl = 'fd://3'\nnative = 10", 3),
+        ("[[endpoint]]\nurl = 'fd://3'\nvlan = 4095", 3),
+        ("[[endpoint]]\nurl = 'vde:///a'\nport = 3", 3),
+        ("[[endpoint]]\nurl = 'tcp://127.0.0.1:1'\nstatic = '52:54:00:00:00:01'", 3),
+        ("[switch]\nname = lab", 2),
+        ("\n\nendpoint = 1", 3),
+    ],
+)
+def test_an_error_names_the_line(tmp_path: Path, content: str, line: int) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=rf"^{path}:{line}: "):
+        config.read(str(path))
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))

@@ -28,6 +28,8 @@ COMMANDS = {  # and the file of each
     "extcap": "extcap",
     "qemu-args": "plug",
     "libvirt-xml": "plug",
+    "check": "check",
+    "schema": "check",
     "image": "image",
     "completion": "completion",
 }

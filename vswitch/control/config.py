@@ -1,7 +1,9 @@
 """A switch's configuration: the TOML file, and the values it shares with the command line."""
 
+import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import msgspec
 from vswitch import units
 from vswitch.control.captures import check_budget
 from vswitch.control.recording import RecordLimits, read_limits
+from vswitch.control.toml_lines import line_of
 from vswitch.edges.capture_file import check_path
+from vswitch.endpoints import together
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError, RefusedError
-from vswitch.values import check_name
+from vswitch.values import DURATION, SIZE, TEXT, Parameter, check_name, instead, numbers
 
 NAME_DEFAULT = "default"
 AGEING_DEFAULT_S = 300.0
@@ -48,71 +52,114 @@ def check_table_size(entries: int) -> int:
     return entries
 
 
-def read(path: str) -> SwitchConfig:
-    """Read a TOML file: `[switch]` and `[[endpoint]]` tables.
+def read(path: str, *, whole: bool = False) -> SwitchConfig:
+    """Read a TOML file: `[switch]` and `[[endpoint]]` tables. It is the `whole` configuration if no URLs are added.
 
-    Raises InputError, with the place in its text, and RefusedError if the file may not be read.
+    Raises InputError, with file and line in its text, and RefusedError if the file may not be read.
     """
     if not path:
         raise InputError("the config file has no name")
     try:
-        content = tomllib.loads(Path(path).read_bytes().decode())
+        text = Path(path).read_bytes().decode()
+        content = tomllib.loads(text)
     except PermissionError as error:
         raise RefusedError(f"{path}: {error.strerror}; make it readable for this user") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; --config takes a TOML file") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not TOML: {str(error)[:200]}") from None
+        found = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", str(error))
+        place, message = (f":{found[1]}", str(error)[: found.start()]) if found else ("", str(error))
+        raise InputError(f"{path}{place}: not TOML: {message[:200]}") from None
     try:
-        return _convert(content)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        return _convert(content, whole)
+    except _WrongError as error:
+        raise InputError(f"{path}:{line_of(text, error.place)}: {error}") from None
 
 
-def _convert(content: dict[str, Any]) -> SwitchConfig:
+def _convert(content: dict[str, Any], whole: bool) -> SwitchConfig:
     _only(content, ("switch", "endpoint"), "the file")
     switch = content.get("switch", {})
     endpoints = content.get("endpoint", [])
     if not isinstance(switch, dict):
-        raise InputError("switch is not a table; write [switch]")
+        raise _WrongError("switch is not a table; write [switch]", "switch")
     if not isinstance(endpoints, list) or not all(isinstance(endpoint, dict) for endpoint in endpoints):
-        raise InputError("endpoint is not a list of tables; write [[endpoint]]")
-    _only(switch, tuple(_SWITCH), "[switch]")
+        raise _WrongError("endpoint is not a list of tables; write [[endpoint]]", "endpoint")
+    _only(switch, tuple(SWITCH), "[switch]", "switch")
     values: dict[str, Any] = {}
-    for name, (field, kind, read, likely) in _SWITCH.items():
+    for name, (field, kind, likely) in _WRITTEN.items():
         if name in switch:
             value = switch[name]
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise InputError(f"[switch] {name} is {value!r}; write it like {likely}")
+                raise _WrongError(f"[switch] {name} is {value!r}; write it like {likely}", "switch", name)
             try:
-                values[field] = read(value)
+                values[field] = SWITCH[name].read(value)
             except InputError as error:
-                raise InputError(f"[switch] {name}: {error}") from None
-    endpoints = tuple(_endpoint(number, table) for number, table in enumerate(endpoints, 1))
-    return SwitchConfig(**values, endpoints=endpoints)
+                raise _WrongError(f"[switch] {name}: {error}", "switch", name) from None
+    return SwitchConfig(**values, endpoints=_endpoints(endpoints, whole))
 
 
-# What [switch] may say: its field in SwitchConfig, its TOML type, how it is read, and how to write it.
-_SWITCH: dict[str, tuple[str, type, Callable[[Any], Any], str]] = {
-    "name": ("name", str, check_name, 'name = "lab"'),
-    "ageing": ("ageing_s", str, lambda text: check_ageing(units.duration(text)), 'ageing = "300s"'),
-    "table_size": ("table_size", int, check_table_size, "table_size = 8192"),
-    "capture": ("capture", str, check_path, 'capture = "lan.pcapng"'),
-    "capture_memory": ("capture_memory", str, lambda text: check_budget(units.size(text)), 'capture_memory = "64MiB"'),
-    "record": ("record", str, read_limits, 'record = "60s"'),
+# What [switch] may say.
+SWITCH = {
+    "name": Parameter(check_name, TEXT, "The switch's name, for commands."),
+    "ageing": Parameter(lambda text: check_ageing(units.duration(text)), DURATION, "Forget stations silent so long."),
+    "table_size": Parameter(check_table_size, numbers(1, TABLE_SIZE_MAX), "Most stations to remember."),
+    "capture": Parameter(check_path, TEXT, "Write what passes to this pcapng file."),
+    "capture_memory": Parameter(
+        lambda text: check_budget(units.size(text)), SIZE, "What all captures may hold together."
+    ),
+    "record": Parameter(read_limits, TEXT, "Keep what passed last in memory, for dump: 60s or 64MiB."),
+}
+# Of each: its field in SwitchConfig, its type, and how to write it.
+_WRITTEN: dict[str, tuple[str, type, str]] = {
+    "name": ("name", str, 'name = "lab"'),
+    "ageing": ("ageing_s", str, 'ageing = "300s"'),
+    "table_size": ("table_size", int, "table_size = 8192"),
+    "capture": ("capture", str, 'capture = "lan.pcapng"'),
+    "capture_memory": ("capture_memory", str, 'capture_memory = "64MiB"'),
+    "record": ("record", str, 'record = "60s"'),
 }
 
 
-def _endpoint(number: int, table: dict[str, Any]) -> EndpointConfig:
+def _endpoints(tables: list[dict[str, Any]], whole: bool) -> tuple[EndpointConfig, ...]:
+    named: dict[str, EndpointConfig] = {}
+    for number, table in enumerate(tables, 1):
+        with _in_endpoint(number, table):
+            endpoint = _endpoint(table)
+            endpoint.check_paths()
+            together.check_policy(endpoint, named)
+            named[together.name_of(endpoint, named)] = endpoint
+    for number, (table, name) in enumerate(zip(tables, named, strict=True), 1):
+        if whole:
+            with _in_endpoint(number, table):
+                together.check_mirror(name, named)
+    return tuple(named.values())
+
+
+def _endpoint(table: dict[str, Any]) -> EndpointConfig:
     if not isinstance(table.get("url"), str):
-        raise InputError(f'[[endpoint]] {number} has no url; write url = "tcp://127.0.0.1:1234"')
+        raise InputError('has no url; write url = "tcp://127.0.0.1:1234"')
+    return parse(table["url"], {name: value for name, value in table.items() if name != "url"})
+
+
+@contextmanager
+def _in_endpoint(number: int, table: dict[str, Any]) -> Iterator[None]:
+    """Says of errors in which table they are, and in which entry."""
     try:
-        return parse(table["url"], {name: value for name, value in table.items() if name != "url"})
+        yield
     except InputError as error:
-        raise InputError(f"[[endpoint]] {number}: {error}") from None
+        entry = [name for name in (error.parameter, "url") if name in table][:1]
+        raise _WrongError(f"[[endpoint]] {number}: {error}", "endpoint", number, *entry) from None
 
 
-def _only(table: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:
+def _only(table: dict[str, Any], allowed: tuple[str, ...], where: str, *place: str) -> None:
     for name in table:
         if name not in allowed:
-            raise InputError(f"{where} has an unknown entry {name!r}; it takes {', '.join(allowed)}")
+            raise _WrongError(f"{where} has an unknown entry {name!r}; {instead(name, allowed)}", *place, name)
+
+
+class _WrongError(InputError):
+    """Something at a place in the file."""
+
+    def __init__(self, message: str, *place: str | int) -> None:
+        super().__init__(message)
+        self.place = place

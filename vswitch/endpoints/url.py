@@ -11,7 +11,7 @@ a port's policy (policy.py).
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, QUEUE_BYTES_MIN
 from vswitch.errors import InputError
 from vswitch.ports import policy as policies
 from vswitch.ports.policy import Policy
-from vswitch.values import UNIX_PATH_MAX, check_name, check_unix_path
+from vswitch.values import FLAG, TEXT, UNIX_PATH_MAX, Parameter, check_name, check_unix_path
 
 IFACE_DEFAULT = "127.0.0.1"
 LIMIT_DEFAULT = 256
@@ -79,6 +79,15 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.scheme}://{target}" + ("?" if says else "") + "&".join(says)
 
     @property
+    def full_url(self) -> str:
+        """The URL with all its parameters but the name, as `parse` reads it back."""
+        says = [f"{name}={text}" for name, text in _written(self)]
+        if self.policy != Policy():
+            says.append(policies.query(self.policy))
+        url = self.url
+        return url + ("&" if "?" in url else "?") + "&".join(says) if says else url
+
+    @property
     def remote_text(self) -> str:
         """The remote end as it is written."""
         if isinstance(self.remote, tuple):
@@ -109,12 +118,15 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.connect or self.single or self.remote is not None or self.scheme in ("mcast", "tap", "fd"))
 
 
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(EndpointConfig)}
+
+
 def parse(text: str, parameters: Mapping[str, Any] | None = None) -> EndpointConfig:
     """Read an endpoint URL; `parameters` are more of them, as TOML has them. Raises InputError."""
     try:
         return _parse(text, parameters or {})
     except InputError as error:
-        raise InputError(f"{text}: {error}") from None
+        raise InputError(f"{text}: {error}", error.parameter) from None
     except UnicodeEncodeError:
         raise InputError(f"{text}: has characters that cannot be encoded") from None
 
@@ -132,7 +144,7 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     if not separator:
         raise InputError("not an endpoint URL; write one like tcp://127.0.0.1:1234 or unix:///run/lan.sock")
     if scheme not in SCHEMES:
-        raise InputError(f"unknown kind of endpoint {scheme!r}; there are {', '.join(SCHEMES)}")
+        raise InputError(f"unknown kind of endpoint {scheme!r}; {values.instead(scheme, SCHEMES, 'there are')}")
     target, _, query = rest.partition("?")
     read_target, own = SCHEMES[scheme]
     fields = read_target(_decode(target))
@@ -143,18 +155,19 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     from_url = set(given)
     for name, value in more.items():
         if name in from_url:
-            raise InputError(f"parameter {name!r} is given twice")
+            raise InputError(f"parameter {name!r} is given twice", name)
         given[name] = value
     policy = {name: given.pop(name) for name in list(given) if name in policies.PARAMETERS}
     for name, value in given.items():
         if name not in own:
-            takes = ", ".join((*own, *policies.PARAMETERS))
-            raise InputError(f"unknown parameter {name!r} for {scheme}://; it takes {takes}")
-        read = _REMOTES[scheme] if name == "remote" else PARAMETERS[name]
+            takes = (*own, *policies.PARAMETERS)
+            others = name in PARAMETERS or name == "remote"  # which other kinds take
+            instead = f"it takes {', '.join(takes)}" if others else values.instead(name, takes)
+            raise InputError(f"unknown parameter {name!r} for {scheme}://; {instead}", name)
         try:
-            fields[name] = read(value)
+            fields[name] = parameter(scheme, name).read(value)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            raise InputError(f"{name}: {error}", name) from None
     if scheme == "vde":
         _check_vde(given, bool(fields.get("connect")))
     config = EndpointConfig(scheme=scheme, **fields, policy=policies.read(policy))
@@ -163,19 +176,26 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     return config
 
 
+def parameter(scheme: str, name: str) -> Parameter:
+    """What a name means to a kind of endpoint that takes it."""
+    return REMOTES[scheme] if name == "remote" else PARAMETERS[name]
+
+
 def check_static(config: EndpointConfig) -> None:
     """A listener's ports cannot all have the same station. Raises InputError."""
     if config.policy.static:
-        raise InputError("static: an address is behind one port, and here each peer gets its own; add single=yes")
+        raise InputError(
+            "static: an address is behind one port, and here each peer gets its own; add single=yes", "static"
+        )
 
 
 def _check_vde(given: Mapping[str, Any], connect: bool) -> None:
     """A switch and a client take different parameters."""
     for name in given:
         if connect and name not in (*_COMMON, "connect", "port"):
-            raise InputError(f"{name}: is for a vde:// without connect; the switch at the other end has its own")
+            raise InputError(f"{name}: is for a vde:// without connect; the switch at the other end has its own", name)
         if not connect and name == "port":
-            raise InputError("port: is for vde:// with connect; here the clients ask for theirs")
+            raise InputError("port: is for vde:// with connect; here the clients ask for theirs", name)
 
 
 def _give(given: dict[str, Any], name: str, value: Any) -> None:
@@ -185,6 +205,27 @@ def _give(given: dict[str, Any], name: str, value: Any) -> None:
         given[name] = [*given[name], value] if isinstance(given[name], list) else [given[name], value]
     else:
         raise InputError(f"parameter {name!r} is given twice")
+
+
+def _written(config: EndpointConfig) -> Iterator[tuple[str, str]]:
+    """What its kind takes of parameters, and is not as usual; without those that `url` has."""
+    _, own = SCHEMES[config.scheme]
+    for name in own:
+        value = getattr(config, name)
+        if name not in ("name", "connect", "remote", "iface") and value != _DEFAULTS[name]:
+            yield name, _write(name, value)
+
+
+def _write(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "queue":
+        return f"{value}B"
+    if name == "idle":
+        return f"{value}s"
+    if name in ("mode", "dirmode", "mgmtmode"):
+        return f"{value:04o}"
+    return _encode(str(value), "?&")
 
 
 def _decode(text: str) -> str:
@@ -332,25 +373,35 @@ def _mode(value: Any) -> int:
     raise InputError(f"{values.shown(value)} are no permissions; write them in octal, like 0660, or 0o660 in TOML")
 
 
-PARAMETERS: dict[str, Callable[[Any], Any]] = {
-    "name": lambda value: check_name(values.text(value, "lab")),
-    "queue": _queue,
-    "connect": values.flag,
-    "single": values.flag,
-    "any_user": values.flag,
-    "insecure": values.flag,
-    "limit": _limit,
-    "idle": _idle,
-    "iface": _iface,
-    "port": _limit,
-    "mode": _mode,
-    "dirmode": _mode,
-    "group": lambda value: values.text(value, "kvm"),
-    "mgmt": lambda value: check_unix_path(values.text(value, "/run/lan.mgmt")),
-    "mgmtmode": _mode,
-    "mgmtgroup": lambda value: values.text(value, "kvm"),
+_MODE = {"anyOf": [{"type": "string", "pattern": "^[0-7]{1,5}$", "examples": ["0660"]}, values.numbers(0, 0o2777)]}
+_PEERS_MOST = values.also_text(values.numbers(1, LIMIT_MAX))
+
+PARAMETERS = {
+    "name": Parameter(
+        lambda value: check_name(values.text(value, "lab")), TEXT, "The endpoint's name: its kind and a number."
+    ),
+    "queue": Parameter(_queue, values.SIZE, "Bound of each port's egress queue, 128KiB to 1GiB: 16MiB."),
+    "connect": Parameter(values.flag, FLAG, "Connect instead of listening."),
+    "single": Parameter(values.flag, FLAG, "One peer only; the endpoint is itself the port."),
+    "any_user": Parameter(values.flag, FLAG, "Let other users of this machine in."),
+    "insecure": Parameter(values.flag, FLAG, "Bind beyond loopback. Anyone who reaches the address can join."),
+    "limit": Parameter(_limit, _PEERS_MOST, "Most peers at a time: 256."),
+    "idle": Parameter(_idle, values.DURATION, "A peer that sends nothing for so long loses its port: 300s."),
+    "iface": Parameter(_iface, TEXT, "The interface, by its IPv4 address or its name: 127.0.0.1."),
+    "port": Parameter(_limit, _PEERS_MOST, "The port number to ask a VDE switch for: any."),
+    "mode": Parameter(_mode, _MODE, "Permissions of the VDE switch's socket: 0600."),
+    "dirmode": Parameter(_mode, _MODE, "Permissions of its directory: 2700."),
+    "group": Parameter(lambda value: values.text(value, "kvm"), TEXT, "The group of both."),
+    "mgmt": Parameter(
+        lambda value: check_unix_path(values.text(value, "/run/lan.mgmt")), TEXT, "A management socket at this path."
+    ),
+    "mgmtmode": Parameter(_mode, _MODE, "The permissions of that socket: 0600."),
+    "mgmtgroup": Parameter(lambda value: values.text(value, "kvm"), TEXT, "The group of that socket."),
 }
-_REMOTES: dict[str, Callable[[Any], Any]] = {"udp": _remote_inet, "unixgram": _remote_path}
+REMOTES = {
+    "udp": Parameter(_remote_inet, TEXT, "The one peer: HOST:PORT."),
+    "unixgram": Parameter(_remote_path, TEXT, "The one peer: its socket's path."),
+}
 
 _COMMON = ("name", "queue")
 _PEERS = ("limit", "idle")

@@ -4,7 +4,7 @@ To add one: a field of Policy, a line in PARAMETERS, and what the data plane goe
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from vswitch.dataplane.policy import EgressPolicy, IngressPolicy, Limiter
 from vswitch.dataplane.vlan import ALL_VLANS, NO_VLANS, TAG, TRANSPARENT, PortVlans, vlan_set
 from vswitch.errors import InputError
 from vswitch.protocols.guard import Guard
+from vswitch.values import FLAG, Parameter
 
 TPID_DEFAULT = 0x88A8  # IEEE 802.1Q's service tag
 FRAME_MAX_MIN = 60
@@ -124,9 +125,9 @@ def read(given: dict[str, Any]) -> Policy:
     fields: dict[str, Any] = {}
     for name, value in given.items():
         try:
-            fields[name] = PARAMETERS[name](value)
+            fields[name] = PARAMETERS[name].read(value)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            raise InputError(f"{name}: {error}", name) from None
     return Policy(**fields)
 
 
@@ -135,12 +136,14 @@ def _check(policy: Policy) -> None:
     given = set(_given(policy))
     modes = [name for name in ("vlan", "trunk", "qinq") if name in given]
     if len(modes) > 1:
-        raise InputError(f"{modes[0]} and {modes[1]} do not go together; a port is one or the other")
+        raise InputError(f"{modes[0]} and {modes[1]} do not go together; a port is one or the other", modes[1])
     for name, with_ in _NEEDS.items():
         if name in given and not given & set(with_):
-            raise InputError(f"{name} goes with {' or '.join(with_)}; add one, or leave it out")
+            raise InputError(f"{name} goes with {' or '.join(with_)}; add one, or leave it out", name)
     if policy.mirror_of and (others := given - {"mirror_of", "mirror", "up"}):
-        raise InputError(f"{min(others)} and mirror_of do not go together; a mirror port only sends copies")
+        raise InputError(
+            f"{min(others)} and mirror_of do not go together; a mirror port only sends copies", "mirror_of"
+        )
     trunk = policy.trunk if isinstance(policy.trunk, tuple) else ()
     tagged = (vlan for vlan in (*trunk, policy.native) if vlan != 0)
     for vlan in (policy.vlan, *tagged, policy.qinq, *(station.vlan for station in policy.static)):
@@ -148,11 +151,13 @@ def _check(policy: Policy) -> None:
             _vid(vlan)
     _tpid(policy.tpid)
     if policy.pvid is None and any(station.vlan is None for station in policy.static):
-        raise InputError("static: a trunk without native has no VLAN of its own; write one, like 52:54:00:12:34:56@10")
+        raise InputError(
+            "static: a trunk without native has no VLAN of its own; write one, like 52:54:00:12:34:56@10", "static"
+        )
     vlans = build_vlans(policy)
     for station in policy.static:
         if station.vlan is not None and not vlans.carries(station.vlan):
-            raise InputError(f"static: the port does not carry VLAN {station.vlan}")
+            raise InputError(f"static: the port does not carry VLAN {station.vlan}", "static")
 
 
 def _given(policy: Policy) -> dict[str, Any]:
@@ -236,6 +241,18 @@ def build_egress(policy: Policy) -> EgressPolicy | None:
     built.frame_max = policy.max_frame
     built.pads = policy.pad
     return built
+
+
+def changed(policy: Policy, old: Policy, new: Policy) -> Policy:
+    """A policy with what differs between two others changed to that of the `new` one; if that does not go, the new one.
+
+    So a port keeps what was set on it alone when its endpoint's policy changes.
+    """
+    differing = {name: getattr(new, name) for name in new.__struct_fields__ if getattr(old, name) != getattr(new, name)}
+    try:
+        return msgspec.structs.replace(policy, **differing)
+    except InputError:
+        return new
 
 
 def query(policy: Policy) -> str:
@@ -400,33 +417,63 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values.text(item, "web,lab.1") for item in values.items(value, "web,lab.1")))
 
 
-PARAMETERS: dict[str, Callable[[Any], Any]] = {
-    "up": values.flag,
-    "vlan": _vid,
-    "trunk": _trunk,
-    "native": _vid,
-    "qinq": _vid,
-    "tpid": _tpid,
-    "reserved": lambda value: values.one_of(value, "drop", "forward"),
-    "sources": lambda value: values.one_of(value, "stations", "any"),
-    "isolated": values.flag,
-    "max_frame": _max_frame,
-    "pad": values.flag,
-    "rate": _rate,
-    "storm_broadcast": _rate,
-    "storm_multicast": _rate,
-    "storm_unknown": _rate,
-    "burst": _burst,
-    "mirror_of": _names,
-    "mirror": lambda value: values.one_of(value, "in", "out", "both"),
-    "static": _static,
-    "sticky": values.flag,
-    "locked": values.flag,
-    "max_macs": lambda value: values.number(value, 1, MACS_MAX),
-    "allow_mac": partial(_list_of, read_mac, "52:54:00:12:34:56"),
-    "allow_ip": partial(_list_of, _address, "10.0.0.5"),
-    "dhcp_server": values.flag,
-    "router": values.flag,
+_VID = values.numbers(1, VLAN_MAX)
+_VIDS = values.several(values.also_text(_VID, "^[0-9]+(,[0-9]+)*$"))
+_MAC_TEXT = {"type": "string", "examples": ["52:54:00:12:34:56"]}
+_RATES = values.several({"type": "string", "examples": ["10Mbit/s", "1000fps"]})
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], Any], Mapping[str, Any]]:
+    return lambda value: values.one_of(value, *choices), {"enum": list(choices)}
+
+
+PARAMETERS = {
+    "up": Parameter(values.flag, FLAG, "False: nothing comes in or leaves, though the peer stays plugged in."),
+    "vlan": Parameter(
+        _vid, values.also_text(_VID), "Access port: untagged frames are in this VLAN, tagged ones are dropped."
+    ),
+    "trunk": Parameter(_trunk, {"anyOf": [{"enum": ["all"]}, _VIDS]}, "Carries these VLANs tagged, or all of them."),
+    "native": Parameter(_vid, values.also_text(_VID), "The VLAN of a trunk's frames without a tag."),
+    "qinq": Parameter(
+        _vid, values.also_text(_VID), "A customer's port: all its frames ride under a service tag of this VLAN."
+    ),
+    "tpid": Parameter(
+        _tpid, {"enum": [*(f"0x{tpid:04x}" for tpid in TPIDS), *TPIDS]}, "The EtherType of service tags: 0x88a8."
+    ),
+    "reserved": Parameter(*_one_of("drop", "forward"), "Frames to 01-80-C2-00-00-01 to 0F, which bridges drop."),
+    "sources": Parameter(*_one_of("stations", "any"), "Any: frames from a group address or zero are forwarded, too."),
+    "isolated": Parameter(values.flag, FLAG, "Reaches only ports that are not isolated."),
+    "max_frame": Parameter(
+        _max_frame,
+        {"anyOf": [values.numbers(FRAME_MAX_MIN, FRAME_MAX), values.SIZE]},
+        "Longer frames neither come in nor leave: bytes, without FCS, with tag.",
+    ),
+    "pad": Parameter(values.flag, FLAG, "Frames leave with at least 60 bytes, filled with zeros."),
+    "rate": Parameter(_rate, _RATES, "The port brings at most so much."),
+    "storm_broadcast": Parameter(_rate, _RATES, "The port brings at most so many broadcasts."),
+    "storm_multicast": Parameter(_rate, _RATES, "The port brings at most so many multicasts."),
+    "storm_unknown": Parameter(_rate, _RATES, "The port brings at most so much for stations that nobody knows."),
+    "burst": Parameter(_burst, values.DURATION, "How much of a rate, in time, may come at once: 100ms."),
+    "mirror_of": Parameter(_names, values.several(values.TEXT), "Gets a copy of what these ports or endpoints do."),
+    "mirror": Parameter(*_one_of("in", "out", "both"), "What a mirror copies: what comes in, or leaves."),
+    "static": Parameter(_static, values.several(_MAC_TEXT), "These are behind this port: MAC, or MAC@VLAN."),
+    "sticky": Parameter(values.flag, FLAG, "What is learned here does not move until it has aged out."),
+    "locked": Parameter(values.flag, FLAG, "Only stations pass that are known here."),
+    "max_macs": Parameter(
+        lambda value: values.number(value, 1, MACS_MAX),
+        values.also_text(values.numbers(1, MACS_MAX)),
+        "At most so many stations.",
+    ),
+    "allow_mac": Parameter(
+        partial(_list_of, read_mac, "52:54:00:12:34:56"), values.several(_MAC_TEXT), "No other source comes in."
+    ),
+    "allow_ip": Parameter(
+        partial(_list_of, _address, "10.0.0.5"),
+        values.several({"type": "string", "examples": ["10.0.0.5"]}),
+        "ARP and neighbour discovery claim no other address.",
+    ),
+    "dhcp_server": Parameter(values.flag, FLAG, "False: no DHCP server is behind the port."),
+    "router": Parameter(values.flag, FLAG, "False: no router is behind the port."),
 }
 LISTS = {  # may be repeated
     *("trunk", "rate", "storm_broadcast", "storm_multicast", "storm_unknown"),

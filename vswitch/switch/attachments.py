@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import trio
 
 from vswitch.control import answers, model
+from vswitch.endpoints import together
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.kinds import create
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError
-from vswitch.ports.policy import Policy, goes_with_hub, query
+from vswitch.ports.policy import Policy, query
 from vswitch.ports.ports import Ports
 from vswitch.supervision import contain_once_started
 
@@ -82,8 +83,8 @@ class Attachments:
         if wanted.scheme == "fd" and self._has_descriptor(wanted.fd):
             raise InputError(f"{wanted.url}: is in use already")
         wanted.check_paths()
-        name = self._free_name(wanted)
-        self._check_policy(wanted)
+        name = together.name_of(wanted, self._endpoints)
+        together.check_policy(wanted, self._configs(), hub=self._ports.bridge.hub)
         endpoint = create(wanted, name, self._ports, sock)
         self._endpoints[name] = endpoint
         attachment: Attachment = await self._nursery.start(self._run, endpoint, name=f"endpoint {name}")
@@ -100,13 +101,11 @@ class Attachments:
 
     def check_mirrors(self) -> None:
         """Raises InputError if a mirror is to watch what is neither an endpoint here nor a port of one."""
-        for endpoint in self._endpoints.values():
-            for name in endpoint.config.policy.mirror_of:
-                if name == endpoint.name:
-                    raise InputError(f"{endpoint.url}: mirror_of: names the mirror itself; name the ports to watch")
-                if name not in self._endpoints and name.rpartition(".")[0] not in self._endpoints:
-                    known = ", ".join(self._endpoints)
-                    raise InputError(f"{endpoint.url}: mirror_of: there is no endpoint {name!r}; there are {known}")
+        for name in self._endpoints:
+            together.check_mirror(name, self._configs())
+
+    def _configs(self) -> dict[str, EndpointConfig]:
+        return {name: endpoint.config for name, endpoint in self._endpoints.items()}
 
     def _full_url(self, endpoint: Endpoint) -> str:
         """An endpoint's URL with the policy that its next peer meets."""
@@ -115,15 +114,6 @@ class Attachments:
         if (policy := self.policy_of(endpoint)) != Policy():
             parameters.append(query(policy))
         return url + ("&" if "?" in url else "?") + "&".join(parameters) if parameters else url
-
-    def _check_policy(self, wanted: EndpointConfig) -> None:
-        """Whether an endpoint's policy goes with this switch. Raises InputError."""
-        if self._ports.bridge.hub and not goes_with_hub(wanted.policy):
-            raise InputError(f"{wanted.url}: this switch is a hub, which goes by no VLANs or policies; leave them out")
-        for name, other in self._endpoints.items():
-            theirs = other.config.policy
-            if wanted.policy.qinq and theirs.qinq and wanted.policy.tpid != theirs.tpid:
-                raise InputError(f"{wanted.url}: tpid: all qinq ports have the same; {name} has 0x{theirs.tpid:04x}")
 
     async def _run(self, endpoint: Endpoint, task_status: trio.TaskStatus[Attachment]) -> None:
         attachment = Attachment(endpoint, self._ports)
@@ -144,14 +134,3 @@ class Attachments:
     def _has_descriptor(self, fd: int) -> bool:
         given = [endpoint.sock.fileno() for endpoint in self._endpoints.values() if endpoint.sock is not None]
         return fd in given or self._ports.has_descriptor(fd)
-
-    def _free_name(self, wanted: EndpointConfig) -> str:
-        """The name asked for, or the kind and the lowest number that is free."""
-        if wanted.name is not None:
-            if wanted.name in self._endpoints:
-                raise InputError(f"there is an endpoint {wanted.name!r} already; give this one another name=")
-            return wanted.name
-        number = 1
-        while f"{wanted.scheme}{number}" in self._endpoints:
-            number += 1
-        return f"{wanted.scheme}{number}"
