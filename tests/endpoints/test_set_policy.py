@@ -378,9 +378,12 @@ async def test_a_mirror_of_what_is_not_there_is_told_from_one_of_what_may_come()
 @pytest.mark.parametrize("kind", ["unix", "unixgram"])
 async def test_a_peer_whose_port_cannot_be_had_is_turned_away_and_the_others_stay(directory: Path, kind: str) -> None:
     """Its endpoint's policy does not go with one that another port has by now."""
-    async with VSwitch() as switch, await Peer.plugged_into(switch, name="vm") as vm:
+    async with VSwitch() as switch:
         lab = await switch.attach(f"{kind}://{directory}/lan.sock?qinq=10")
-        switch.policies.set("vm", policy("qinq=10&tpid=0x9100"))
+        listener = await switch.attach(f"unix://{directory}/vm.sock", name="vm")
+        vm = await Peer.connected_to(listener.url)
+        await until(lambda: switch.ports())
+        switch.policies.set("vm.1", policy("qinq=10&tpid=0x9100"))
         if kind == "unix":
             async with await Peer.connected_to(lab.url) as turned_away:
                 assert await turned_away.closed()
@@ -389,7 +392,8 @@ async def test_a_peer_whose_port_cannot_be_had_is_turned_away_and_the_others_sta
                 turned_away.bind(f"{directory}/guest.sock")
                 turned_away.sendto(frame(BROADCAST, mac(1)), f"{directory}/lan.sock")
                 await until(lambda: switch.status().totals.drops)
-        assert [port.name for port in switch.ports()] == ["vm"]
-        await vm.send(frame(BROADCAST, mac(2)))
-        await until(lambda: switch.ports()[0].rx_frames == 1)
+        assert [port.name for port in switch.ports()] == ["vm.1"]
+        async with vm:
+            await vm.send(frame(BROADCAST, mac(2)))
+            await until(lambda: switch.ports()[0].rx_frames == 1)
         check_balance(switch)

@@ -578,7 +578,7 @@ async def test_a_port_that_is_somebodys_takes_nobody_else(
 
 def endpoint_of(switch: VSwitch) -> VdeSwitch:
     [name] = switch.attachments
-    endpoint = switch.attachments[name]
+    endpoint = switch.attachments[name].endpoint
     assert isinstance(endpoint, VdeSwitch)
     return endpoint
 

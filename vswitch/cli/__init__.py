@@ -28,6 +28,7 @@ COMMANDS = {  # and the file of each
     "extcap": "extcap",
     "qemu-args": "plug",
     "libvirt-xml": "plug",
+    "reload": "reload",
     "check": "check",
     "schema": "check",
     "image": "image",

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,16 +28,23 @@ def prepare() -> None:
     gc.freeze()
 
 
-def run(main: Callable[[*Ts], Awaitable[object]], *args: *Ts, told: Callable[[], None] = lambda: None) -> int | None:
+def run(
+    main: Callable[[*Ts], Awaitable[object]],
+    *args: *Ts,
+    told: Callable[[], None] = lambda: None,
+    reload: Callable[[], Awaitable[None]] | None = None,
+) -> int | None:
     """Run `main` in trio; a signal cancels it. `told` is called then. Answers the signal's number, if there was one.
 
-    More signals change nothing, from then on and when `main` has ended.
+    More signals change nothing, from then on and when `main` has ended. With `reload`, SIGHUP calls that, unless it
+    says that the terminal is gone.
     """
     numbers = signals.ending()
     early: list[int] = []  # before and after trio looks at signals
     for number in numbers:
         signal.signal(number, lambda number, _: early.append(number))
     received: list[int] = []
+    had_terminal = _has_terminal()
 
     def stop(number: int, scope: trio.CancelScope) -> None:
         if not received:
@@ -45,16 +53,23 @@ def run(main: Callable[[*Ts], Awaitable[object]], *args: *Ts, told: Callable[[],
         received.append(number)
         scope.cancel()
 
-    async def listen(coming: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    def act(number: int, nursery: trio.Nursery) -> None:
+        terminal_is_gone = had_terminal and not _has_terminal()
+        if number == signal.SIGHUP and reload is not None and not terminal_is_gone:
+            nursery.start_soon(reload)
+        else:
+            stop(number, nursery.cancel_scope)
+
+    async def listen(coming: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for number in coming:
-            stop(number, scope)
+            act(number, nursery)
 
     async def run_until_told() -> None:
         with trio.open_signal_receiver(*numbers) as coming:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(listen, coming, nursery.cancel_scope)
-                if early:
-                    stop(early[0], nursery.cancel_scope)
+                nursery.start_soon(listen, coming, nursery)
+                for number in early:
+                    act(number, nursery)
                 await main(*args)
                 nursery.cancel_scope.cancel()
 
@@ -64,3 +79,12 @@ def run(main: Callable[[*Ts], Awaitable[object]], *args: *Ts, told: Callable[[],
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
     return received[0] if received else None
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process still."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -19,13 +19,15 @@ from vswitch.cli.qemu_version import QemuVersion
 from vswitch.control import captures, client, runtime
 from vswitch.control import config as configuration
 from vswitch.control.capture_requests import CaptureRequest, FileRequest
+from vswitch.control.config import SwitchConfig
 from vswitch.control.recording import RecordLimits, check_fits, read_limits
 from vswitch.endpoints.guests import qemu
 from vswitch.endpoints.unix_socket import InUseError
 from vswitch.endpoints.url import EndpointConfig, parse
-from vswitch.errors import InputError, RefusedError, VSwitchError
+from vswitch.errors import InputError, RefusedError, VSwitchError, printable
 from vswitch.ports.policy import remarks
 from vswitch.switch import Attachment, VSwitch
+from vswitch.switch.configuration import Read
 from vswitch.values import check_name
 
 QEMU_ANSWER_S = 0.3  # how long to wait for QEMU to say its version
@@ -72,63 +74,106 @@ def serve(
     switch, tap://tap0 a TAP device, fd://N an inherited socket. Without URL or file: tcp://127.0.0.1:1234 and a unix
     socket.
     """
-    wanted = configuration.SwitchConfig() if config_file is None else configuration.read(config_file)
-    name = check_name(_first(name, wanted.name, configuration.NAME_DEFAULT))
-    ageing_s = _first(_ageing(ageing), wanted.ageing_s, configuration.AGEING_DEFAULT_S)
-    table_size = _first(table_size, wanted.table_size, configuration.TABLE_SIZE_DEFAULT)
-    endpoints = [*wanted.endpoints, *(parse(url) for url in urls)]
-    if not endpoints:
-        endpoints = _default_endpoints(name)
-    capture_file = wanted.capture if capture_file is None else capture_file
-    if capture_file == "-":
-        raise InputError("capture to -: standard output has the lines to paste; use: vswitch capture -w -")
-    _check_descriptors([endpoint.fd for endpoint in endpoints if endpoint.scheme == "fd"], ready_fd)
-    control = runtime.socket_path(f"{name}.ctl")
-    switch = VSwitch(
-        name,
-        ageing_s=ageing_s,
+    said = SwitchConfig(
+        name=name,
+        ageing_s=_ageing(ageing),
         table_size=table_size,
-        record=_record(record, wanted, config_file),
-        capture_memory=_first(_capture_memory(capture_memory), wanted.capture_memory, captures.BUDGET_DEFAULT),
+        capture=capture_file,
+        capture_memory=_capture_memory(capture_memory),
+        record=_record(record),
+        endpoints=tuple(parse(url) for url in urls),
+    )
+    wanted = _configuration(said, config_file)
+    assert wanted.name is not None
+    _check_descriptors([endpoint.fd for endpoint in wanted.endpoints if endpoint.scheme == "fd"], ready_fd)
+    control = runtime.socket_path(f"{wanted.name}.ctl")
+    switch = VSwitch(
+        wanted.name,
+        ageing_s=_first(wanted.ageing_s),
+        table_size=_first(wanted.table_size),
+        record=_fitting(wanted.record, f"{config_file}: [switch] record" if record is None else "--record"),
+        capture_memory=_first(wanted.capture_memory),
     )
     qemu_version = QemuVersion()
     process.prepare()
-    capture = None if capture_file is None else FileRequest(path=capture_file)
+    read = None if config_file is None else partial(_configuration, said, config_file)
+    running = _Running(switch, control, ready_fd, qemu_version)
     with in_background("%(asctime)s %(message)s", "%H:%M:%S"):
         process.run(
-            _serve, switch, endpoints, control, capture, ready_fd, qemu_version, told=partial(_notify, "STOPPING=1")
+            running.serve,
+            wanted,
+            read,
+            told=partial(_notify, "STOPPING=1"),
+            reload=None if read is None else running.reload,
         )
 
 
-async def _serve(
-    switch: VSwitch,
-    endpoints: list[EndpointConfig],
-    control: str,
-    capture: FileRequest | None,
-    ready_fd: int | None,
-    qemu_version: QemuVersion,
-) -> None:
-    async with switch, trio.open_nursery() as nursery:
+class _Running:
+    """The switch while it runs."""
+
+    def __init__(self, switch: VSwitch, control: str, ready_fd: int | None, qemu_version: QemuVersion) -> None:
+        self._switch = switch
+        self._control = control
+        self._ready_fd = ready_fd
+        self._qemu_version = qemu_version
+        self._begun = trio.Event()
+
+    async def serve(self, wanted: SwitchConfig, read: Read | None) -> None:
+        """Returns when a peer tells it to stop."""
+        switch = self._switch
+        async with switch, trio.open_nursery() as nursery:
+            try:
+                await switch.serve_control(self._control)
+            except InUseError:
+                raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
+            _warn_of_namesakes(Path(self._control))
+            if wanted.capture is not None:
+                await switch.captures.write(
+                    FileRequest(path=wanted.capture), await switch.captures.prepare(CaptureRequest())
+                )
+            attached = await switch.configuration.begin(wanted, read)
+            self._begun.set()
+            version = await trio.to_thread.run_sync(self._qemu_version.get, QEMU_ANSWER_S, abandon_on_cancel=True)
+            for endpoint in attached:
+                say(await _how_to_plug_in(switch, endpoint, version))
+            say("ready")
+            with trio.move_on_after(SAID_S):
+                await said()
+            nursery.start_soon(_tell_starter, self._ready_fd)
+            await switch.told_to_stop()
+            log.info("told to stop: stopping")
+            _notify("STOPPING=1")
+            nursery.cancel_scope.cancel()
+
+    async def reload(self) -> None:
+        """What SIGHUP asks for: the log says what has changed, or why nothing has."""
+        await self._begun.wait()
         try:
-            await switch.serve_control(control)
-        except InUseError:
-            raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
-        _warn_of_namesakes(Path(control))
-        if capture is not None:
-            await switch.captures.write(capture, await switch.captures.prepare(CaptureRequest()))
-        attached = [await switch.attach(endpoint) for endpoint in endpoints]
-        switch.attachments.check_mirrors()
-        version = await trio.to_thread.run_sync(qemu_version.get, QEMU_ANSWER_S, abandon_on_cancel=True)
-        for endpoint in attached:
-            say(await _how_to_plug_in(switch, endpoint, version))
-        say("ready")
-        with trio.move_on_after(SAID_S):
-            await said()
-        nursery.start_soon(_tell_starter, ready_fd)
-        await switch.told_to_stop()
-        log.info("told to stop: stopping")
-        _notify("STOPPING=1")
-        nursery.cancel_scope.cancel()
+            changes = await self._switch.configuration.reload()
+        except VSwitchError as error:
+            log.warning("reload: %s", error)
+            return
+        lines = [line for change in changes for line in change.diff()]
+        for line in lines or ["nothing changes"]:
+            log.info("reload: %s", printable(line))
+
+
+def _configuration(said: SwitchConfig, config_file: str | None) -> SwitchConfig:
+    """What the command line says, or else the file, or else what is usual."""
+    read = SwitchConfig() if config_file is None else configuration.read(config_file)
+    name = check_name(_first(said.name, read.name, configuration.NAME_DEFAULT))
+    capture = read.capture if said.capture is None else said.capture
+    if capture == "-":
+        raise InputError("capture to -: standard output has the lines to paste; use: vswitch capture -w -")
+    return SwitchConfig(
+        name=name,
+        ageing_s=_first(said.ageing_s, read.ageing_s, configuration.AGEING_DEFAULT_S),
+        table_size=_first(said.table_size, read.table_size, configuration.TABLE_SIZE_DEFAULT),
+        capture=capture,
+        capture_memory=_first(said.capture_memory, read.capture_memory, captures.BUDGET_DEFAULT),
+        record=said.record or read.record,
+        endpoints=(*read.endpoints, *said.endpoints) or _default_endpoints(name),
+    )
 
 
 def _warn_of_namesakes(control: Path) -> None:
@@ -168,8 +213,8 @@ async def _how_to_plug_in(switch: VSwitch, endpoint: Attachment, version: qemu.V
     return "\n".join(lines)
 
 
-def _default_endpoints(name: str) -> list[EndpointConfig]:
-    return [parse("tcp://127.0.0.1:1234"), EndpointConfig(scheme="unix", path=runtime.socket_path(f"{name}.sock"))]
+def _default_endpoints(name: str) -> tuple[EndpointConfig, ...]:
+    return parse("tcp://127.0.0.1:1234"), EndpointConfig(scheme="unix", path=runtime.socket_path(f"{name}.sock"))
 
 
 def _first(*values: T | None) -> T:
@@ -184,13 +229,18 @@ def _ageing(text: str | None) -> float | None:
         raise InputError(f"--ageing: {error}") from None
 
 
-def _record(text: str | None, wanted: configuration.SwitchConfig, config_file: str | None) -> RecordLimits | None:
-    where = f"{config_file}: [switch] record" if text is None else "--record"
+def _record(text: str | None) -> RecordLimits | None:
     try:
-        limits = wanted.record if text is None else read_limits(text)
+        return None if text is None else read_limits(text)
+    except InputError as error:
+        raise InputError(f"--record: {error}") from None
+
+
+def _fitting(limits: RecordLimits | None, where: str) -> RecordLimits | None:
+    try:
         return None if limits is None else check_fits(limits)
-    except VSwitchError as error:
-        raise type(error)(f"{where}: {error}") from None
+    except RefusedError as error:
+        raise RefusedError(f"{where}: {error}") from None
 
 
 def _capture_memory(text: str | None) -> int | None:

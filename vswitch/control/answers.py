@@ -4,7 +4,8 @@ import heapq
 
 import trio
 
-from vswitch.control.model import FailureInfo, MacInfo, PortInfo, Totals, Vlan, VlanInfo
+from vswitch.control.changes import Attach, Change, Detach, Replace, SetAgeing, SetPolicy
+from vswitch.control.model import Action, ChangeInfo, FailureInfo, MacInfo, PortInfo, Totals, Vlan, VlanInfo
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.frame import PREFIX
 from vswitch.dataplane.port import Port
@@ -15,6 +16,17 @@ from vswitch.supervision import Failure
 
 PORTION_SLOTS = 1024
 PORTION_STATIONS = 256
+ACTIONS: dict[type[Change], Action] = {
+    Attach: "attach",
+    Detach: "detach",
+    Replace: "replace",
+    SetPolicy: "set_policy",
+    SetAgeing: "set_ageing",
+}
+
+
+def change_info(change: Change) -> ChangeInfo:
+    return ChangeInfo(action=ACTIONS[type(change)], diff=change.diff())
 
 
 def failure_info(failure: Failure) -> FailureInfo:

@@ -3,7 +3,7 @@
 What there is to ask is in `operations.py`; here is who answers.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from http import HTTPStatus
@@ -23,6 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from vswitch.control import answers, captures, http, model, operations
 from vswitch.control.capture_requests import CaptureRequest, FileRequest, local
+from vswitch.control.changes import Change
 from vswitch.control.operations import CAPTURE_HEADER, VERSION, VERSION_HEADER, Operation
 from vswitch.endpoints import unix_socket
 from vswitch.errors import InputError, RefusedError, VSwitchError, printable
@@ -48,11 +49,19 @@ class Stations(Protocol):
     async def next_guest(self, endpoint: str) -> str: ...
 
 
+class Configuration(Protocol):
+    """What the API knows of a switch's configuration."""
+
+    async def reload(self, *, dry_run: bool) -> Sequence[Change]: ...
+
+
 class Switch(Protocol):
     """What the API knows of a switch."""
 
     @property
     def captures(self) -> Captures: ...
+    @property
+    def configuration(self) -> Configuration: ...
     @property
     def stations(self) -> Stations: ...
     @property
@@ -114,6 +123,7 @@ class Api:
             operations.END_CAPTURE: self._end_capture,
             operations.RECORDING: self._recording,
             operations.NEXT_GUEST: self._next_guest,
+            operations.RELOAD: self._reload,
         }
 
     async def _status(self, asked: Asked) -> model.Status:
@@ -137,6 +147,10 @@ class Api:
 
     async def _next_guest(self, asked: Asked) -> model.GuestInfo:
         return model.GuestInfo(mac=await self._switch.stations.next_guest(asked.parameters["name"]))
+
+    async def _reload(self, asked: Asked) -> list[model.ChangeInfo]:
+        changes = await self._switch.configuration.reload(dry_run=asked.query.dry_run)
+        return [answers.change_info(change) for change in changes]
 
     async def _recording(self, asked: Asked) -> Response:
         recorded = self._switch.captures.recorded(asked.query)

@@ -72,7 +72,7 @@ def running() -> list[Path]:
     return [path for path in runtime.control_sockets() if _answers(path)]
 
 
-def ask(path: Path, operation: Operation[Any], **parameters: str) -> bytes:
+def ask(path: Path, operation: Operation[Any], query: msgspec.Struct | None = None, **parameters: str) -> bytes:
     """The JSON that an operation is answered with; `parameters` are those of its path.
 
     Raises RefusedError if the switch does not answer, or not in our version, InputError if it does not know what is
@@ -80,7 +80,7 @@ def ask(path: Path, operation: Operation[Any], **parameters: str) -> bytes:
     """
     connection = _UnixConnection(path)
     try:
-        connection.request(operation.method, operation.target(parameters))
+        connection.request(operation.method, operation.target(parameters, query))
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -91,9 +91,9 @@ def ask(path: Path, operation: Operation[Any], **parameters: str) -> bytes:
     return body
 
 
-def call(path: Path, operation: Operation[T], **parameters: str) -> T:
+def call(path: Path, operation: Operation[T], query: msgspec.Struct | None = None, **parameters: str) -> T:
     """An operation's answer. Raises as `ask` does, and RefusedError if the answer has another form."""
-    return decode(path, operation, ask(path, operation, **parameters))
+    return decode(path, operation, ask(path, operation, query, **parameters))
 
 
 def decode(path: Path, operation: Operation[T], body: bytes) -> T:

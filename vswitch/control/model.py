@@ -103,3 +103,19 @@ class FailureInfo(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     count: int
     details: str
+
+
+class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With `dry_run`, nothing is changed."""
+
+    dry_run: bool = False
+
+
+Action = Literal["attach", "detach", "replace", "set_policy", "set_ageing"]
+
+
+class ChangeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of a switch, and how it looks as a diff, a line each."""
+
+    action: Action
+    diff: list[str]

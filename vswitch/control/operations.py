@@ -88,10 +88,17 @@ NEXT_GUEST = Operation(
     "An address for one more guest that is going to be plugged in",
     errors={InputError: HTTPStatus.NOT_FOUND},
 )
+RELOAD = Operation(
+    "POST",
+    "/reload",
+    list[model.ChangeInfo],
+    "Read the configuration file again, and become as it says",
+    query=model.ReloadRequest,
+)
 
 OPERATIONS: tuple[Operation[Any], ...] = (
     *(STATUS, PORTS, MACS, VLANS, ENDPOINTS, FAILURES),
-    *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST),
+    *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST, RELOAD),
 )
 
 

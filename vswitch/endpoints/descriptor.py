@@ -27,7 +27,9 @@ def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket 
         kind = Pair
     else:
         kind = UnixPeers if sock.family == socket.AF_UNIX else UdpPeers
-    return kind(config, name, ports, sock)
+    endpoint = kind(config, name, ports, sock)
+    endpoint.listens = not config.single and not _is_connected(sock)
+    return endpoint
 
 
 def _inherited(config: EndpointConfig) -> socket.socket:

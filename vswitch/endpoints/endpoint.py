@@ -24,6 +24,7 @@ class Endpoint(abc.ABC):
         self.name = name
         self.ports = ports
         self.sock = sock
+        self.listens = config.listens  # each of its peers gets a port of its own
 
     @property
     def url(self) -> str:

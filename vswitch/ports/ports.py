@@ -50,6 +50,10 @@ class Ports(Registry):
             self.said.add(message)
             log.warning("%s", message)
 
+    def set_ageing(self, ageing_s: float) -> None:
+        """Have the MAC table forget stations that have been silent for so long."""
+        self.table.ageing = int(ageing_s * 1000)
+
     def has_descriptor(self, fd: int) -> bool:
         """Whether a descriptor is a link's already."""
         return self.links.has_descriptor(fd) or self.shared.has_descriptor(fd)

@@ -1,5 +1,8 @@
 """What the data plane goes by, made of the policies of all ports together, and of partitions."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.frame import TPID_8021Q
 from vswitch.dataplane.loop import Loop
@@ -65,6 +68,23 @@ class Wiring:
         data.any_source = policy.sources == "any"
         self._note(port)
         self._bridge.settle(data)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Callable[[SwitchPort, Policy], None]]:
+        """What it answers sets policies that are taken back if the block raises an error."""
+        before: list[tuple[SwitchPort, Policy]] = []
+
+        def set_policy(port: SwitchPort, policy: Policy) -> None:
+            old = port.policy
+            self.set_policy(port, policy)
+            before.append((port, old))
+
+        try:
+            yield set_policy
+        except InputError:
+            for port, old in reversed(before):
+                self.set_policy(port, old)
+            raise
 
     def part(self, partition: Partition) -> None:
         """Have nothing pass between the islands of a partition, until it is healed."""

@@ -1,4 +1,4 @@
-"""VSwitch, with a facet for each area: attachments, policies, stations, captures."""
+"""VSwitch, with a facet for each area: attachments, configuration, policies, stations, captures."""
 
 from vswitch.switch.attachments import Attachment
 from vswitch.switch.switch import VSwitch

@@ -1,17 +1,18 @@
 """The endpoints that are attached to a switch."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import msgspec
 import trio
 
 from vswitch.control import answers, model
 from vswitch.endpoints import together
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.kinds import create
-from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.endpoints.url import EndpointConfig, check_static, parse
 from vswitch.errors import InputError
-from vswitch.ports.policy import Policy, query
+from vswitch.ports.policy import Policy, changed
 from vswitch.ports.ports import Ports
 from vswitch.supervision import contain_once_started
 
@@ -60,19 +61,24 @@ class Attachments:
     def __init__(self, ports: Ports, nursery: trio.Nursery) -> None:
         self._ports = ports
         self._nursery = nursery
-        self._endpoints: dict[str, Endpoint] = {}
+        self._attached: dict[str, Attachment] = {}
 
     def __iter__(self) -> Iterator[str]:
         """Their names."""
-        return iter(self._endpoints)
+        return iter(self._attached)
 
-    def __getitem__(self, name: str) -> Endpoint:
+    def __contains__(self, name: str) -> bool:
+        return name in self._attached
+
+    def __getitem__(self, name: str) -> Attachment:
         """Raises InputError if there is no such endpoint."""
-        if name not in self._endpoints:
-            raise InputError(f"there is no endpoint {name!r}; there are {', '.join(self._endpoints) or 'none'}")
-        return self._endpoints[name]
+        if name not in self._attached:
+            raise InputError(f"there is no endpoint {name!r}; there are {', '.join(self._attached) or 'none'}")
+        return self._attached[name]
 
-    async def attach(self, target: str | EndpointConfig | socket.socket, parameters: dict[str, object]) -> Attachment:
+    async def attach(
+        self, target: str | EndpointConfig | socket.socket, parameters: Mapping[str, object] | None = None
+    ) -> Attachment:
         """What VSwitch.attach does."""
         sock = target if isinstance(target, socket.socket) else None
         if isinstance(target, socket.socket):
@@ -83,40 +89,45 @@ class Attachments:
         if wanted.scheme == "fd" and self._has_descriptor(wanted.fd):
             raise InputError(f"{wanted.url}: is in use already")
         wanted.check_paths()
-        name = together.name_of(wanted, self._endpoints)
-        together.check_policy(wanted, self._configs(), hub=self._ports.bridge.hub)
-        endpoint = create(wanted, name, self._ports, sock)
-        self._endpoints[name] = endpoint
-        attachment: Attachment = await self._nursery.start(self._run, endpoint, name=f"endpoint {name}")
+        name = together.name_of(wanted, self._attached)
+        together.check_policy(wanted, self.configs(), hub=self._ports.bridge.hub)
+        attachment = self._attached[name] = Attachment(create(wanted, name, self._ports, sock), self._ports)
+        await self._nursery.start(self._run, attachment, name=f"endpoint {name}")
         return attachment
+
+    def set_policy(self, name: str, policy: Policy) -> None:
+        """Have an endpoint's ports go by another policy, those it has and those of the peers that come.
+
+        What was set on one of its ports alone stays. Raises InputError, and changes nothing, if there is no such
+        endpoint, or the policy does not go with those of others.
+        """
+        endpoint = self[name].endpoint
+        old, wanted = endpoint.config.policy, msgspec.structs.replace(endpoint.config, policy=policy)
+        if endpoint.listens:
+            check_static(wanted)
+        others = {other: config for other, config in self.configs().items() if other != name}
+        together.check_policy(wanted, others, hub=self._ports.bridge.hub)
+        with self._ports.wiring.transaction() as set_policy:
+            for port in [port for port in self._ports if port.endpoint == name]:
+                set_policy(port, changed(port.policy, old, policy))
+        endpoint.config = wanted
 
     def infos(self) -> list[model.EndpointInfo]:
         """A snapshot of every endpoint."""
-        return [model.EndpointInfo(name=name, url=self._full_url(known)) for name, known in self._endpoints.items()]
-
-    def policy_of(self, endpoint: Endpoint) -> Policy:
-        """The policy that an endpoint's next peer meets. A port that stays may have been given another one."""
-        itself = (port.policy for port in self._ports if port.name == port.endpoint == endpoint.name)
-        return next(itself, endpoint.config.policy)
+        configs = self.configs().items()
+        return [model.EndpointInfo(name=name, url=config.absolute().full_url) for name, config in configs]
 
     def check_mirrors(self) -> None:
         """Raises InputError if a mirror is to watch what is neither an endpoint here nor a port of one."""
-        for name in self._endpoints:
-            together.check_mirror(name, self._configs())
+        for name in self._attached:
+            together.check_mirror(name, self.configs())
 
-    def _configs(self) -> dict[str, EndpointConfig]:
-        return {name: endpoint.config for name, endpoint in self._endpoints.items()}
+    def configs(self) -> dict[str, EndpointConfig]:
+        """What each endpoint's next peer meets, by name."""
+        return {name: attached.config for name, attached in self._attached.items()}
 
-    def _full_url(self, endpoint: Endpoint) -> str:
-        """An endpoint's URL with the policy that its next peer meets."""
-        url = endpoint.config.absolute().url
-        parameters = ["single=yes"] if endpoint.config.single else []
-        if (policy := self.policy_of(endpoint)) != Policy():
-            parameters.append(query(policy))
-        return url + ("&" if "?" in url else "?") + "&".join(parameters) if parameters else url
-
-    async def _run(self, endpoint: Endpoint, task_status: trio.TaskStatus[Attachment]) -> None:
-        attachment = Attachment(endpoint, self._ports)
+    async def _run(self, attachment: Attachment, task_status: trio.TaskStatus[None]) -> None:
+        endpoint = attachment.endpoint
         again = endpoint.sock is None  # else its socket is closed with it
         try:
             with attachment.scope:
@@ -124,13 +135,14 @@ class Attachments:
                     self._ports.failures,
                     f"endpoint {endpoint.name}",
                     endpoint.run,
-                    lambda: task_status.started(attachment),
+                    task_status.started,
                     again=again,
                 )
         finally:
-            del self._endpoints[endpoint.name]
+            del self._attached[endpoint.name]
             attachment.done.set()
 
     def _has_descriptor(self, fd: int) -> bool:
-        given = [endpoint.sock.fileno() for endpoint in self._endpoints.values() if endpoint.sock is not None]
+        socks = [attached.endpoint.sock for attached in self._attached.values()]
+        given = [sock.fileno() for sock in socks if sock is not None]
         return fd in given or self._ports.has_descriptor(fd)

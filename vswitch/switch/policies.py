@@ -7,35 +7,41 @@ import msgspec
 from vswitch.errors import InputError
 from vswitch.ports.partition import Partition
 from vswitch.ports.policy import Policy
+from vswitch.ports.port import SwitchPort
 from vswitch.ports.ports import Ports
+from vswitch.switch.attachments import Attachments
 
 
 class Policies:
     """The policies of a switch's ports, and the partitions between them."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, attachments: Attachments) -> None:
         self._ports = ports
+        self._attachments = attachments
 
-    def set(self, port: str, policy: Policy) -> None:
-        """Have a port go by another policy from now on. What was learned on it stays if its VLANs, and sticky, do.
+    def set(self, name: str, policy: Policy) -> None:
+        """Have an endpoint, with all its ports, or one port of a listener go by another policy from now on.
 
-        Raises InputError if there is no such port, or the policy does not go with those of other ports.
+        What is set on one port of a listener goes with its peer. What was learned on a port stays if its VLANs, and
+        sticky, do. Raises InputError if there is none of that name, or the policy does not go with those of others.
         """
-        found = next((known for known in self._ports if known.name == port), None)
-        if found is None:
-            raise self._unknown(port)
-        self._ports.wiring.set_policy(found, policy)
+        if name in self._attachments:
+            self._attachments.set_policy(name, policy)
+        else:
+            self._ports.wiring.set_policy(self._port(name), policy)
+
+    def of(self, name: str) -> Policy:
+        """What an endpoint, or one port of a listener, goes by. Raises InputError if there is none of that name."""
+        if name in self._attachments:
+            return self._attachments[name].config.policy
+        return self._port(name).policy
 
     def set_up(self, name: str, up: bool) -> None:
-        """Have a port, or all ports of an endpoint, take part or not; the rest of its policy stays.
+        """Have a port, or an endpoint with all its ports, take part or not; the rest of its policy stays.
 
         Raises InputError if there is none of that name.
         """
-        ports = [port for port in self._ports if port.is_one_of((name,))]
-        for port in ports:
-            self._ports.wiring.set_policy(port, msgspec.structs.replace(port.policy, up=up))
-        if not ports:
-            raise self._unknown(name)
+        self.set(name, msgspec.structs.replace(self.of(name), up=up))
 
     def part(self, *islands: Iterable[str], rest: bool = False) -> Callable[[], None]:
         """Have nothing pass between islands, whatever their VLANs, until what this answers is called.
@@ -49,6 +55,9 @@ class Policies:
         self._ports.wiring.part(partition)
         return lambda: self._ports.wiring.heal(partition)
 
-    def _unknown(self, name: str) -> InputError:
-        known = ", ".join(port.name for port in self._ports) or "none"
-        return InputError(f"there is no port {name!r}; there are {known}")
+    def _port(self, name: str) -> SwitchPort:
+        for port in self._ports:
+            if port.name == name:
+                return port
+        known = ", ".join(dict.fromkeys([*self._attachments, *(port.name for port in self._ports)])) or "none"
+        raise InputError(f"there is no port {name!r}; there are {known}")

@@ -1,12 +1,11 @@
 """The stations of a switch: those in the MAC table, and guests that are going to be plugged in."""
 
 from vswitch.control import answers, model
-from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.ports.policy import mac_text
 from vswitch.ports.port import now_ms
 from vswitch.ports.ports import Ports
-from vswitch.switch.attachments import Attachments
+from vswitch.switch.attachments import Attachment, Attachments
 
 HANDED_OUT_MAX = 65536  # addresses that are remembered
 
@@ -41,12 +40,12 @@ class Stations:
             del self._handed_out[next(iter(self._handed_out))]
         return mac
 
-    def _named_mac(self, endpoint: Endpoint, taken: set[str]) -> str | None:
+    def _named_mac(self, endpoint: Attachment, taken: set[str]) -> str | None:
         """The station of an endpoint's policy whose turn it is.
 
         None if it names none, or if others may come as well and all of its have been handed out.
         """
-        policy = self._attachments.policy_of(endpoint)
+        policy = endpoint.config.policy
         named = [mac_text(mac) for mac in policy.stations]
         if policy.senders is None and endpoint.config.scheme == "mcast":  # whose many guests share a port
             named = [mac for mac in named if mac not in taken and mac not in self._handed_out]

@@ -23,6 +23,7 @@ from vswitch.ports.ports import Ports
 from vswitch.supervision import Failures, contain_once_started, is_cancelled
 from vswitch.switch.attachments import Attachment, Attachments
 from vswitch.switch.captures import Captures
+from vswitch.switch.configuration import Configuration
 from vswitch.switch.policies import Policies
 from vswitch.switch.stations import Stations
 from vswitch.values import check_name
@@ -42,7 +43,7 @@ class VSwitch:
     `hub` learns nothing: it repeats every frame, whatever it says, to all other ports. With `record` it keeps in memory
     what passed last; captures together hold `capture_memory` bytes that are not written yet.
 
-    Within the block it has a facet for each area: `policies`, `stations`, `captures` and `attachments`.
+    Within the block it has a facet for each area: `attachments`, `configuration`, `policies`, `stations`, `captures`.
     All tasks and descriptors belong to the block and are gone when it ends. Raises InputError for a name or
     value that cannot be right.
     """
@@ -51,6 +52,7 @@ class VSwitch:
     stations: Stations
     captures: Captures
     attachments: Attachments
+    configuration: Configuration
 
     def __init__(
         self,
@@ -116,7 +118,8 @@ class VSwitch:
         """The facets, whose tasks run in a nursery."""
         self._nursery = nursery
         self.attachments = Attachments(self._ports, nursery)
-        self.policies = Policies(self._ports)
+        self.configuration = Configuration(self._ports, self.attachments)
+        self.policies = Policies(self._ports, self.attachments)
         self.stations = Stations(self.name, self._ports, self.attachments)
         memory, limits = self._capture_memory, self._record
         self.captures = Captures(self.name, self._ports, self.attachments, nursery, memory=memory, limits=limits)

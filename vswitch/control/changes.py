@@ -1,0 +1,165 @@
+"""What has to change on a running switch so that it is as its configuration says: a plan, made of plain values."""
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from vswitch.control.config import SwitchConfig
+from vswitch.endpoints import together
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.errors import RefusedError
+from vswitch.ports.policy import Policy
+
+# Of [switch], what a switch keeps as long as it runs.
+FIXED = ("name", "table_size", "capture", "capture_memory", "record")
+
+
+class Attach(msgspec.Struct, frozen=True):
+    """A new endpoint."""
+
+    name: str
+    config: EndpointConfig
+
+    def diff(self) -> list[str]:
+        return [f"+ {_line(self.name, self.config)}"]
+
+
+class Detach(msgspec.Struct, frozen=True):
+    """An endpoint goes, with its ports."""
+
+    name: str
+    config: EndpointConfig
+
+    def diff(self) -> list[str]:
+        return [f"- {_line(self.name, self.config)}"]
+
+
+class Replace(msgspec.Struct, frozen=True):
+    """An endpoint goes, and another takes its place: what cannot change while peers are plugged in."""
+
+    old_name: str
+    old: EndpointConfig
+    name: str
+    config: EndpointConfig
+
+    def diff(self) -> list[str]:
+        return [f"- {_line(self.old_name, self.old)}", f"+ {_line(self.name, self.config)}  (its guests reconnect)"]
+
+
+class SetPolicy(msgspec.Struct, frozen=True):
+    """An endpoint's ports go by another policy, while their peers stay."""
+
+    name: str
+    old: EndpointConfig
+    config: EndpointConfig
+
+    def diff(self) -> list[str]:
+        return [f"- {_line(self.name, self.old)}", f"+ {_line(self.name, self.config)}"]
+
+
+class SetAgeing(msgspec.Struct, frozen=True):
+    """The MAC table forgets after another time."""
+
+    old_s: float
+    ageing_s: float
+
+    def diff(self) -> list[str]:
+        return [f"- ageing = {self.old_s:g}s", f"+ ageing = {self.ageing_s:g}s"]
+
+
+Change: TypeAlias = Attach | Detach | Replace | SetPolicy | SetAgeing
+
+
+def plan(
+    old: SwitchConfig, attached: Mapping[str, EndpointConfig], new: SwitchConfig, others: Iterable[str] = ()
+) -> list[Change]:
+    """The changes that make a switch what `new` says, which was made by `old`.
+
+    `attached` are the endpoints that came from a configuration by name, as they were written there, with the policies
+    that they have now; `others` are the names of those that came otherwise, and stay. An endpoint is the same if its
+    name is; one without a name, if its URL is, or else it is the next of its kind. Raises RefusedError if a change
+    cannot be made while the switch runs, and InputError if a name is taken.
+    """
+    for fixed in FIXED:
+        if getattr(old, fixed) != getattr(new, fixed):
+            raise RefusedError(
+                f"[switch] {fixed} cannot change while the switch runs; restart it, or leave it as it was"
+            )
+    changes: list[Change] = []
+    if old.ageing_s != new.ageing_s and old.ageing_s is not None and new.ageing_s is not None:
+        changes.append(SetAgeing(old.ageing_s, new.ageing_s))
+    pairs = _pairs(attached, new.endpoints)
+    taken = {*others, *(name for name, _ in pairs if name is not None)}
+    for name, wanted in pairs:
+        if name is None:
+            assert wanted is not None
+            free = together.name_of(wanted, taken)
+            taken.add(free)
+            _check_not_passed_on(wanted)
+            changes.append(Attach(free, wanted))
+        elif wanted is None:
+            changes.append(Detach(name, attached[name]))
+        else:
+            changes += _change(name, attached[name], wanted)
+    return changes
+
+
+def _pairs(
+    attached: Mapping[str, EndpointConfig], wanted: Iterable[EndpointConfig]
+) -> list[tuple[str | None, EndpointConfig | None]]:
+    """Which endpoint is to become which; None where there is none before, or after."""
+    left = dict(attached)
+    found: dict[int, str] = {}
+    endpoints = list(wanted)
+    for is_same in (_is_named, _has_its_place, _is_of_its_kind, _takes_its_place):
+        for number, new in enumerate(endpoints):
+            if number not in found:
+                same = next((name for name, old in left.items() if is_same(name, old, new)), None)
+                if same is not None:
+                    del left[same]
+                    found[number] = same
+    pairs: list[tuple[str | None, EndpointConfig | None]] = [(name, None) for name in left]
+    return pairs + [(found.get(number), new) for number, new in enumerate(endpoints)]
+
+
+def _is_named(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
+    return name == new.name
+
+
+def _has_its_place(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
+    return old.name is None and new.name is None and _place(old) == _place(new)
+
+
+def _is_of_its_kind(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
+    return old.name is None and new.name is None and old.scheme == new.scheme
+
+
+def _takes_its_place(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
+    return _place(old) == _place(new)
+
+
+def _place(config: EndpointConfig) -> tuple[object, ...]:
+    """Where an endpoint is, which only one can have at a time."""
+    return config.scheme, config.host, config.port, config.absolute().path, config.fd
+
+
+def _change(name: str, old: EndpointConfig, new: EndpointConfig) -> list[Change]:
+    becomes = name if new.name is None else new.name
+    if becomes == name and _but_policy(old) == _but_policy(new):
+        return [SetPolicy(name, old, new)] if old.policy != new.policy else []
+    _check_not_passed_on(new)
+    return [Replace(name, old, becomes, new)]
+
+
+def _check_not_passed_on(config: EndpointConfig) -> None:
+    if config.scheme == "fd":
+        raise RefusedError(f"{config.url}: a descriptor comes to a switch as it starts; restart it, or leave that out")
+
+
+def _but_policy(config: EndpointConfig) -> EndpointConfig:
+    return msgspec.structs.replace(config.absolute(), name=None, policy=Policy())
+
+
+def _line(name: str, config: EndpointConfig) -> str:
+    return f"{name}  {config.absolute().full_url}"
