@@ -19,7 +19,8 @@ from tests.descriptors import descriptors, opened_since
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, until
 from vswitch import RefusedError, VSwitch
-from vswitch.control import api, http
+from vswitch.control import http
+from vswitch.control.api import responses
 
 HUGE = 8 << 20
 
@@ -293,7 +294,7 @@ async def test_a_client_that_reads_nothing_is_hung_up_on(path: str, target: str,
         with trio.move_on_after(1):  # it is full before
             while True:
                 await stream.send_all(request * 100)
-        await trio.sleep(api.STALL_S + http.LINGER_S)
+        await trio.sleep(responses.STALL_S + http.LINGER_S)
         with pytest.raises(trio.BrokenResourceError):
             await stream.send_all(request)
         assert switch.failures.total == 0

@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "api.md"
 
 
 def test_every_operation_is_served_and_no_other() -> None:
-    assert set(Api(VSwitch())._handlers()) == set(OPERATIONS)
+    assert set(Api(VSwitch()).handlers) == set(OPERATIONS)
 
 
 def test_every_operation_is_documented_and_no_other() -> None:

@@ -1,0 +1,39 @@
+"""Answers that say how a switch is, and change nothing."""
+
+from vswitch.control import answers, model, operations
+from vswitch.control.api.handlers import Asked, Handlers, Switch
+
+
+class Looking:
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+
+    @property
+    def handlers(self) -> Handlers:
+        return {
+            operations.STATUS: self._status,
+            operations.PORTS: self._ports,
+            operations.MACS: self._macs,
+            operations.VLANS: self._vlans,
+            operations.ENDPOINTS: self._endpoints,
+            operations.FAILURES: self._failures,
+        }
+
+    async def _status(self, asked: Asked) -> model.Status:
+        return self._switch.status()
+
+    async def _ports(self, asked: Asked) -> list[model.PortInfo]:
+        await self._switch.find_processes()
+        return self._switch.ports()
+
+    async def _macs(self, asked: Asked) -> list[model.MacInfo]:
+        return await self._switch.macs()
+
+    async def _vlans(self, asked: Asked) -> list[model.VlanInfo]:
+        return self._switch.vlans()
+
+    async def _endpoints(self, asked: Asked) -> list[model.EndpointInfo]:
+        return self._switch.endpoints()
+
+    async def _failures(self, asked: Asked) -> list[model.FailureInfo]:
+        return [answers.failure_info(failure) for failure in self._switch.failures.kept()]
