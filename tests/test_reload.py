@@ -13,6 +13,8 @@ from vswitch.control.config import SwitchConfig
 from vswitch.endpoints.url import parse
 from vswitch.errors import RefusedError
 
+ONE = "52:54:00:00:00:01"
+
 
 class Source:
     """A configuration that a test writes."""
@@ -45,7 +47,7 @@ def at(tmp_path: Path) -> Callable[[str], str]:
 
 async def test_without_a_configuration_there_is_nothing_to_read_again() -> None:
     async with VSwitch() as switch:
-        with pytest.raises(InputError, match="this switch has no configuration file; start it with"):
+        with pytest.raises(RefusedError, match="this switch has no configuration file; start it with"):
             await switch.configuration.reload()
 
 
@@ -103,7 +105,10 @@ async def test_what_cannot_be_attached_changes_nothing(at: Callable[[str], str],
     [
         (("m tcp://127.0.0.1:0?mirror_of=nobody", "b tcp://127.0.0.1:0"), "there is no endpoint 'nobody'"),
         (("b tcp://127.0.0.1:0?qinq=10", "c tcp://127.0.0.1:0?qinq=10&tpid=0x9100"), "all qinq ports have the same"),
-        (("api tcp://127.0.0.1:0",), "there is an endpoint 'api' already"),
+        (
+            tuple(f"{name} unix:///x{name}?single=yes&static={ONE}" for name in "bc"),
+            "static: 52:54:00:00:00:01 is behind",
+        ),
     ],
 )
 async def test_what_does_not_go_together_changes_nothing(wrong: tuple[str, ...], why: str) -> None:
@@ -141,17 +146,113 @@ async def test_a_station_moves_to_another_endpoint(at: Callable[[str], str]) -> 
         assert [(mac.port, mac.static) for mac in await switch.macs()] == [("c", True)]
 
 
-async def test_what_is_replaced_by_nothing_is_said(at: Callable[[str], str], tmp_path: Path) -> None:
+async def test_what_cannot_be_replaced_stays(at: Callable[[str], str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     source = Source(f"a {at('a')}")
     async with VSwitch() as switch:
         await switch.configuration.begin(source.config, source.read)
         source.write(f"a {at('file')}", f"b {at('b')}")
-        with pytest.raises(RefusedError, match=r"the rest has changed, but a is gone: .*file"):
+        with pytest.raises(RefusedError, match=r"the rest has changed, but a is as it was: .*file"):
             await switch.configuration.reload()
-        assert urls(switch) == {"b": at("b")}
+        assert urls(switch) == {"b": at("b"), "a": at("a")}
         source.write(f"a {at('a')}", f"b {at('b')}")
-        assert await lines(switch) == [f"+ a  {at('a')}"]
+        assert await lines(switch) == []
+
+
+async def test_what_somebody_has_detached_comes_again(at: Callable[[str], str]) -> None:
+    source = Source(f"a {at('a')}", f"b {at('b')}")
+    async with VSwitch() as switch:
+        await switch.configuration.begin(source.config, source.read)
+        await switch.attachments.detach("a")
+        await switch.attachments.detach("b")
+        await switch.attach(at("other"), name="b")
+        assert await lines(switch) == [
+            f"+ a  {at('a')}",
+            f"- b  {at('other')}",
+            f"+ b  {at('b')}  (its guests reconnect)",
+        ]
+        assert urls(switch) == {"a": at("a"), "b": at("b")}
+
+
+async def test_what_is_refused_takes_nothing_from_ports(at: Callable[[str], str], tmp_path: Path) -> None:
+    """Neither what was set on one alone, nor what was learned."""
+    (tmp_path / "file").write_text("")
+    source = Source(f"a {at('a?trunk=5,6')}", f"b {at('b')}")
+    async with VSwitch() as switch:
+        await switch.configuration.begin(source.config, source.read)
+        async with await Peer.connected_to(at("a")), await Peer.connected_to(at("b")) as b:
+            await until(lambda: len(switch.ports()) == 2)
+            await b.send(frame(BROADCAST, mac(1)))
+            await until(lambda: switch.status().macs == 1)
+            (one,) = (port.name for port in switch.ports() if port.endpoint == "a")
+            switch.policies.amend(one, {"vlan": 30, "locked": True})
+            own = switch.policies.of(one)
+            for wrong in ((f"bad {at('file')}",), (f"a {at('a?vlan=9')}", f"b {at('b?vlan=9')}", f"bad {at('file')}")):
+                source.write(*wrong)
+                with pytest.raises(RefusedError, match="file"):
+                    await switch.configuration.reload()
+                assert switch.policies.of(one) == own
+                assert switch.status().macs == 1
+            source.write(f"a {at('a?vlan=9&sticky=yes')}", f"b {at('b')}")
+            await switch.configuration.reload()
+            assert switch.policies.of(one) == parse(at("a?vlan=30&locked=yes&sticky=yes")).policy
+
+
+async def test_endpoints_take_each_others_places(at: Callable[[str], str]) -> None:
+    source = Source(f"a {at('1')}", f"b {at('2')}", f"c {at('3')}")
+    async with VSwitch() as switch:
+        await switch.configuration.begin(source.config, source.read)
+        source.write(f"a {at('2')}", f"b {at('1')}", f"c {at('4')}", f"d {at('3')}")
+        await switch.configuration.reload()
+        assert urls(switch) == {"a": at("2"), "b": at("1"), "c": at("4"), "d": at("3")}
+        assert await lines(switch) == []
+
+
+async def test_an_address_may_become_wider(at: Callable[[str], str]) -> None:
+    async with VSwitch() as switch:
+        port = (await switch.attach("tcp://127.0.0.1:0", name="other")).config.port
+        await switch.attachments.detach("other")
+        source = Source(f"t tcp://127.0.0.1:{port}")
+        await switch.configuration.begin(source.config, source.read)
+        source.write(f"t2 tcp://0.0.0.0:{port}?insecure=yes")
+        await switch.configuration.reload()
+        assert list(urls(switch)) == ["t2"]
+
+
+async def test_what_was_attached_and_saved_is_the_file_s(at: Callable[[str], str]) -> None:
+    source = Source(f"a {at('a')}")
+    async with VSwitch() as switch:
+        await switch.configuration.begin(source.config, source.read)
+        await switch.attach(at("b"))
+        source.write(f"a {at('a')}", f"unix1 {at('b')}")
+        assert await lines(switch) == []
+        source.write(f"a {at('a')}")
+        assert await lines(switch) == [f"- unix1  {at('b')}"]
+
+
+async def test_ageing_goes_back_after_half_a_reload(at: Callable[[str], str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    source = Source(f"a {at('a')}")
+    async with VSwitch() as switch:
+        await switch.configuration.begin(source.config, source.read)
+        source.write(f"a {at('file')}", ageing_s=60.0)
+        with pytest.raises(RefusedError, match="a is as it was"):
+            await switch.configuration.reload()
+        source.write(f"a {at('a')}")
+        assert await lines(switch) == ["- ageing = 60s", "+ ageing = 300s"]
+
+
+async def test_what_a_mirror_watches_is_replaced(at: Callable[[str], str]) -> None:
+    source = Source(f"a {at('a')}", f"tap {at('tap?mirror_of=a')}")
+    async with VSwitch() as switch:
+        await switch.configuration.begin(source.config, source.read)
+        source.write(f"a {at('new')}", f"tap {at('tap?mirror_of=a')}")
+        await switch.configuration.reload()
+        assert urls(switch) == {"tap": at("tap?mirror_of=a"), "a": at("new")}
+        async with await Peer.connected_to(at("new")), await Peer.connected_to(at("tap")):
+            await until(lambda: len(switch.ports()) == 2)
+            (port,) = (port for port in switch._ports if port.endpoint == "a")
+            assert len(port.port.mirrors_in) == 1
 
 
 async def test_what_was_set_meanwhile_is_as_the_file_says_again(at: Callable[[str], str]) -> None:

@@ -35,6 +35,10 @@ class InputError(VSwitchError):
         self.parameter = parameter
 
 
+class MissingError(InputError):
+    """There is nothing of a name that was written."""
+
+
 class RefusedError(VSwitchError):
     """Address or name in use, no permission, somebody else's file, no such switch."""
 

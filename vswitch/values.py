@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from vswitch.errors import InputError
 
+SHOWN_MAX = 1000  # characters of a value, in an error
 UNIX_PATH_MAX = 107  # sun_path has 108 bytes, one of them for the final NUL
 
 # JSON schemas of parameters, as they are written in TOML; read from there, and by editors.
-FLAG = {"type": "boolean"}
+_TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
+FLAG = {"anyOf": [{"type": "boolean"}, {"enum": [*_TRUE, *_FALSE]}]}
 TEXT = {"type": "string"}
 SIZE = {"type": "string", "examples": ["4MiB"]}
 DURATION = {"type": "string", "examples": ["300s", "20ms"]}
@@ -45,7 +47,6 @@ def several(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
-_TRUE, _FALSE = ("yes", "on", "true"), ("no", "off", "false")
 
 
 def flag(value: Any) -> bool:
@@ -105,7 +106,11 @@ def shown(value: Any) -> str:
         return "nothing" if value else "no"
     if isinstance(value, int) and abs(value) >= 10**20:
         return "such a large number"
-    return repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # of any depth, or with such a number in it
+        return "such a value"
+    return text if len(text) <= SHOWN_MAX else "such a value"
 
 
 def check_name(text: str) -> str:
@@ -113,6 +118,12 @@ def check_name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise InputError(f"{text!r} cannot be a name; use up to 63 letters, digits and _.:- with no sign first")
     return text
+
+
+def endpoint_of(port: str) -> str | None:
+    """The listener that has given a port its name, if one has."""
+    listener, _, number = port.rpartition(".")
+    return listener if number.isdecimal() else None
 
 
 def check_unix_path(path: str) -> str:

@@ -96,7 +96,10 @@ def vswitch(home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["serve", "unix:///a%00b"], "NUL"),
         (["serve", "--capture", "-"], "vswitch capture -w -"),
         (["serve", "--config", "pipe.toml"], "vswitch capture -w -"),
-        (["serve", "--config", "missing.toml"], "missing.toml: No such file or directory; --config takes a TOML file"),
+        (
+            ["serve", "--config", "missing.toml"],
+            "missing.toml: No such file or directory; a configuration is a TOML file",
+        ),
         (["serve", "--config", ""], "config"),
         (["serve", "--config", "."], "directory"),
         (["serve", "--config", "wrong.toml"], "wrong.toml: not TOML"),

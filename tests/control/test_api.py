@@ -142,7 +142,7 @@ async def test_what_it_does_not_have_is_404_in_json(path: str, target: str) -> N
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "FROB"])
-@pytest.mark.parametrize("target", ["/v1/status", "/v1/ports", "/v1/macs", "/v1/endpoints"])
+@pytest.mark.parametrize("target", ["/v1/status", "/v1/ports", "/v1/vlans", "/v1/failures"])
 async def test_another_method_is_405_in_json(path: str, method: str, target: str) -> None:
     async with controlled(path):
         answer = await ask(path, target, method, b"{}")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vswitch.control.changes import Attach, Change, Detach, Replace, SetAgeing, SetPolicy, plan
+from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetPolicy, plan
 from vswitch.control.config import SwitchConfig
 from vswitch.endpoints.url import EndpointConfig, parse
-from vswitch.errors import InputError, RefusedError
+from vswitch.errors import RefusedError
 
 
 def config(*urls: str, **switch: object) -> SwitchConfig:
@@ -29,7 +29,9 @@ def attached(*urls: str) -> dict[str, EndpointConfig]:
     return {change.name: change.config for change in plan(config(), {}, config(*urls)) if isinstance(change, Attach)}
 
 
-def diff(old: Mapping[str, EndpointConfig], *urls: str, others: tuple[str, ...] = ()) -> list[str]:
+def diff(
+    old: Mapping[str, EndpointConfig], *urls: str, others: Mapping[str, EndpointConfig] | None = None
+) -> list[str]:
     return [line for change in plan(config(), old, config(*urls), others) for line in change.diff()]
 
 
@@ -73,7 +75,7 @@ def test_a_policy_is_set_in_place() -> None:
 )
 def test_what_cannot_change_in_place_is_replaced(old: str, new: str, name: str) -> None:
     (change,) = plan(config(), attached(old), config(new))
-    assert isinstance(change, Replace)
+    assert isinstance(change, Replace), change
     assert change.name == name
     assert change.diff()[1].endswith("  (its guests reconnect)")
 
@@ -85,9 +87,19 @@ def test_an_endpoint_without_a_name_is_known_by_its_url() -> None:
 
 
 def test_one_that_came_otherwise_keeps_its_name() -> None:
-    assert diff({}, "tcp://127.0.0.1:1", others=("tcp1",)) == ["+ tcp2  tcp://127.0.0.1:1"]
-    with pytest.raises(InputError, match="there is an endpoint 'a' already"):
-        diff({}, "a tcp://127.0.0.1:1", others=("a",))
+    assert diff({}, "tcp://127.0.0.1:1", others={"tcp1": read("tcp://127.0.0.1:2")}) == ["+ tcp2  tcp://127.0.0.1:1"]
+    assert diff({}, others={"a": read("a tcp://127.0.0.1:2")}) == []
+
+
+def test_one_that_came_otherwise_becomes_the_file_s() -> None:
+    """As it has been saved."""
+    others = {"tcp1": read("tcp://127.0.0.1:1"), "a": read("a unix:///a")}
+    wanted = config("tcp1 tcp://127.0.0.1:1", "unix:///a?vlan=3", "unix:///b")
+    assert plan(config(), {}, wanted, others) == [
+        Adopt("tcp1", wanted.endpoints[0]),
+        SetPolicy("a", others["a"], wanted.endpoints[1]),
+        Attach("unix1", wanted.endpoints[2]),
+    ]
 
 
 def test_ageing_changes() -> None:
@@ -149,4 +161,4 @@ def test_any_configuration_is_reached_from_any_other(
     result = made(was, plan(config(), was, config(*new)))
     assert sorted(found.full_url for found in result.values()) == sorted(read(text).full_url for text in new)
     assert {text.partition(" ")[0] for text in new if " " in text} <= set(result)
-    assert plan(config(), result, config(*new)) == []
+    assert all(isinstance(change, Adopt) for change in plan(config(), result, config(*new)))

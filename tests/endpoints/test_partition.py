@@ -139,9 +139,12 @@ async def test_a_switch_is_parted_by_names() -> None:
             ours, theirs = socket.socketpair()
             await switch.attach(theirs, name=name)
             ours.close()
-        heal = switch.policies.part(["a"], ["b"])
+        number = switch.policies.part(["a"], ["b"])
         assert [bool(port.port.parted) for port in switch._ports if port.name in "ab"] == [True] * len(switch.ports())
-        heal()
+        switch.policies.heal(number)
+        assert not any(port.port.parted for port in switch._ports)
+        with pytest.raises(InputError, match=f"there is no partition {number}; there are none"):
+            switch.policies.heal(number)
 
 
 async def test_a_hub_cannot_be_parted() -> None:

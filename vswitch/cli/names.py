@@ -9,6 +9,7 @@ import click
 
 from vswitch.control import client, model, operations
 from vswitch.errors import InputError, VSwitchError
+from vswitch.values import endpoint_of
 
 
 class Chosen(NamedTuple):
@@ -45,12 +46,6 @@ def choose(path: Path, words: Sequence[str]) -> Chosen:
     # A port of a listener may be gone.
     number = next((at for at, word in enumerate(words) if not {word, endpoint_of(word)} & set(known)), len(words))
     return Chosen(tuple(words[:number]), " ".join(words[number:]), known)
-
-
-def endpoint_of(port: str) -> str | None:
-    """The listener of a port, if it is one's."""
-    listener, _, number = port.rpartition(".")
-    return listener if number.isdecimal() else None
 
 
 def _known(path: Path) -> tuple[str, ...]:

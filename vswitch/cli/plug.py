@@ -17,14 +17,14 @@ from typing import TextIO
 import click
 
 from vswitch.cli import qemu_version
-from vswitch.cli.names import complete_port, complete_switch, endpoint_of, endpoints
+from vswitch.cli.names import complete_port, complete_switch, endpoints
 from vswitch.cli.output import say
 from vswitch.control import client, model, operations, runtime
 from vswitch.endpoints.guests import libvirt, qemu
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError, RefusedError
 from vswitch.ports.policy import Policy, listed, mac_text, read_mac, remarks
-from vswitch.values import check_name
+from vswitch.values import check_name, endpoint_of
 
 QEMU_ANSWER_S = 3.0
 LAST_MAC = "last-mac"  # the file with the address that was handed out last without a switch

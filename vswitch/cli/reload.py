@@ -3,7 +3,7 @@
 import click
 import msgspec
 
-from vswitch.cli.names import complete_switch
+from vswitch.cli.options import asks_switch
 from vswitch.cli.output import say
 from vswitch.control import client, operations
 from vswitch.control.model import ReloadRequest
@@ -11,8 +11,7 @@ from vswitch.control.model import ReloadRequest
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--name", metavar="NAME", shell_complete=complete_switch, help="Which switch, if several are running.")
+@asks_switch
 def reload(dry_run: bool, as_json: bool, name: str | None) -> None:
     """Have a switch read its configuration file again.
 

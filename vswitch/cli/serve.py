@@ -26,6 +26,7 @@ from vswitch.endpoints.unix_socket import InUseError
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError, RefusedError, VSwitchError, printable
 from vswitch.ports.policy import remarks
+from vswitch.supervision import contain
 from vswitch.switch import Attachment, VSwitch
 from vswitch.switch.configuration import Read
 from vswitch.values import check_name
@@ -147,6 +148,9 @@ class _Running:
 
     async def reload(self) -> None:
         """What SIGHUP asks for: the log says what has changed, or why nothing has."""
+        await contain(self._switch.failures, "reload", self._reload)
+
+    async def _reload(self) -> None:
         await self._begun.wait()
         try:
             changes = await self._switch.configuration.reload()
@@ -172,8 +176,14 @@ def _configuration(said: SwitchConfig, config_file: str | None) -> SwitchConfig:
         capture=capture,
         capture_memory=_first(said.capture_memory, read.capture_memory, captures.BUDGET_DEFAULT),
         record=said.record or read.record,
-        endpoints=(*read.endpoints, *said.endpoints) or _default_endpoints(name),
+        endpoints=_endpoints(read.endpoints, said.endpoints) or _default_endpoints(name),
     )
+
+
+def _endpoints(read: tuple[EndpointConfig, ...], said: tuple[EndpointConfig, ...]) -> tuple[EndpointConfig, ...]:
+    """Those of the file, and those of the command line that it has not, as it may after `save`."""
+    places = {endpoint.place for endpoint in read}
+    return (*read, *(endpoint for endpoint in said if endpoint.place not in places))
 
 
 def _warn_of_namesakes(control: Path) -> None:

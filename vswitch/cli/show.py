@@ -6,7 +6,7 @@ from typing import TypeVar
 import click
 
 from vswitch.cli import table
-from vswitch.cli.names import complete_switch
+from vswitch.cli.options import asks_switch
 from vswitch.cli.output import say
 from vswitch.cli.table import Column
 from vswitch.control import client, model, operations
@@ -37,21 +37,13 @@ FAILURE_COLUMNS = (
 T = TypeVar("T")
 
 
-def _asks(command: Callable[..., None]) -> Callable[..., None]:
-    """The options every command has that asks a running switch."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-    return click.option(
-        "--name", metavar="NAME", shell_complete=complete_switch, help="Which switch, if several are running."
-    )(command)
-
-
 def _lists(command: Callable[..., None]) -> Callable[..., None]:
     """The options every command has that prints a table of them."""
-    return _asks(table.wide(command))
+    return asks_switch(table.wide(command))
 
 
 @click.command()
-@_asks
+@asks_switch
 def status(name: str | None, as_json: bool) -> None:
     """Say how a switch is doing."""
     shown = _ask(name, operations.STATUS, as_json)

@@ -4,13 +4,24 @@ import heapq
 
 import trio
 
-from vswitch.control.changes import Attach, Change, Detach, Replace, SetAgeing, SetPolicy
-from vswitch.control.model import Action, ChangeInfo, FailureInfo, MacInfo, PortInfo, Totals, Vlan, VlanInfo
+from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetPolicy
+from vswitch.control.model import (
+    Action,
+    ChangeInfo,
+    FailureInfo,
+    MacInfo,
+    PartitionInfo,
+    PortInfo,
+    Totals,
+    Vlan,
+    VlanInfo,
+)
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.frame import PREFIX
 from vswitch.dataplane.port import Port
+from vswitch.ports.partition import Partition
 from vswitch.ports.policy import Policy, shown_vlan, table_vlan
-from vswitch.ports.port import SwitchPort
+from vswitch.ports.port import SwitchPort, now_ms
 from vswitch.ports.ports import Ports
 from vswitch.supervision import Failure
 
@@ -21,12 +32,17 @@ ACTIONS: dict[type[Change], Action] = {
     Detach: "detach",
     Replace: "replace",
     SetPolicy: "set_policy",
+    Adopt: "adopt",
     SetAgeing: "set_ageing",
 }
 
 
 def change_info(change: Change) -> ChangeInfo:
     return ChangeInfo(action=ACTIONS[type(change)], diff=change.diff())
+
+
+def partition_info(number: int, partition: Partition) -> PartitionInfo:
+    return PartitionInfo(number=number, islands=[list(names) for names in partition.islands], rest=partition.rest)
 
 
 def failure_info(failure: Failure) -> FailureInfo:
@@ -85,14 +101,14 @@ def vlans(ports: Ports) -> list[VlanInfo]:
     return found
 
 
-async def macs(ports: Ports, now_ms: int) -> list[MacInfo]:
+async def macs(ports: Ports) -> list[MacInfo]:
     """The MAC table by VLAN and address; made in portions, so that a large one does not hold up forwarding.
 
     A station that is learned, moved or forgotten meanwhile may be left out or come twice.
     """
     portions = []
     for start in range(0, ports.table.slots(), PORTION_SLOTS):
-        entries = ports.table.entries(now_ms, start, start + PORTION_SLOTS)
+        entries = ports.table.entries(now_ms(), start, start + PORTION_SLOTS)
         found = sorted((shown_vlan(vlan), mac, index, age_ms) for vlan, mac, index, age_ms in entries)
         names = ((entry, ports.by_index(entry[2])) for entry in found)
         portions.append([(vlan, mac, port.name, age_ms) for (vlan, mac, _, age_ms), port in names if port is not None])

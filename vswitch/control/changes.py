@@ -1,6 +1,6 @@
 """What has to change on a running switch so that it is as its configuration says: a plan, made of plain values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -58,6 +58,16 @@ class SetPolicy(msgspec.Struct, frozen=True):
         return [f"- {_line(self.name, self.old)}", f"+ {_line(self.name, self.config)}"]
 
 
+class Adopt(msgspec.Struct, frozen=True):
+    """An endpoint that is there already is the configuration's."""
+
+    name: str
+    config: EndpointConfig
+
+    def diff(self) -> list[str]:
+        return []
+
+
 class SetAgeing(msgspec.Struct, frozen=True):
     """The MAC table forgets after another time."""
 
@@ -68,19 +78,23 @@ class SetAgeing(msgspec.Struct, frozen=True):
         return [f"- ageing = {self.old_s:g}s", f"+ ageing = {self.ageing_s:g}s"]
 
 
-Change: TypeAlias = Attach | Detach | Replace | SetPolicy | SetAgeing
+Change: TypeAlias = Attach | Detach | Replace | SetPolicy | Adopt | SetAgeing
 
 
 def plan(
-    old: SwitchConfig, attached: Mapping[str, EndpointConfig], new: SwitchConfig, others: Iterable[str] = ()
+    old: SwitchConfig,
+    attached: Mapping[str, EndpointConfig],
+    new: SwitchConfig,
+    others: Mapping[str, EndpointConfig] | None = None,
 ) -> list[Change]:
     """The changes that make a switch what `new` says, which was made by `old`.
 
     `attached` are the endpoints that came from a configuration by name, as they were written there, with the policies
-    that they have now; `others` are the names of those that came otherwise, and stay. An endpoint is the same if its
-    name is; one without a name, if its URL is, or else it is the next of its kind. Raises RefusedError if a change
-    cannot be made while the switch runs, and InputError if a name is taken.
+    that they have now. `others` came otherwise: they stay, unless the configuration has one of their name or place.
+    An endpoint is the same if its name is; one without a name, if its place is, or else it is the next of its kind.
+    Raises RefusedError if a change cannot be made while the switch runs.
     """
+    others = others or {}
     for fixed in FIXED:
         if getattr(old, fixed) != getattr(new, fixed):
             raise RefusedError(
@@ -89,38 +103,36 @@ def plan(
     changes: list[Change] = []
     if old.ageing_s != new.ageing_s and old.ageing_s is not None and new.ageing_s is not None:
         changes.append(SetAgeing(old.ageing_s, new.ageing_s))
-    pairs = _pairs(attached, new.endpoints)
-    taken = {*others, *(name for name, _ in pairs if name is not None)}
-    for name, wanted in pairs:
-        if name is None:
-            assert wanted is not None
-            free = together.name_of(wanted, taken)
-            taken.add(free)
-            _check_not_passed_on(wanted)
-            changes.append(Attach(free, wanted))
-        elif wanted is None:
-            changes.append(Detach(name, attached[name]))
-        else:
-            changes += _change(name, attached[name], wanted)
+    became = _same(attached, others, new.endpoints)
+    changes += [Detach(name, attached[name]) for name in attached if name not in became.values()]
+    taken = {*others, *became.values(), *(wanted.name for wanted in new.endpoints if wanted.name is not None)}
+    for number, wanted in enumerate(new.endpoints):
+        name = became.get(number)
+        if name is not None:
+            changes += _change(name, (attached.get(name) or others[name]), wanted)
+            continue
+        _check_not_passed_on(wanted)
+        free = together.name_of(wanted, taken) if wanted.name is None else wanted.name
+        taken.add(free)
+        changes.append(Attach(free, wanted))
     return changes
 
 
-def _pairs(
-    attached: Mapping[str, EndpointConfig], wanted: Iterable[EndpointConfig]
-) -> list[tuple[str | None, EndpointConfig | None]]:
-    """Which endpoint is to become which; None where there is none before, or after."""
-    left = dict(attached)
-    found: dict[int, str] = {}
-    endpoints = list(wanted)
+def _same(
+    attached: Mapping[str, EndpointConfig], others: Mapping[str, EndpointConfig], wanted: Sequence[EndpointConfig]
+) -> dict[int, str]:
+    """Which of the endpoints wanted are there already, by number, and their names."""
+    left, found = {**attached, **others}, dict[int, str]()
     for is_same in (_is_named, _has_its_place, _is_of_its_kind, _takes_its_place):
-        for number, new in enumerate(endpoints):
-            if number not in found:
-                same = next((name for name, old in left.items() if is_same(name, old, new)), None)
-                if same is not None:
-                    del left[same]
-                    found[number] = same
-    pairs: list[tuple[str | None, EndpointConfig | None]] = [(name, None) for name in left]
-    return pairs + [(found.get(number), new) for number, new in enumerate(endpoints)]
+        for number, new in enumerate(wanted):
+            if number in found:
+                continue
+            for name, old in left.items():
+                if is_same(name, old, new) and not (is_same is _is_of_its_kind and name in others):
+                    found[number] = name
+                    del left[name]
+                    break
+    return found
 
 
 def _is_named(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
@@ -128,7 +140,7 @@ def _is_named(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
 
 
 def _has_its_place(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
-    return old.name is None and new.name is None and _place(old) == _place(new)
+    return old.name is None and new.name is None and old.place == new.place
 
 
 def _is_of_its_kind(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
@@ -136,18 +148,13 @@ def _is_of_its_kind(name: str, old: EndpointConfig, new: EndpointConfig) -> bool
 
 
 def _takes_its_place(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
-    return _place(old) == _place(new)
-
-
-def _place(config: EndpointConfig) -> tuple[object, ...]:
-    """Where an endpoint is, which only one can have at a time."""
-    return config.scheme, config.host, config.port, config.absolute().path, config.fd
+    return old.place == new.place
 
 
 def _change(name: str, old: EndpointConfig, new: EndpointConfig) -> list[Change]:
     becomes = name if new.name is None else new.name
     if becomes == name and _but_policy(old) == _but_policy(new):
-        return [SetPolicy(name, old, new)] if old.policy != new.policy else []
+        return [SetPolicy(name, old, new) if old.policy != new.policy else Adopt(name, new)]
     _check_not_passed_on(new)
     return [Replace(name, old, becomes, new)]
 

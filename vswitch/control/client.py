@@ -11,7 +11,7 @@ import msgspec
 
 from vswitch.control import operations, runtime
 from vswitch.control.operations import CAPTURE_HEADER, VERSION, VERSION_HEADER, Operation
-from vswitch.errors import RefusedError, VSwitchError
+from vswitch.errors import InputError, MissingError, RefusedError
 from vswitch.values import check_name
 
 TIMEOUT_S = 10.0
@@ -72,28 +72,48 @@ def running() -> list[Path]:
     return [path for path in runtime.control_sockets() if _answers(path)]
 
 
-def ask(path: Path, operation: Operation[Any], query: msgspec.Struct | None = None, **parameters: str) -> bytes:
-    """The JSON that an operation is answered with; `parameters` are those of its path.
+def ask(
+    path: Path,
+    operation: Operation[Any],
+    query: msgspec.Struct | None = None,
+    body: msgspec.Struct | None = None,
+    **parameters: str,
+) -> bytes:
+    """What an operation is answered with; `parameters` are those of its path.
 
     Raises RefusedError if the switch does not answer, or not in our version, InputError if it does not know what is
     asked for.
     """
     connection = _UnixConnection(path)
     try:
-        connection.request(operation.method, operation.target(parameters, query))
+        connection.request(operation.method, operation.target(parameters, query), _written(body))
         response = connection.getresponse()
-        body = response.read()
+        answered = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise RefusedError(f"the switch at {path} does not answer: {str(error)[:200]}") from None
     finally:
         connection.close()
-    _check(path, response, body)
-    return body
+    _check(path, operation, response, answered)
+    return answered
 
 
-def call(path: Path, operation: Operation[T], query: msgspec.Struct | None = None, **parameters: str) -> T:
+def _written(body: msgspec.Struct | None) -> bytes | None:
+    """Raises InputError for bytes that are no text."""
+    try:
+        return None if body is None else msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{error.object!r} is no text in UTF-8") from None
+
+
+def call(
+    path: Path,
+    operation: Operation[T],
+    query: msgspec.Struct | None = None,
+    body: msgspec.Struct | None = None,
+    **parameters: str,
+) -> T:
     """An operation's answer. Raises as `ask` does, and RefusedError if the answer has another form."""
-    return decode(path, operation, ask(path, operation, query, **parameters))
+    return decode(path, operation, ask(path, operation, query, body, **parameters))
 
 
 def decode(path: Path, operation: Operation[T], body: bytes) -> T:
@@ -121,13 +141,12 @@ class Stream:
         self._path = path
         self._told_to_end = False
         self._connection = _UnixConnection(path)
-        sent = None if body is None else msgspec.json.encode(body)
         try:
-            self._connection.request(operation.method, operation.target(query=query), sent)
+            self._connection.request(operation.method, operation.target(query=query), _written(body))
             self._response = self._connection.getresponse()
             if self._response.status != http.client.OK:
-                _check(path, self._response, self._response.read())
-            _check(path, self._response, b"")
+                _check(path, operation, self._response, self._response.read())
+            _check(path, operation, self._response, b"")
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise RefusedError(f"the switch at {path} does not answer: {str(error)[:200]}") from None
@@ -153,7 +172,7 @@ class Stream:
             ask(self._path, operations.END_CAPTURE, number=self._number or "")
 
 
-def _check(path: Path, response: http.client.HTTPResponse, body: bytes) -> None:
+def _check(path: Path, operation: Operation[Any], response: http.client.HTTPResponse, body: bytes) -> None:
     """Whether a switch of our version has done what was asked. Raises InputError, RefusedError."""
     spoken = response.headers.get(VERSION_HEADER)
     if spoken != VERSION:
@@ -163,15 +182,11 @@ def _check(path: Path, response: http.client.HTTPResponse, body: bytes) -> None:
         )
     if response.status == http.client.OK:
         return
-    kind = _ERRORS.get(response.status)
-    if kind is not None:
+    kind = operations.error_of(response.status)
+    if kind is not None and (kind is not MissingError or operation.asks_by_name):
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, KeyError):
             raise kind(msgspec.json.decode(body, type=dict[str, str])["error"])
     raise RefusedError(f"the switch at {path} answered {response.status}: {body[:200].decode(errors='replace')}")
-
-
-# What the switch itself says of a request.
-_ERRORS: dict[int, type[VSwitchError]] = {status.value: kind for kind, status in operations.ERRORS.items()}
 
 
 def _answers(path: Path) -> bool:

@@ -17,7 +17,7 @@ from vswitch.edges.capture_file import check_path
 from vswitch.endpoints import together
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError, RefusedError
-from vswitch.values import DURATION, SIZE, TEXT, Parameter, check_name, instead, numbers
+from vswitch.values import DURATION, SIZE, TEXT, Parameter, check_name, instead, numbers, shown
 
 NAME_DEFAULT = "default"
 AGEING_DEFAULT_S = 300.0
@@ -48,7 +48,7 @@ def check_ageing(ageing_s: float) -> float:
 def check_table_size(entries: int) -> int:
     """A number of entries that a MAC table can have. Raises InputError."""
     if not 1 <= entries <= TABLE_SIZE_MAX:
-        raise InputError(f"a table size of {entries} is out of range; 1 to {TABLE_SIZE_MAX} entries")
+        raise InputError(f"a table size of {shown(entries)} is out of range; 1 to {TABLE_SIZE_MAX} entries")
     return entries
 
 
@@ -65,7 +65,7 @@ def read(path: str, *, whole: bool = False) -> SwitchConfig:
     except PermissionError as error:
         raise RefusedError(f"{path}: {error.strerror}; make it readable for this user") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; --config takes a TOML file") from None
+        raise InputError(f"{path}: {error.strerror}; a configuration is a TOML file") from None
     except (ValueError, RecursionError) as error:
         found = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", str(error))
         place, message = (f":{found[1]}", str(error)[: found.start()]) if found else ("", str(error))
@@ -90,7 +90,7 @@ def _convert(content: dict[str, Any], whole: bool) -> SwitchConfig:
         if name in switch:
             value = switch[name]
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise _WrongError(f"[switch] {name} is {value!r}; write it like {likely}", "switch", name)
+                raise _WrongError(f"[switch] {name} is {shown(value)}; write it like {likely}", "switch", name)
             try:
                 values[field] = SWITCH[name].read(value)
             except InputError as error:
@@ -98,12 +98,18 @@ def _convert(content: dict[str, Any], whole: bool) -> SwitchConfig:
     return SwitchConfig(**values, endpoints=_endpoints(endpoints, whole))
 
 
+def _capture(path: str) -> str:
+    if path == "-":
+        raise InputError("standard output has the lines to paste; use: vswitch capture -w -")
+    return check_path(path)
+
+
 # What [switch] may say.
 SWITCH = {
     "name": Parameter(check_name, TEXT, "The switch's name, for commands."),
     "ageing": Parameter(lambda text: check_ageing(units.duration(text)), DURATION, "Forget stations silent so long."),
     "table_size": Parameter(check_table_size, numbers(1, TABLE_SIZE_MAX), "Most stations to remember."),
-    "capture": Parameter(check_path, TEXT, "Write what passes to this pcapng file."),
+    "capture": Parameter(_capture, TEXT, "Write what passes to this pcapng file."),
     "capture_memory": Parameter(
         lambda text: check_budget(units.size(text)), SIZE, "What all captures may hold together."
     ),

@@ -3,7 +3,7 @@
 Bytes are frame bytes, without FCS and without length prefix; absent values are null.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -105,13 +105,77 @@ class FailureInfo(msgspec.Struct, frozen=True, kw_only=True):
     details: str
 
 
+class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An endpoint's URL, with absolute paths, and more parameters, as TOML has them."""
+
+    url: str
+    parameters: dict[str, Any] = {}
+
+
+class SetRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of a port's policy, as TOML has them; null: what is usual."""
+
+    parameters: dict[str, Any]
+
+
+class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What an endpoint or a port goes by: `parameters` are those that are not as usual. `lasts`: for the next peers,
+    too; else it goes with the port's peer."""
+
+    name: str
+    parameters: dict[str, str]
+    lasts: bool
+
+
+class PinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A station that is behind a port whatever is heard; no VLAN: the port's own."""
+
+    mac: str
+    port: str
+    vlan: int | None = None
+
+
+class ForgetRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of which VLAN; None: of all."""
+
+    vlan: int | None = None
+
+
+class FlushRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was learned at which port or endpoint, of which VLAN; None: of all."""
+
+    port: str | None = None
+    vlan: int | None = None
+
+
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """How many entries of the MAC table are gone."""
+
+    entries: int
+
+
+class PartitionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names of ports and endpoints between which nothing is to pass; with `rest`, all others are one more island."""
+
+    islands: list[list[str]]
+    rest: bool = False
+
+
+class PartitionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition that there is, and the number to heal it by."""
+
+    number: int
+    islands: list[list[str]]
+    rest: bool
+
+
 class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """With `dry_run`, nothing is changed."""
 
     dry_run: bool = False
 
 
-Action = Literal["attach", "detach", "replace", "set_policy", "set_ageing"]
+Action = Literal["attach", "detach", "replace", "set_policy", "adopt", "set_ageing"]
 
 
 class ChangeInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ say so. An error's body is `{"error": TEXT}`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar, get_origin
 from urllib.parse import quote, urlencode
@@ -14,19 +14,21 @@ import msgspec
 
 from vswitch.control import model
 from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest
-from vswitch.errors import InputError, RefusedError, VSwitchError
+from vswitch.errors import InputError, MissingError, RefusedError, VSwitchError
 
 VERSION = "1"
 VERSION_HEADER = "vswitch-api"
 CAPTURE_HEADER = "vswitch-capture"  # a capture's number, to end it by
 JSON = "application/json"
 PCAPNG = "application/x-pcapng"
+TOML = "application/toml"
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 T = TypeVar("T")
 
-# What an error of the switch is to a client, unless the operation says otherwise.
+# What an error of the switch is to a client.
 ERRORS: Mapping[type[VSwitchError], HTTPStatus] = {
+    MissingError: HTTPStatus.NOT_FOUND,
     InputError: HTTPStatus.BAD_REQUEST,
     RefusedError: HTTPStatus.CONFLICT,
 }
@@ -43,21 +45,29 @@ class Operation(Generic[T]):
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | None = None
     media: str = JSON
-    errors: Mapping[type[VSwitchError], HTTPStatus] = field(default_factory=dict)
+    is_of_all_versions: bool = False
+
+    @property
+    def full_path(self) -> str:
+        """With the version, if it is one's."""
+        return self.path if self.is_of_all_versions else f"/v{VERSION}{self.path}"
+
+    @property
+    def asks_by_name(self) -> bool:
+        """Whether what it asks for may be missing; else it is the operation that a switch does not know."""
+        return self.query is not None or self.body is not None or "{" in self.path
 
     def target(self, parameters: Mapping[str, str] | None = None, query: msgspec.Struct | None = None) -> str:
         """What a request for it asks for; `parameters` are those of its path."""
         parameters = parameters or {}
         named = {name: quote(text, safe="", errors="surrogateescape") for name, text in parameters.items()}
-        asked = f"/v{VERSION}{self.path.format(**named)}"
+        asked = self.full_path.format(**named)
         return asked if query is None else f"{asked}?{write_query(query)}"
 
-    def status_of(self, error: VSwitchError) -> HTTPStatus:
-        """The status of an answer that is an error."""
-        known = {**ERRORS, **self.errors}
-        return next((status for kind, status in known.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
 
-
+DOCUMENT = Operation(
+    "GET", "/openapi.json", dict[str, Any], "What there is to ask, as OpenAPI has it", is_of_all_versions=True
+)
 STATUS = Operation("GET", "/status", model.Status, "Who the switch is, and its totals")
 PORTS = Operation("GET", "/ports", list[model.PortInfo], "Every port, in the order they came")
 MACS = Operation("GET", "/macs", list[model.MacInfo], "The MAC table, by VLAN and address")
@@ -78,7 +88,6 @@ END_CAPTURE = Operation(
     "/captures/{number}",
     model.Nothing,
     "End one of these, whose number was in a header",
-    errors={InputError: HTTPStatus.NOT_FOUND},
 )
 RECORDING = Operation("GET", "/recording", bytes, "What the flight recorder has", query=CaptureRequest, media=PCAPNG)
 NEXT_GUEST = Operation(
@@ -86,8 +95,19 @@ NEXT_GUEST = Operation(
     "/endpoints/{name}/guests",
     model.GuestInfo,
     "An address for one more guest that is going to be plugged in",
-    errors={InputError: HTTPStatus.NOT_FOUND},
 )
+ATTACH = Operation("POST", "/endpoints", model.EndpointInfo, "Attach an endpoint", body=model.AttachRequest)
+DETACH = Operation("DELETE", "/endpoints/{name}", model.Nothing, "Take an endpoint out, with its ports")
+SET = Operation(
+    "PATCH", "/ports/{name}", model.PolicyInfo, "Change what a port, or an endpoint, goes by", body=model.SetRequest
+)
+PIN = Operation("POST", "/macs", model.Nothing, "Have a station be behind a port", body=model.PinRequest)
+FORGET = Operation("DELETE", "/macs/{mac}", model.Dropped, "Drop what is known of a station", query=model.ForgetRequest)
+FLUSH = Operation("DELETE", "/macs", model.Dropped, "Drop what was learned", query=model.FlushRequest)
+PARTITIONS = Operation("GET", "/partitions", list[model.PartitionInfo], "What is parted")
+PART = Operation("POST", "/partitions", model.PartitionInfo, "Part islands of ports", body=model.PartitionRequest)
+HEAL = Operation("DELETE", "/partitions/{number}", model.Nothing, "Undo a partition")
+SAVED = Operation("GET", "/configuration", bytes, "The switch as it is, as a configuration file", media=TOML)
 RELOAD = Operation(
     "POST",
     "/reload",
@@ -97,9 +117,20 @@ RELOAD = Operation(
 )
 
 OPERATIONS: tuple[Operation[Any], ...] = (
-    *(STATUS, PORTS, MACS, VLANS, ENDPOINTS, FAILURES),
-    *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST, RELOAD),
+    *(DOCUMENT, STATUS, PORTS, MACS, VLANS, ENDPOINTS, FAILURES),
+    *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST),
+    *(ATTACH, DETACH, SET, PIN, FORGET, FLUSH, PARTITIONS, PART, HEAL, SAVED, RELOAD),
 )
+
+
+def status_of(error: VSwitchError) -> HTTPStatus:
+    """The status of an answer that is an error."""
+    return next((status for kind, status in ERRORS.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
+
+
+def error_of(status: int) -> type[VSwitchError] | None:
+    """The error of the switch that has a status, the other way round; None for what is not the switch's."""
+    return next((kind for kind, its in ERRORS.items() if its == status), None)
 
 
 def read_query(kind: type[Q], items: Iterable[tuple[str, str]]) -> Q:
@@ -119,8 +150,9 @@ def read_query(kind: type[Q], items: Iterable[tuple[str, str]]) -> Q:
 
 def write_query(query: msgspec.Struct) -> str:
     """The other way round."""
-    fields = {name: getattr(query, name) for name in query.__struct_fields__}
-    fields = {name: value for name, value in fields.items() if value not in (None, "", ())}
+    fields = {known.name: getattr(query, known.name) for known in msgspec.structs.fields(query)}
+    usual = {known.name: known.default for known in msgspec.structs.fields(query)}
+    fields = {name: value for name, value in fields.items() if value not in (usual[name], ())}
     return urlencode(fields, doseq=True, errors="surrogateescape")
 
 
@@ -128,5 +160,5 @@ def read_body(kind: type[Q], body: bytes) -> Q:
     """What a request's body says. Raises InputError."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the body does not say what is asked for: {error}") from None

@@ -1,28 +1,38 @@
 """Where something stands in a TOML file, which tomllib does not say."""
 
+import re
 import tomllib
 from typing import Any
 
 Place = tuple[str | int, ...]  # keys of tables, and numbers from 1 in lists
 
+# A line that may begin a table or an entry; it may also be within a text of several lines.
+_BEGINS = re.compile(r"\s*(\[|[\w.\"' -]+=)")
+
 
 def line_of(text: str, place: Place) -> int:
     """The line, from 1, on which a place begins to be written in a valid file that has it; 1 for the whole file.
 
-    A prefix of the file that is no TOML has a value cut off at its end, which is finished further on. So the first
-    prefix that has the place, or is cut off within it, is looked for by bisection.
+    A file ends well before each line that begins something. So the first part of it that has the place is looked for
+    by bisection, and the place begins where the part before that ends.
     """
     lines = text.replace("\r\n", "\n").split("\n")
-    without, with_it = 0, len(lines) if place else 1
+    begins = [number for number, line in enumerate(lines) if _BEGINS.match(line)]
+    ends = [*begins[1:], len(lines)]  # of the parts, each one longer by what begins at the line of its number
+    if not place or not begins:
+        return 1
+    without, with_it = -1, len(begins) - 1
     while with_it - without > 1:
         middle = (without + with_it) // 2
-        whole = ((end, content) for end in range(middle, with_it) if (content := _read(lines[:end])) is not None)
-        end, content = next(whole, (with_it, None))
+        whole = (
+            (part, content) for part in range(middle, with_it) if (content := _read(lines[: ends[part]])) is not None
+        )
+        part, content = next(whole, (with_it, None))
         if content is None or _has(content, place):
             with_it = middle
         else:
-            without = end
-    return with_it
+            without = part
+    return begins[with_it] + 1
 
 
 def _read(lines: list[str]) -> dict[str, Any] | None:

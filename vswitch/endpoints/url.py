@@ -73,7 +73,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.connect:
             says.append("connect")
         if self.remote is not None:
-            says.append(f"remote={_encode(self.remote_text, '?&')}")
+            says.append(f"remote={_encode(self._remote, '?&')}")
         if self.iface != IFACE_DEFAULT:
             says.append(f"iface={_encode(self.iface, '?&')}")
         return f"{self.scheme}://{target}" + ("?" if says else "") + "&".join(says)
@@ -94,6 +94,14 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
             return f"{_host(self.remote[0])}:{self.remote[1]}"
         return self.remote or ""
 
+    @property
+    def _remote(self) -> str:
+        """The same, not encoded."""
+        if isinstance(self.remote, tuple):
+            host, port = self.remote
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return self.remote or ""
+
     def absolute(self) -> "EndpointConfig":
         """The same, with paths that hold in any working directory."""
         path = os.path.abspath(self.path) if self.path and self.scheme != "tap" else self.path
@@ -111,6 +119,12 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
                 check(path)
             except InputError as error:
                 raise InputError(f"{self.url}: {path}: {error}") from None
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where it is: of two endpoints of one place, only one can be there at a time."""
+        port = id(self) if self.host and self.port == 0 else self.port  # any free one
+        return self.scheme, self.host, port, self.absolute().path, self.fd, self.connect
 
     @property
     def listens(self) -> bool:
@@ -222,7 +236,7 @@ def _write(name: str, value: Any) -> str:
     if name == "queue":
         return f"{value}B"
     if name == "idle":
-        return f"{value}s"
+        return f"{value:f}".rstrip("0").rstrip(".") + "s"
     if name in ("mode", "dirmode", "mgmtmode"):
         return f"{value:04o}"
     return _encode(str(value), "?&")

@@ -4,7 +4,7 @@ To add one: a field of Policy, a line in PARAMETERS, and what the data plane goe
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Literal, NamedTuple
@@ -106,6 +106,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(station.mac for station in self.static)) if self.senders is None else self.senders
 
     @property
+    def pinned(self) -> set[tuple[int, int | None]]:
+        """The static entries, by address and VLAN."""
+        return {(station.mac, self.pvid if station.vlan is None else station.vlan) for station in self.static}
+
+    @property
     def mtu(self) -> int:
         """What `max_frame` leaves to a guest's packets: room for a tag stays where its frames are to have one."""
         return self.max_frame - HEADER - (TAG if self.trunk is not None or self.qinq is not None else 0)
@@ -148,7 +153,7 @@ def _check(policy: Policy) -> None:
     tagged = (vlan for vlan in (*trunk, policy.native) if vlan != 0)
     for vlan in (policy.vlan, *tagged, policy.qinq, *(station.vlan for station in policy.static)):
         if vlan is not None:
-            _vid(vlan)
+            read_vlan(vlan)
     _tpid(policy.tpid)
     if policy.pvid is None and any(station.vlan is None for station in policy.static):
         raise InputError(
@@ -244,20 +249,59 @@ def build_egress(policy: Policy) -> EgressPolicy | None:
 
 
 def changed(policy: Policy, old: Policy, new: Policy) -> Policy:
-    """A policy with what differs between two others changed to that of the `new` one; if that does not go, the new one.
-
-    So a port keeps what was set on it alone when its endpoint's policy changes.
-    """
-    differing = {name: getattr(new, name) for name in new.__struct_fields__ if getattr(old, name) != getattr(new, name)}
+    """What a port goes by when its endpoint's policy changes: what was set on it alone stays, unless it does not go."""
+    own = {name: it for name in new.__struct_fields__ if (it := getattr(policy, name)) != getattr(old, name)}
     try:
-        return msgspec.structs.replace(policy, **differing)
+        return msgspec.structs.replace(new, **_without_other_modes(own, new), **own)
     except InputError:
         return new
 
 
+def amended(policy: Policy, given: Mapping[str, Any]) -> Policy:
+    """A policy with some parameters, by their names, read anew; None is what is usual.
+
+    A port that becomes an access port, a trunk, a customer's or a mirror is no longer any other of these. Raises
+    InputError.
+    """
+    fields: dict[str, Any] = {}
+    defaults = dict(zip(policy.__struct_fields__, policy.__struct_defaults__, strict=True))
+    for name, value in given.items():
+        if name not in PARAMETERS:
+            raise InputError(f"unknown parameter {name!r}; {values.instead(name, PARAMETERS)}", name)
+        try:
+            fields[name] = defaults[name] if value is None else PARAMETERS[name].read(value)
+        except InputError as error:
+            raise InputError(f"{name}: {error}", name) from None
+    fields = _without_other_modes(fields, policy) | fields
+    amended_policy = {name: getattr(policy, name) for name in policy.__struct_fields__} | fields
+    for name, with_ in _NEEDS.items():
+        if name not in given and all(amended_policy[other] == defaults[other] for other in with_):
+            fields[name] = defaults[name]
+    return msgspec.structs.replace(policy, **fields)
+
+
+def _without_other_modes(fields: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    """Where fields make a port one of its kinds, what is usual of the others."""
+    defaults = dict(zip(policy.__struct_fields__, policy.__struct_defaults__, strict=True))
+    chosen = {mode for mode in _MODES if fields.get(mode)}
+    if not chosen:
+        return {}
+    names = [name for mode, its in _MODES.items() if mode not in chosen for name in (mode, *its)]
+    return {name: defaults[name] for name in names if name not in fields}
+
+
+_MODES = {"vlan": (), "trunk": ("native",), "qinq": ("tpid",), "mirror_of": ("mirror",)}
+
+
 def query(policy: Policy) -> str:
     """A policy as a URL has it, such as `vlan=10&sticky=yes`."""
-    return "&".join(f"{name}={_written(name, value)}" for name, value in _given(policy).items())
+    return "&".join(f"{name}={quote(text, safe=':,/@', errors='surrogateescape')}" for name, text in written(policy))
+
+
+def written(policy: Policy) -> Iterator[tuple[str, str]]:
+    """What a policy asks for: parameters by name, and their texts."""
+    for name, value in _given(policy).items():
+        yield name, _written(name, value)
 
 
 def _written(name: str, value: Any) -> str:
@@ -276,7 +320,7 @@ def _written(name: str, value: Any) -> str:
         return f"0x{value:04x}"
     if name == "burst":
         return f"{value}s"
-    return quote(str(value), safe=":", errors="surrogateescape")
+    return str(value)
 
 
 def remarks(policy: Policy) -> list[str]:
@@ -325,7 +369,8 @@ def _limiter(rate: units.Rate | None, burst_s: float) -> Limiter | None:
     return Limiter(rate.frames_per_s, rate.bits_per_s, round(burst_s * 1000))
 
 
-def _vid(value: Any) -> int:
+def read_vlan(value: Any) -> int:
+    """A VLAN from 1 to 4094. Raises InputError."""
     try:
         return values.number(value, 1, VLAN_MAX)
     except InputError as error:
@@ -338,7 +383,7 @@ def _trunk(value: Any) -> tuple[int, ...] | str:
         return "all"
     if "all" in items:
         raise InputError("all has every VLAN in it; write it alone, or the others without it")
-    return tuple(sorted({_vid(item) for item in items}))
+    return tuple(sorted({read_vlan(item) for item in items}))
 
 
 def _tpid(value: Any) -> int:
@@ -392,8 +437,8 @@ def _static(value: Any) -> tuple[StaticMac, ...]:
     found: list[StaticMac] = []
     for item in values.items(value, "52:54:00:12:34:56"):
         mac, at, vlan = values.text(item, "52:54:00:12:34:56").partition("@")
-        found.append(StaticMac(read_mac(mac), _vid(vlan) if at else None))
-    return _not_too_many(tuple(found))
+        found.append(StaticMac(read_mac(mac), read_vlan(vlan) if at else None))
+    return _not_too_many(tuple(dict.fromkeys(found)))
 
 
 def _address(value: Any) -> IPv4Address | IPv6Address:
@@ -430,15 +475,17 @@ def _one_of(*choices: str) -> tuple[Callable[[Any], Any], Mapping[str, Any]]:
 PARAMETERS = {
     "up": Parameter(values.flag, FLAG, "False: nothing comes in or leaves, though the peer stays plugged in."),
     "vlan": Parameter(
-        _vid, values.also_text(_VID), "Access port: untagged frames are in this VLAN, tagged ones are dropped."
+        read_vlan, values.also_text(_VID), "Access port: untagged frames are in this VLAN, tagged ones are dropped."
     ),
     "trunk": Parameter(_trunk, {"anyOf": [{"enum": ["all"]}, _VIDS]}, "Carries these VLANs tagged, or all of them."),
-    "native": Parameter(_vid, values.also_text(_VID), "The VLAN of a trunk's frames without a tag."),
+    "native": Parameter(read_vlan, values.also_text(_VID), "The VLAN of a trunk's frames without a tag."),
     "qinq": Parameter(
-        _vid, values.also_text(_VID), "A customer's port: all its frames ride under a service tag of this VLAN."
+        read_vlan, values.also_text(_VID), "A customer's port: all its frames ride under a service tag of this VLAN."
     ),
     "tpid": Parameter(
-        _tpid, {"enum": [*(f"0x{tpid:04x}" for tpid in TPIDS), *TPIDS]}, "The EtherType of service tags: 0x88a8."
+        _tpid,
+        {"anyOf": [{"enum": [*TPIDS]}, {"type": "string", "pattern": "^0x[0-9a-fA-F]{4}$"}]},
+        "The EtherType of service tags: 0x88a8.",
     ),
     "reserved": Parameter(*_one_of("drop", "forward"), "Frames to 01-80-C2-00-00-01 to 0F, which bridges drop."),
     "sources": Parameter(*_one_of("stations", "any"), "Any: frames from a group address or zero are forwarded, too."),

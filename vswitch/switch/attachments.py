@@ -11,10 +11,11 @@ from vswitch.endpoints import together
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.kinds import create
 from vswitch.endpoints.url import EndpointConfig, check_static, parse
-from vswitch.errors import InputError
+from vswitch.errors import InputError, MissingError, RefusedError
 from vswitch.ports.policy import Policy, changed
 from vswitch.ports.ports import Ports
 from vswitch.supervision import contain_once_started
+from vswitch.values import endpoint_of
 
 
 class Attachment:
@@ -73,7 +74,7 @@ class Attachments:
     def __getitem__(self, name: str) -> Attachment:
         """Raises InputError if there is no such endpoint."""
         if name not in self._attached:
-            raise InputError(f"there is no endpoint {name!r}; there are {', '.join(self._attached) or 'none'}")
+            raise MissingError(f"there is no endpoint {name!r}; there are {', '.join(self._attached) or 'none'}")
         return self._attached[name]
 
     async def attach(
@@ -94,6 +95,17 @@ class Attachments:
         attachment = self._attached[name] = Attachment(create(wanted, name, self._ports, sock), self._ports)
         await self._nursery.start(self._run, attachment, name=f"endpoint {name}")
         return attachment
+
+    async def detach(self, name: str) -> None:
+        """Take an endpoint out, with its ports; returns when nothing of it is left.
+
+        Raises InputError if there is no such endpoint, and RefusedError if a mirror watches it.
+        """
+        attachment = self[name]
+        for other, config in self.configs().items():
+            if other != name and any(name in (watched, endpoint_of(watched)) for watched in config.policy.mirror_of):
+                raise RefusedError(f"{name} is watched by the mirror {other}; change that first")
+        await attachment.detach()
 
     def set_policy(self, name: str, policy: Policy) -> None:
         """Have an endpoint's ports go by another policy, those it has and those of the peers that come.

@@ -1,13 +1,13 @@
-"""What a switch's command line and configuration file say, and how a switch that runs becomes like it."""
+"""What a switch's command line and configuration file say, and how a switch that runs becomes like it, and back."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import trio
 
-from vswitch.control import changes
-from vswitch.control.changes import Attach, Change, Detach, Replace, SetAgeing, SetPolicy
+from vswitch.control import changes, saving
+from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetPolicy
 from vswitch.control.config import SwitchConfig
 from vswitch.endpoints import together
 from vswitch.endpoints.url import EndpointConfig
@@ -16,18 +16,21 @@ from vswitch.ports.policy import Policy
 from vswitch.ports.ports import Ports
 from vswitch.switch.attachments import Attachment, Attachments
 
+EXCLUSIVE = ("name", "static", "tpid")  # parameters of which one endpoint's rule out another's
+
 Read = Callable[[], SwitchConfig]
 
 
 class Configuration:
     """A configuration that can be read again, and the endpoints that came from it."""
 
-    def __init__(self, ports: Ports, attachments: Attachments) -> None:
+    def __init__(self, ports: Ports, attachments: Attachments, fixed: SwitchConfig) -> None:
         self._ports = ports
+        self._fixed = fixed
         self._attachments = attachments
         self._read: Read | None = None
         self._last = SwitchConfig()
-        self._written: dict[str, EndpointConfig] = {}  # by the name of the endpoint that it has become
+        self._made: dict[str, tuple[Attachment, EndpointConfig]] = {}  # its endpoints by name, and as written
         self._changing = trio.Lock()
 
     async def begin(self, config: SwitchConfig, read: Read | None = None) -> list[Attachment]:
@@ -35,7 +38,7 @@ class Configuration:
         attached = []
         for endpoint in config.endpoints:
             attachment = await self._attachments.attach(endpoint)
-            self._written[attachment.name] = endpoint
+            self._made[attachment.name] = attachment, endpoint
             attached.append(attachment)
         self._attachments.check_mirrors()
         self._last, self._read = config, read
@@ -48,23 +51,36 @@ class Configuration:
         RefusedError: then nothing has changed, unless the text says otherwise.
         """
         if self._read is None:
-            raise InputError("this switch has no configuration file; start it with: vswitch serve --config FILE")
+            raise RefusedError("this switch has no configuration file; start it with: vswitch serve --config FILE")
         async with self._changing:
-            new = self._read()
-            planned = changes.plan(self._last, self._now(), new, set(self._attachments) - set(self._written))
+            new = await trio.to_thread.run_sync(self._read, abandon_on_cancel=True)  # a file may be slow
+            now, here = self._now(), self._attachments.configs()
+            others = {name: config for name, config in here.items() if name not in now}
+            planned = changes.plan(self._last, now, new, others)
             self._check(planned)
             if not dry_run:
-                await self._make(planned)
+                deferred = await self._attach_first(planned)
                 self._last = new
+                await self._make(planned, deferred)
             return planned
 
+    def saved(self) -> str:
+        """A configuration file of the switch as it is now.
+
+        What was set on a single port of a listener, and partitions, are not in it.
+        """
+        switch = msgspec.structs.replace(
+            self._fixed, ageing_s=self._ports.table.ageing / 1000, capture=self._last.capture
+        )
+        return saving.toml(switch, self._attachments.configs())
+
     def _now(self) -> dict[str, EndpointConfig]:
-        """Those of its endpoints that are attached still."""
-        configs = self._attachments.configs()
-        self._written = {name: written for name, written in self._written.items() if name in configs}
+        """Its endpoints that are attached still, as written, but for the policies that they have now."""
+        here = self._attachments
+        self._made = {name: it for name, it in self._made.items() if name in here and here[name] is it[0]}
         return {
-            name: msgspec.structs.replace(written, policy=configs[name].policy)
-            for name, written in self._written.items()
+            name: msgspec.structs.replace(written, policy=attachment.config.policy)
+            for name, (attachment, written) in self._made.items()
         }
 
     def _check(self, planned: list[Change]) -> None:
@@ -85,86 +101,104 @@ class Configuration:
             together.check_policy(config, others, hub=self._ports.bridge.hub)
             together.check_mirror(name, result)
 
-    async def _make(self, planned: list[Change]) -> None:
-        """First what can be taken back, and is if anything fails; then what cannot."""
+    async def _attach_first(self, planned: list[Change]) -> list[Attach]:
+        """Attach what comes: if it cannot, nothing has changed. Answers what has to wait until others have gone."""
+        going = [change for change in planned if isinstance(change, Detach | Replace)]
         came: list[Attachment] = []
+        deferred: list[Attach] = []
         try:
-            with self._taken_back() as set_policy:
-                for change in planned:
-                    if isinstance(change, Detach | Replace):  # what it alone may have is others' now
-                        set_policy(change.name if isinstance(change, Detach) else change.old_name, Policy(up=False))
-                self._set_policies([change for change in planned if isinstance(change, SetPolicy)], set_policy)
-                for change in planned:
-                    if isinstance(change, Attach):
-                        came.append(await self._attach(change))
+            for change in planned:
+                if isinstance(change, Attach):
+                    if any(
+                        _collide(change.config, gone.config if isinstance(gone, Detach) else gone.old) for gone in going
+                    ):
+                        deferred.append(change)
+                        continue
+                    try:
+                        came.append(await self._attach(change.name, change.config))
+                    except InputError as error:
+                        if error.parameter not in EXCLUSIVE or len(planned) == 1:
+                            raise
+                        deferred.append(change)  # as yet, another one has it
         except BaseException:
-            for attachment in came:
-                with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):
+                for attachment in came:
                     await attachment.detach()
-                self._written.pop(attachment.name, None)
             raise
-        for change in planned:
-            if isinstance(change, SetPolicy):
-                self._written[change.name] = change.config
-            elif isinstance(change, SetAgeing):
-                self._ports.set_ageing(change.ageing_s)
-        await self._replace(planned)
+        return deferred
 
-    async def _replace(self, planned: list[Change]) -> None:
-        failed = []
+    async def _make(self, planned: list[Change], deferred: list[Attach]) -> None:
+        """What cannot be taken back. Raises RefusedError, when all the rest has changed."""
+        for change in planned:
+            if isinstance(change, SetAgeing):
+                self._ports.set_ageing(change.ageing_s)
+            elif isinstance(change, SetPolicy | Adopt) and change.name in self._attachments:
+                self._made[change.name] = self._attachments[change.name], change.config
+        left = self._set_policies([change for change in planned if isinstance(change, SetPolicy)])
+        replaced: list[tuple[Replace, EndpointConfig]] = []
         for change in planned:
             if isinstance(change, Detach):
                 await self._detach(change.name)
-            elif isinstance(change, Replace):
+            elif isinstance(change, Replace) and change.old_name in self._attachments:
+                replaced.append((change, self._attachments[change.old_name].config))
                 await self._detach(change.old_name)
-                try:
-                    await self._attach(change)
-                except VSwitchError as error:
-                    failed.append(f"{change.name} is gone: {error}")
-        if failed:
+        failed = self._set_all_policies(left)
+        failed += [await self._try_attach(change, None) for change in deferred]
+        failed += [await self._try_attach(change, was) for change, was in replaced]
+        if failed := list(filter(None, failed)):
             raise RefusedError(f"the rest has changed, but {'; '.join(failed)}")
 
-    async def _attach(self, change: Attach | Replace) -> Attachment:
-        attachment = await self._attachments.attach(msgspec.structs.replace(change.config, name=change.name))
-        self._written[change.name] = change.config
+    async def _try_attach(self, change: Attach | Replace, was: EndpointConfig | None) -> str:
+        """Attach, or else put back what `was` there; answers what has gone wrong, if something has."""
+        try:
+            await self._attach(change.name, change.config)
+        except VSwitchError as error:
+            if isinstance(change, Attach) or was is None:
+                return f"{change.name} has not come: {error}"
+            try:
+                attachment = await self._attachments.attach(msgspec.structs.replace(was, name=change.old_name))
+                self._made[change.old_name] = attachment, change.old
+            except VSwitchError:
+                return f"{change.old_name} is gone: {error}"
+            return f"{change.old_name} is as it was: {error}"
+        return ""
+
+    async def _attach(self, name: str, config: EndpointConfig) -> Attachment:
+        attachment = await self._attachments.attach(msgspec.structs.replace(config, name=name))
+        self._made[name] = attachment, config
         return attachment
 
     async def _detach(self, name: str) -> None:
-        self._written.pop(name, None)
+        """Unless somebody has detached it meanwhile. A mirror that watches it goes, too, or watches what comes."""
         if name in self._attachments:
             await self._attachments[name].detach()
 
-    def _set_policies(self, planned: list[SetPolicy], set_policy: Callable[[str, Policy], None]) -> None:
-        """In an order in which each goes with the others; where there is none, from none at all. Raises InputError."""
-        parked = False
-        while planned:
+    def _set_policies(self, planned: list[SetPolicy]) -> list[tuple[SetPolicy, InputError]]:
+        """In an order in which each goes with the others; answers those that do not go yet, and why."""
+        while True:
             refused: list[tuple[SetPolicy, InputError]] = []
             for change in planned:
                 try:
-                    set_policy(change.name, change.config.policy)
+                    self._attachments.set_policy(change.name, change.config.policy)
                 except InputError as error:
                     refused.append((change, error))
             if len(refused) == len(planned):
-                if parked:
-                    raise refused[0][1]
-                parked = True
-                for change in planned:
-                    set_policy(change.name, Policy(up=False))
+                return refused
             planned = [change for change, _ in refused]
 
-    @contextmanager
-    def _taken_back(self) -> Iterator[Callable[[str, Policy], None]]:
-        """What it answers sets policies, which are taken back if the block raises an error."""
-        before: list[tuple[str, Policy]] = []
+    def _set_all_policies(self, left: list[tuple[SetPolicy, InputError]]) -> list[str]:
+        """Those that go only when others have gone, or all at once; answers what has gone wrong."""
+        left = self._set_policies([change for change, _ in left])
+        for change, _ in left:
+            with suppress(InputError):
+                self._attachments.set_policy(change.name, Policy(up=False))
+        return [
+            f"{change.name} is down: {error}" for change, error in self._set_policies([change for change, _ in left])
+        ]
 
-        def set_policy(name: str, policy: Policy) -> None:
-            old = self._attachments[name].config.policy
-            self._attachments.set_policy(name, policy)
-            before.append((name, old))
 
-        try:
-            yield set_policy
-        except BaseException:
-            for name, old in reversed(before):
-                self._attachments.set_policy(name, old)
-            raise
+def _collide(new: EndpointConfig, gone: EndpointConfig) -> bool:
+    """Whether an endpoint may have to wait until another one has gone: one host has many names and addresses."""
+    if new.scheme in ("tcp", "udp"):
+        return new.scheme == gone.scheme and new.port == gone.port
+    return new.place == gone.place

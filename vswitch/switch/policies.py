@@ -1,12 +1,14 @@
 """What ports may do, changed while the switch runs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from itertools import count
 
 import msgspec
 
-from vswitch.errors import InputError
+from vswitch.endpoints import together
+from vswitch.errors import InputError, MissingError
 from vswitch.ports.partition import Partition
-from vswitch.ports.policy import Policy
+from vswitch.ports.policy import Policy, amended
 from vswitch.ports.port import SwitchPort
 from vswitch.ports.ports import Ports
 from vswitch.switch.attachments import Attachments
@@ -18,6 +20,8 @@ class Policies:
     def __init__(self, ports: Ports, attachments: Attachments) -> None:
         self._ports = ports
         self._attachments = attachments
+        self._numbers = count(1)
+        self.partitions: dict[int, Partition] = {}
 
     def set(self, name: str, policy: Policy) -> None:
         """Have an endpoint, with all its ports, or one port of a listener go by another policy from now on.
@@ -36,6 +40,16 @@ class Policies:
             return self._attachments[name].config.policy
         return self._port(name).policy
 
+    def amend(self, name: str, parameters: Mapping[str, object]) -> Policy:
+        """Set some parameters of what an endpoint or a port goes by, as a URL or TOML has them; None: what is usual.
+
+        Answers the policy. Raises as `set` does, and where a mirror is to watch what there is not.
+        """
+        policy = amended(self.of(name), parameters)
+        together.check_watched(name, policy, tuple(self._attachments))
+        self.set(name, policy)
+        return policy
+
     def set_up(self, name: str, up: bool) -> None:
         """Have a port, or an endpoint with all its ports, take part or not; the rest of its policy stays.
 
@@ -43,21 +57,35 @@ class Policies:
         """
         self.set(name, msgspec.structs.replace(self.of(name), up=up))
 
-    def part(self, *islands: Iterable[str], rest: bool = False) -> Callable[[], None]:
-        """Have nothing pass between islands, whatever their VLANs, until what this answers is called.
+    def part(self, *islands: Iterable[str], rest: bool = False) -> int:
+        """Have nothing pass between islands, whatever their VLANs, until it is healed. Answers its number.
 
         An island is names of ports, or of endpoints with all their ports, also of those that come later. Ports in none
         reach all islands; with `rest` they are one more. Partitions add up. Raises InputError on a hub.
         """
         if self._ports.bridge.hub:
             raise InputError("a hub repeats every frame to all ports; make a VSwitch without hub=True to part it")
-        partition = Partition(islands, rest)
-        self._ports.wiring.part(partition)
-        return lambda: self._ports.wiring.heal(partition)
+        number = next(self._numbers)
+        self.partitions[number] = Partition(islands, rest)
+        self._ports.wiring.part(self.partitions[number])
+        return number
+
+    def heal(self, number: int) -> None:
+        """Undo a partition. Raises InputError if there is none of that number."""
+        if number not in self.partitions:
+            numbers = ", ".join(map(str, self.partitions)) or "none"
+            raise MissingError(f"there is no partition {number}; there are {numbers}")
+        self._ports.wiring.heal(self.partitions.pop(number))
+
+    def check_known(self, names: Iterable[str]) -> None:
+        """Raises InputError for a name that neither an endpoint has nor a port."""
+        for name in names:
+            if name not in self._attachments:
+                self._port(name)
 
     def _port(self, name: str) -> SwitchPort:
         for port in self._ports:
             if port.name == name:
                 return port
         known = ", ".join(dict.fromkeys([*self._attachments, *(port.name for port in self._ports)])) or "none"
-        raise InputError(f"there is no port {name!r}; there are {known}")
+        raise MissingError(f"there is no port {name!r}; there are {known}")

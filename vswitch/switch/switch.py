@@ -118,9 +118,15 @@ class VSwitch:
         """The facets, whose tasks run in a nursery."""
         self._nursery = nursery
         self.attachments = Attachments(self._ports, nursery)
-        self.configuration = Configuration(self._ports, self.attachments)
+        fixed = config.SwitchConfig(
+            name=self.name,
+            table_size=self._table_size,
+            capture_memory=self._capture_memory,
+            record=self._record,
+        )
+        self.configuration = Configuration(self._ports, self.attachments, fixed)
         self.policies = Policies(self._ports, self.attachments)
-        self.stations = Stations(self.name, self._ports, self.attachments)
+        self.stations = Stations(self.name, self._ports, self.attachments, self.policies)
         memory, limits = self._capture_memory, self._record
         self.captures = Captures(self.name, self._ports, self.attachments, nursery, memory=memory, limits=limits)
         self._running = True

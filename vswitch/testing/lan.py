@@ -349,10 +349,10 @@ class Lan:
 
     def _parted(self, islands: list[list[str]], rest: bool, what: str) -> Fault:
         async def inject() -> Restore:
-            heal = self.switch.policies.part(*islands, rest=rest)
+            number = self.switch.policies.part(*islands, rest=rest)
 
             async def restore() -> None:
-                heal()
+                self.switch.policies.heal(number)
 
             return restore
 

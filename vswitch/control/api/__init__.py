@@ -30,6 +30,7 @@ from vswitch.endpoints import unix_socket
 from vswitch.errors import VSwitchError, printable
 
 ANSWERS_MAX = 4  # of those that may be large, made and sent at a time
+CHANGES_MAX = 4  # likewise; some wait for the system
 RECORDINGS_MAX = 2  # likewise; each keeps the recorder's memory as it was when it began
 
 
@@ -42,7 +43,7 @@ class Api:
             for room in (Looking(switch), Changing(switch), Capturing(switch))
             for operation, handler in room.handlers.items()
         }
-        answers = trio.CapacityLimiter(ANSWERS_MAX)
+        answers, changes = trio.CapacityLimiter(ANSWERS_MAX), trio.CapacityLimiter(CHANGES_MAX)
         limits = {
             operations.CAPTURE: trio.CapacityLimiter(inf),
             operations.CAPTURE_TO_FILES: trio.CapacityLimiter(inf),
@@ -50,8 +51,9 @@ class Api:
         }
         resources: dict[str, dict[str, _Method]] = {}
         for operation, handler in self.handlers.items():
-            method = _Method(operation, handler, limits.get(operation, answers))
-            resources.setdefault(f"/v{VERSION}{operation.path}", {})[operation.method] = method
+            usual = answers if operation.method == "GET" else changes
+            method = _Method(operation, handler, limits.get(operation, usual))
+            resources.setdefault(operation.full_path, {})[operation.method] = method
         routes = [Route(path, _Resource(methods), methods=list(methods)) for path, methods in resources.items()]
         router = Router(routes, redirect_slashes=False)
         self._app = ExceptionMiddleware(router, {HTTPException: _refuse})
@@ -81,7 +83,7 @@ class _Resource:
             try:
                 answer = await handler(await _read(operation, Request(scope, receive)))
             except VSwitchError as error:
-                raise HTTPException(operation.status_of(error), str(error)) from None
+                raise HTTPException(operations.status_of(error), str(error)) from None
             response = answer if isinstance(answer, Response) else responses.json(answer)
             await response(scope, receive, send)
 

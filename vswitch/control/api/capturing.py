@@ -12,7 +12,7 @@ from vswitch.control.api.handlers import Asked, Handlers, Switch
 from vswitch.control.api.responses import PromptStream, Stream
 from vswitch.control.capture_requests import local
 from vswitch.control.operations import CAPTURE_HEADER, VERSION, VERSION_HEADER
-from vswitch.errors import InputError, RefusedError
+from vswitch.errors import MissingError, RefusedError
 
 CAPTURES_MAX = 256  # fewer than connections: others get answers, too
 
@@ -83,6 +83,6 @@ class Capturing:
     async def _end_capture(self, asked: Asked) -> model.Nothing:
         live = self._running.get(asked.parameters["number"])
         if live is None:
-            raise InputError("there is no such capture")
+            raise MissingError("there is no such capture")
         live.end()
         return model.Nothing()

@@ -1,7 +1,17 @@
 """Answers to what changes a switch."""
 
+from starlette.responses import Response
+
 from vswitch.control import answers, model, operations
 from vswitch.control.api.handlers import Asked, Handlers, Switch
+from vswitch.control.operations import VERSION, VERSION_HEADER
+from vswitch.dataplane.frame import VLAN_MAX
+from vswitch.endpoints import together
+from vswitch.endpoints.url import parse
+from vswitch.errors import InputError
+from vswitch.ports import policy as policies
+from vswitch.ports.policy import mac_text, read_mac
+from vswitch.values import number
 
 
 class Changing:
@@ -12,12 +22,87 @@ class Changing:
     def handlers(self) -> Handlers:
         return {
             operations.NEXT_GUEST: self._next_guest,
+            operations.ATTACH: self._attach,
+            operations.DETACH: self._detach,
+            operations.SET: self._set,
+            operations.PIN: self._pin,
+            operations.FORGET: self._forget,
+            operations.FLUSH: self._flush,
+            operations.PARTITIONS: self._partitions,
+            operations.PART: self._part,
+            operations.HEAL: self._heal,
+            operations.SAVED: self._saved,
             operations.RELOAD: self._reload,
         }
 
     async def _next_guest(self, asked: Asked) -> model.GuestInfo:
         return model.GuestInfo(mac=await self._switch.stations.next_guest(asked.parameters["name"]))
 
+    async def _attach(self, asked: Asked) -> model.EndpointInfo:
+        wanted: model.AttachRequest = asked.body
+        config = parse(wanted.url, wanted.parameters)
+        if config.scheme == "fd":
+            raise InputError(f"{config.url}: would be a descriptor of the switch's own; attach it as the switch starts")
+        names = [info.name for info in self._switch.attachments.infos()]
+        together.check_watched(config.name or "", config.policy, names)
+        attachment = await self._switch.attachments.attach(config)
+        (info,) = (info for info in self._switch.attachments.infos() if info.name == attachment.name)
+        return info
+
+    async def _detach(self, asked: Asked) -> model.Nothing:
+        await self._switch.attachments.detach(asked.parameters["name"])
+        return model.Nothing()
+
+    async def _set(self, asked: Asked) -> model.PolicyInfo:
+        name = asked.parameters["name"]
+        policy = self._switch.policies.amend(name, asked.body.parameters)
+        parameters = dict(policies.written(policy))
+        return model.PolicyInfo(name=name, parameters=parameters, lasts=name in self._switch.attachments)
+
+    async def _pin(self, asked: Asked) -> model.Nothing:
+        wanted: model.PinRequest = asked.body
+        station = mac_text(read_mac(wanted.mac))
+        self._switch.stations.pin(station if wanted.vlan is None else f"{station}@{wanted.vlan}", wanted.port)
+        return model.Nothing()
+
+    async def _forget(self, asked: Asked) -> model.Dropped:
+        mac, vlan = read_mac(asked.parameters["mac"]), asked.query.vlan
+        entries = self._switch.stations.forget(mac, None if vlan is None else _any_vlan(vlan))
+        return model.Dropped(entries=entries)
+
+    async def _flush(self, asked: Asked) -> model.Dropped:
+        port, vlan = asked.query.port, asked.query.vlan
+        entries = await self._switch.stations.flush(port, None if vlan is None else _any_vlan(vlan))
+        return model.Dropped(entries=entries)
+
+    async def _partitions(self, asked: Asked) -> list[model.PartitionInfo]:
+        return [answers.partition_info(number, it) for number, it in self._switch.policies.partitions.items()]
+
+    async def _part(self, asked: Asked) -> model.PartitionInfo:
+        wanted: model.PartitionRequest = asked.body
+        found = self._switch.policies
+        found.check_known(name for island in wanted.islands for name in island)
+        names = [name for island in wanted.islands for name in island]
+        if len(set(names)) < len(names) or not all(wanted.islands):
+            raise InputError("a port is in one island, and in each island is a port; name each once")
+        if len(wanted.islands) + wanted.rest < 2:
+            raise InputError("one island is parted from nothing; name another one, or part it from the rest")
+        number = found.part(*wanted.islands, rest=wanted.rest)
+        return answers.partition_info(number, found.partitions[number])
+
+    async def _heal(self, asked: Asked) -> model.Nothing:
+        self._switch.policies.heal(number(asked.parameters["number"], 1, 10**9))
+        return model.Nothing()
+
+    async def _saved(self, asked: Asked) -> Response:
+        text = self._switch.configuration.saved().encode(errors="surrogateescape")
+        return Response(text, headers={VERSION_HEADER: VERSION}, media_type=operations.SAVED.media)
+
     async def _reload(self, asked: Asked) -> list[model.ChangeInfo]:
         changes = await self._switch.configuration.reload(dry_run=asked.query.dry_run)
-        return [answers.change_info(change) for change in changes]
+        return [answers.change_info(change) for change in changes if change.diff()]
+
+
+def _any_vlan(vlan: int) -> int:
+    """One that a port can have: 0 is one on a VDE switch."""
+    return number(vlan, 0, VLAN_MAX)

@@ -1,12 +1,15 @@
 """What answers an operation, and what it knows of a switch."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from vswitch.control import captures, model
 from vswitch.control.capture_requests import CaptureRequest, FileRequest
 from vswitch.control.changes import Change
 from vswitch.control.operations import Operation
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.ports.partition import Partition
+from vswitch.ports.policy import Policy
 from vswitch.supervision import Failures
 
 
@@ -22,6 +25,11 @@ Handler = Callable[[Asked], Awaitable[object]]  # answers what is sent as JSON, 
 Handlers = Mapping[Operation[Any], Handler]
 
 
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 class Captures(Protocol):
     """What the API knows of a switch's captures."""
 
@@ -34,21 +42,49 @@ class Stations(Protocol):
     """What the API knows of a switch's stations."""
 
     async def next_guest(self, endpoint: str) -> str: ...
+    def pin(self, station: str, port: str) -> None: ...
+    def forget(self, mac: int, vlan: int | None = None) -> int: ...
+    async def flush(self, port: str | None = None, vlan: int | None = None) -> int: ...
+
+
+class Attachments(Protocol):
+    """What the API knows of a switch's endpoints."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def infos(self) -> list[model.EndpointInfo]: ...
+    async def attach(self, target: EndpointConfig) -> Named: ...
+    async def detach(self, name: str) -> None: ...
+
+
+class Policies(Protocol):
+    """What the API knows of what ports may do."""
+
+    @property
+    def partitions(self) -> Mapping[int, Partition]: ...
+    def amend(self, name: str, parameters: Mapping[str, object]) -> Policy: ...
+    def check_known(self, names: Iterable[str]) -> None: ...
+    def part(self, *islands: Iterable[str], rest: bool = False) -> int: ...
+    def heal(self, number: int) -> None: ...
 
 
 class Configuration(Protocol):
     """What the API knows of a switch's configuration."""
 
     async def reload(self, *, dry_run: bool) -> Sequence[Change]: ...
+    def saved(self) -> str: ...
 
 
 class Switch(Protocol):
     """What the API knows of a switch."""
 
     @property
+    def attachments(self) -> Attachments: ...
+    @property
     def captures(self) -> Captures: ...
     @property
     def configuration(self) -> Configuration: ...
+    @property
+    def policies(self) -> Policies: ...
     @property
     def stations(self) -> Stations: ...
     @property

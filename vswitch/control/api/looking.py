@@ -1,6 +1,8 @@
 """Answers that say how a switch is, and change nothing."""
 
-from vswitch.control import answers, model, operations
+from typing import Any
+
+from vswitch.control import answers, model, openapi, operations
 from vswitch.control.api.handlers import Asked, Handlers, Switch
 
 
@@ -11,6 +13,7 @@ class Looking:
     @property
     def handlers(self) -> Handlers:
         return {
+            operations.DOCUMENT: self._document,
             operations.STATUS: self._status,
             operations.PORTS: self._ports,
             operations.MACS: self._macs,
@@ -18,6 +21,9 @@ class Looking:
             operations.ENDPOINTS: self._endpoints,
             operations.FAILURES: self._failures,
         }
+
+    async def _document(self, asked: Asked) -> dict[str, Any]:
+        return openapi.document()
 
     async def _status(self, asked: Asked) -> model.Status:
         return self._switch.status()
