@@ -59,7 +59,7 @@ def test_schemathesis_passes() -> None:
                     *(sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/openapi.json"),
                     *(f"--exclude-path={path}" for path in GOING_ON),
                     *("--exclude-checks", NO_CHECKS, "--max-examples", str(EXAMPLES), "--seed", str(SEED)),
-                    *("--generation-database", "none", "--no-color"),
+                    *("--generation-database", "none", "--suppress-health-check", "all", "--no-color"),
                 ],
                 cwd=home.root,
                 capture_output=True,
