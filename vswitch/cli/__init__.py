@@ -18,6 +18,7 @@ from vswitch.version import __version__
 COMMANDS = {  # and the file of each
     "serve": "serve",
     "demo": "demo",
+    "list": "switches",
     "status": "show",
     "ports": "show",
     "macs": "show",
