@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ class Error(msgspec.Struct):
     error: str
 
 
+@cache
 def document() -> dict[str, Any]:
     """The document (OpenAPI 3.1) of all operations."""
     kinds = [kind for operation in OPERATIONS for kind in _json_types(operation)]

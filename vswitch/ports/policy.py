@@ -125,6 +125,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return lacking
 
 
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Policy)}
+
+
 def read(given: dict[str, Any]) -> Policy:
     """The policy that some parameters make, by their names. Raises InputError."""
     fields: dict[str, Any] = {}
@@ -167,8 +170,7 @@ def _check(policy: Policy) -> None:
 
 def _given(policy: Policy) -> dict[str, Any]:
     """What a policy asks for, by the names of the parameters."""
-    defaults = zip(policy.__struct_fields__, policy.__struct_defaults__, strict=True)
-    return {name: getattr(policy, name) for name, default in defaults if getattr(policy, name) != default}
+    return {name: value for name, default in _DEFAULTS.items() if (value := getattr(policy, name)) != default}
 
 
 def goes_with_hub(policy: Policy) -> bool:
@@ -252,7 +254,7 @@ def changed(policy: Policy, old: Policy, new: Policy) -> Policy:
     """What a port goes by when its endpoint's policy changes: what was set on it alone stays, unless it does not go."""
     own = {name: it for name in new.__struct_fields__ if (it := getattr(policy, name)) != getattr(old, name)}
     try:
-        return msgspec.structs.replace(new, **_without_other_modes(own, new), **own)
+        return msgspec.structs.replace(new, **_without_other_modes(own), **own)
     except InputError:
         return new
 
@@ -264,30 +266,28 @@ def amended(policy: Policy, given: Mapping[str, Any]) -> Policy:
     InputError.
     """
     fields: dict[str, Any] = {}
-    defaults = dict(zip(policy.__struct_fields__, policy.__struct_defaults__, strict=True))
     for name, value in given.items():
         if name not in PARAMETERS:
             raise InputError(f"unknown parameter {name!r}; {values.instead(name, PARAMETERS)}", name)
         try:
-            fields[name] = defaults[name] if value is None else PARAMETERS[name].read(value)
+            fields[name] = _DEFAULTS[name] if value is None else PARAMETERS[name].read(value)
         except InputError as error:
             raise InputError(f"{name}: {error}", name) from None
-    fields = _without_other_modes(fields, policy) | fields
+    fields = _without_other_modes(fields) | fields
     amended_policy = {name: getattr(policy, name) for name in policy.__struct_fields__} | fields
     for name, with_ in _NEEDS.items():
-        if name not in given and all(amended_policy[other] == defaults[other] for other in with_):
-            fields[name] = defaults[name]
+        if name not in given and all(amended_policy[other] == _DEFAULTS[other] for other in with_):
+            fields[name] = _DEFAULTS[name]
     return msgspec.structs.replace(policy, **fields)
 
 
-def _without_other_modes(fields: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+def _without_other_modes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Where fields make a port one of its kinds, what is usual of the others."""
-    defaults = dict(zip(policy.__struct_fields__, policy.__struct_defaults__, strict=True))
     chosen = {mode for mode in _MODES if fields.get(mode)}
     if not chosen:
         return {}
     names = [name for mode, its in _MODES.items() if mode not in chosen for name in (mode, *its)]
-    return {name: defaults[name] for name in names if name not in fields}
+    return {name: _DEFAULTS[name] for name in names if name not in fields}
 
 
 _MODES = {"vlan": (), "trunk": ("native",), "qinq": ("tpid",), "mirror_of": ("mirror",)}

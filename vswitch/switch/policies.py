@@ -79,13 +79,17 @@ class Policies:
 
     def check_known(self, names: Iterable[str]) -> None:
         """Raises InputError for a name that neither an endpoint has nor a port."""
+        ports = {port.name for port in self._ports}
         for name in names:
-            if name not in self._attachments:
-                self._port(name)
+            if name not in self._attachments and name not in ports:
+                raise self._missing(name)
 
     def _port(self, name: str) -> SwitchPort:
         for port in self._ports:
             if port.name == name:
                 return port
+        raise self._missing(name)
+
+    def _missing(self, name: str) -> MissingError:
         known = ", ".join(dict.fromkeys([*self._attachments, *(port.name for port in self._ports)])) or "none"
-        raise MissingError(f"there is no port {name!r}; there are {known}")
+        return MissingError(f"there is no port {name!r}; there are {known}")

@@ -73,10 +73,10 @@ class Stations:
         return count
 
     def _unpin(self, mac: int, vlan: int | None) -> int:
-        names = [*self._attachments, *(port.name for port in self._ports if port.name not in self._attachments)]
+        policies = {port.name: port.policy for port in self._ports}
+        policies |= {name: config.policy for name, config in self._attachments.configs().items()}
         count = 0
-        for name in names:
-            policy = self._policies.of(name)
+        for name, policy in policies.items():
             left = tuple(
                 station
                 for station in policy.static
