@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from tests.dataplane.plumbing import check_balance, drops, receive, take
 from tests.frames import BROADCAST, frame, mac
-from vswitch import InputError, VSwitch
+from vswitch import InputError, RefusedError, VSwitch
 from vswitch.dataplane.port import Port
 from vswitch.endpoints.url import parse
 from vswitch.ports.partition import Partition
 from vswitch.ports.ports import Ports
+from vswitch.switch.policies import PARTITIONS_MAX
 
 NAMES = ["a", "b", "c", "lab.1", "lab.2"]
 QUERIES = ["", "vlan=10", "trunk=all", "trunk=10&native=10", "isolated=yes"]
@@ -128,7 +129,7 @@ def test_the_short_way_is_taken_again_when_it_is_healed() -> None:
         assert [ends[name].plain for name in "abc"] == [False, False, True]
         ports.wiring.heal(partition)
         assert not ports.bridge.selective
-        assert all(port.plain and not port.parted for port in ends.values())
+        assert all(port.plain and not port.islands for port in ends.values())
 
     with_lan([""] * 5, check)
 
@@ -140,9 +141,9 @@ async def test_a_switch_is_parted_by_names() -> None:
             await switch.attach(theirs, name=name)
             ours.close()
         number = switch.policies.part(["a"], ["b"])
-        assert [bool(port.port.parted) for port in switch._ports if port.name in "ab"] == [True] * len(switch.ports())
+        assert [bool(port.port.islands) for port in switch._ports if port.name in "ab"] == [True] * len(switch.ports())
         switch.policies.heal(number)
-        assert not any(port.port.parted for port in switch._ports)
+        assert not any(port.port.islands for port in switch._ports)
         with pytest.raises(InputError, match=f"there is no partition {number}; there are none"):
             switch.policies.heal(number)
 
@@ -151,3 +152,12 @@ async def test_a_hub_cannot_be_parted() -> None:
     async with VSwitch(hub=True) as switch:
         with pytest.raises(InputError, match="hub"):
             switch.policies.part(["a"], ["b"])
+
+
+async def test_there_are_so_many_partitions_at_most() -> None:
+    async with VSwitch() as switch:
+        numbers = [switch.policies.part(["a"], ["b"]) for _ in range(PARTITIONS_MAX)]
+        with pytest.raises(RefusedError, match=f"there are {PARTITIONS_MAX} partitions already; heal some"):
+            switch.policies.part(["a"], ["b"])
+        switch.policies.heal(numbers[0])
+        switch.policies.part(["a"], ["b"])

@@ -36,6 +36,8 @@ POOL_BYTES_DEFAULT: Final = 1 << 28
 
 RELIEF_BYTES: Final = 1 << 16
 
+NO_ISLAND: Final = -1
+
 SMALL: Final = 2048
 SCATTER_MAX: Final = 65536
 SCATTER_KEPT: Final = 4096
@@ -73,10 +75,10 @@ class Port:
         self.dirty = False  # has something to flush in this turn
         self.blocked = False  # the link is full: nothing is flushed until it is writable
         self.given_up = False  # waiting for the link was in vain; until a quarter of the queue is left
-        self.plain = True  # transparent, not isolated, and not parted from any
+        self.plain = True  # transparent, not isolated, and on no island
         self.vlans = TRANSPARENT
         self.isolated = False  # reaches only ports that are not
-        self.parted: list[bool] = []  # by index, from which other ports
+        self.islands: vec[i64] = vec[i64]()  # its island in each partition, or NO_ISLAND; empty if it is in none
         self.place = index  # as the MAC table has it: with PINNED if stations stay here
         self.is_mirror = False  # sends what it is told, and takes nothing in
         self.forwards_reserved = False  # takes in what is for 01-80-C2-00-00-01 … 0F
@@ -98,8 +100,16 @@ class Port:
         self._scatter_frames: i64 = 0
 
     def is_parted_from(self, other: "Port") -> bool:
-        """Whether a partition lies between them."""
-        return other.index < len(self.parted) and self.parted[other.index]
+        """Whether they are on different islands of a partition."""
+        here = self.islands
+        there = other.islands
+        both: i64 = min(len(here), len(there))
+        at: i64 = 0
+        while at < both:
+            if here[at] != there[at] and here[at] != NO_ISLAND and there[at] != NO_ISLAND:
+                return True
+            at += 1
+        return False
 
     def drop(self, reason: i64, frames: i64) -> None:
         self.drops[reason] += frames

@@ -5,7 +5,10 @@ from typing import Protocol
 
 
 class Named(Protocol):
-    def is_one_of(self, names: tuple[str, ...]) -> bool: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def endpoint(self) -> str: ...
 
 
 class Partition:
@@ -17,14 +20,12 @@ class Partition:
     def __init__(self, islands: Iterable[Iterable[str]], rest: bool = False) -> None:
         self.islands = [tuple(names) for names in islands]
         self.rest = rest
-
-    def parts(self, port: Named, other: Named) -> bool:
-        """Whether nothing passes between two ports."""
-        here, there = self._island(port), self._island(other)
-        return here != there and None not in (here, there)
-
-    def _island(self, port: Named) -> int | None:
+        self._by_name: dict[str, int] = {}
         for number, names in enumerate(self.islands):
-            if port.is_one_of(names):
-                return number
-        return len(self.islands) if self.rest else None
+            for name in names:
+                self._by_name.setdefault(name, number)
+
+    def island(self, port: Named) -> int | None:
+        """The number of a port's island, the first that names it or its endpoint; None if it reaches all."""
+        found = [self._by_name[name] for name in (port.name, port.endpoint) if name in self._by_name]
+        return min(found) if found else len(self.islands) if self.rest else None

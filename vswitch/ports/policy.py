@@ -106,9 +106,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(station.mac for station in self.static)) if self.senders is None else self.senders
 
     @property
-    def pinned(self) -> set[tuple[int, int | None]]:
+    def pinned(self) -> set[tuple[int, int]]:
         """The static entries, by address and VLAN."""
-        return {(station.mac, self.pvid if station.vlan is None else station.vlan) for station in self.static}
+        return {(station.mac, self.vlan_of(station)) for station in self.static}
+
+    def vlan_of(self, station: StaticMac) -> int:
+        """The VLAN of one of its static entries."""
+        vlan = self.pvid if station.vlan is None else station.vlan
+        assert vlan is not None
+        return vlan
 
     @property
     def mtu(self) -> int:

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from librt.vecs import vec
+from mypy_extensions import i64
+
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.frame import TPID_8021Q
 from vswitch.dataplane.loop import Loop
 from vswitch.dataplane.mac_table import PINNED, MacTable, mac_key
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
+from vswitch.dataplane.port import NO_ISLAND
 from vswitch.errors import InputError
 from vswitch.ports import policy as policies
 from vswitch.ports.partition import Partition
@@ -38,7 +42,7 @@ class Wiring:
             port.policy = Policy()
             raise
         if self._partitions:
-            self._part_all()
+            self._part(port)
 
     def disconnect(self, port: SwitchPort) -> None:
         """Take back what its policy has made; before it goes."""
@@ -97,14 +101,14 @@ class Wiring:
 
     def _part_all(self) -> None:
         self._loop.stamp()
-        others = [self._registry.by_index(index) for index in range(len(self._bridge.ports))]
         for port in self._registry:
-            parted = [self._is_parted(port, other) for other in others]
-            port.port.parted = parted if any(parted) else []
-            self._note(port)
+            self._part(port)
 
-    def _is_parted(self, port: SwitchPort, other: SwitchPort | None) -> bool:
-        return other is not None and any(partition.parts(port, other) for partition in self._partitions)
+    def _part(self, port: SwitchPort) -> None:
+        islands = [partition.island(port) for partition in self._partitions]
+        on_one = any(island is not None for island in islands)
+        port.port.islands = vec[i64]([NO_ISLAND if it is None else it for it in islands] if on_one else [])
+        self._note(port)
 
     def _check_service_tpid(self, port: SwitchPort, policy: Policy) -> None:
         for other in self._customers - {port}:
@@ -113,7 +117,7 @@ class Wiring:
 
     def _note(self, port: SwitchPort) -> None:
         """Keep what the data plane goes by that follows from the policies of all ports together."""
-        port.port.plain = port.port.vlans.transparent and not port.policy.isolated and not port.port.parted
+        port.port.plain = port.port.vlans.transparent and not port.policy.isolated and not port.port.islands
         for ports, is_one in (
             (self._selective, not port.port.plain or bool(port.policy.static)),
             (self._customers, port.policy.qinq is not None),
@@ -137,9 +141,7 @@ class Wiring:
         """Make the static entries of a policy, in place of those that the port has. Raises InputError."""
         keys = {}
         for station in policy.static:
-            vlan = policy.pvid if station.vlan is None else station.vlan
-            assert vlan is not None
-            keys[mac_key(policies.table_vlan(vlan), station.mac)] = station
+            keys[mac_key(policies.table_vlan(policy.vlan_of(station)), station.mac)] = station
         for key, station in keys.items():
             if self._pinned.get(key, port) is not port:
                 raise InputError(f"static: {_text(station.mac)} is behind {self._pinned[key].name} already")

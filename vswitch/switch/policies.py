@@ -6,12 +6,14 @@ from itertools import count
 import msgspec
 
 from vswitch.endpoints import together
-from vswitch.errors import InputError, MissingError
+from vswitch.errors import InputError, MissingError, RefusedError
 from vswitch.ports.partition import Partition
 from vswitch.ports.policy import Policy, amended
 from vswitch.ports.port import SwitchPort
 from vswitch.ports.ports import Ports
 from vswitch.switch.attachments import Attachments
+
+PARTITIONS_MAX = 64  # each is looked at for frames between ports that are on an island
 
 
 class Policies:
@@ -61,10 +63,13 @@ class Policies:
         """Have nothing pass between islands, whatever their VLANs, until it is healed. Answers its number.
 
         An island is names of ports, or of endpoints with all their ports, also of those that come later. Ports in none
-        reach all islands; with `rest` they are one more. Partitions add up. Raises InputError on a hub.
+        reach all islands; with `rest` they are one more. Partitions add up. Raises InputError on a hub, and
+        RefusedError if there are PARTITIONS_MAX already.
         """
         if self._ports.bridge.hub:
             raise InputError("a hub repeats every frame to all ports; make a VSwitch without hub=True to part it")
+        if len(self.partitions) >= PARTITIONS_MAX:
+            raise RefusedError(f"there are {PARTITIONS_MAX} partitions already; heal some")
         number = next(self._numbers)
         self.partitions[number] = Partition(islands, rest)
         self._ports.wiring.part(self.partitions[number])

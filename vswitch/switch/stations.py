@@ -80,7 +80,7 @@ class Stations:
             left = tuple(
                 station
                 for station in policy.static
-                if station.mac != mac or vlan not in (None, policy.pvid if station.vlan is None else station.vlan)
+                if station.mac != mac or vlan not in (None, policy.vlan_of(station))
             )
             if left != policy.static:
                 count += len(policy.static) - len(left)
