@@ -20,7 +20,7 @@ from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, until
 from vswitch import RefusedError, VSwitch
 from vswitch.control import http
-from vswitch.control.api import responses
+from vswitch.control.api import following, responses
 
 HUGE = 8 << 20
 
@@ -298,6 +298,53 @@ async def test_a_client_that_reads_nothing_is_hung_up_on(path: str, target: str,
         with pytest.raises(trio.BrokenResourceError):
             await stream.send_all(request)
         assert switch.failures.total == 0
+
+
+async def follow(path: str, query: str = "") -> trio.SocketStream:
+    """A connection on which events come; all of its head is read, up to the comment that the stream begins with."""
+    stream = await trio.open_unix_socket(path)
+    await stream.send_all(f"GET /v1/events/stream{query} HTTP/1.1\r\nhost: vswitch\r\n\r\n".encode())
+    await receive_until(stream, b":\n\n")
+    return stream
+
+
+async def receive_until(stream: trio.SocketStream, end: bytes) -> bytes:
+    data = b""
+    with trio.fail_after(TIMEOUT_S):
+        while end not in data:
+            more = await stream.receive_some()
+            assert more, data
+            data += more
+    return data
+
+
+async def test_events_are_followed_from_a_number_on(path: str) -> None:
+    async with controlled(path) as switch, await Peer.plugged_into(switch, name="first"):
+        [first] = (await ask(path, "/v1/events")).json
+        assert (first["code"], first["ports"]) == ("up", ["first"])
+        assert (await ask(path, "/v1/events?code=down")).json == []
+        since = f"?since={first['number']}"
+        async with (
+            await follow(path) as old,
+            await follow(path, since) as new,
+            await Peer.plugged_into(switch, name="b"),
+        ):
+            assert b'"first up: ' in await receive_until(old, b'"b up: ')
+            assert b"first" not in await receive_until(new, b'"b up: ')
+
+
+async def test_so_many_follow_events_at_most(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "FOLLOWERS_MAX", 2)
+    async with controlled(path):
+        async with await follow(path), await follow(path):
+            refused = await ask(path, "/v1/events/stream")
+            assert (refused.status, refused.json) == (409, {"error": "2 clients follow events already; end some"})
+        with trio.fail_after(TIMEOUT_S):
+            while True:  # it takes a moment until those that are gone are known to be
+                async with await trio.open_unix_socket(path) as stream:
+                    await stream.send_all(b"GET /v1/events/stream HTTP/1.1\r\nhost: vswitch\r\n\r\n")
+                    if b"200" in await receive_until(stream, b"\r\n\r\n"):
+                        break
 
 
 async def test_nothing_of_it_is_left(path: str) -> None:

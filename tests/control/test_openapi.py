@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.cli.program import Home
 
 # Answers that go on are not for a client that reads one to its end.
-GOING_ON = ("/v1/capture", "/v1/recording")
+GOING_ON = ("/v1/capture", "/v1/recording", "/v1/events/stream")
 # What a schema allows may be wrong all the same: no schema says which names there are.
 NO_CHECKS = "positive_data_acceptance"
 EXAMPLES, SEED = 10, 1

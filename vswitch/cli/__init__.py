@@ -23,6 +23,7 @@ COMMANDS = {  # and the file of each
     "ports": "show",
     "macs": "show",
     "vlans": "show",
+    "events": "events",
     "failures": "show",
     "capture": "capture",
     "dump": "capture",

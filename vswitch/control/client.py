@@ -118,8 +118,13 @@ def call(
 
 def decode(path: Path, operation: Operation[T], body: bytes) -> T:
     """The answer of the switch at `path`. Raises RefusedError if it has another form."""
+    return read(path, operation.answer, body)
+
+
+def read(path: Path, kind: type[T], body: bytes) -> T:
+    """What the switch at `path` says in JSON. Raises RefusedError if it has another form."""
     try:
-        return msgspec.json.decode(body, type=operation.answer)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RefusedError(f"the switch at {path} answers in another form than this command knows: {error}") from None
 

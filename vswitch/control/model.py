@@ -105,6 +105,13 @@ class FailureInfo(msgspec.Struct, frozen=True, kw_only=True):
     details: str
 
 
+class EventsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Events after the one with a number, of some codes; none: of all."""
+
+    since: int = 0
+    code: tuple[str, ...] = ()
+
+
 class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An endpoint's URL, with absolute paths, and more parameters, as TOML has them."""
 

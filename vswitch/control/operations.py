@@ -14,7 +14,9 @@ import msgspec
 
 from vswitch.control import model
 from vswitch.control.capture_requests import CaptureRequest, CaptureSummary, FileRequest
+from vswitch.control.model import EventsRequest
 from vswitch.errors import InputError, MissingError, RefusedError, VSwitchError
+from vswitch.ports.event import Event
 
 VERSION = "1"
 VERSION_HEADER = "vswitch-api"
@@ -22,6 +24,7 @@ CAPTURE_HEADER = "vswitch-capture"  # a capture's number, to end it by
 JSON = "application/json"
 PCAPNG = "application/x-pcapng"
 TOML = "application/toml"
+SSE = "text/event-stream"  # server-sent events, of the HTML standard
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -73,6 +76,10 @@ PORTS = Operation("GET", "/ports", list[model.PortInfo], "Every port, in the ord
 MACS = Operation("GET", "/macs", list[model.MacInfo], "The MAC table, by VLAN and address")
 VLANS = Operation("GET", "/vlans", list[model.VlanInfo], "The VLANs that ports have by their policies")
 ENDPOINTS = Operation("GET", "/endpoints", list[model.EndpointInfo], "Every endpoint, in the order they came")
+EVENTS = Operation("GET", "/events", list[Event], "What happened, and what is wrong", query=EventsRequest)
+FOLLOW_EVENTS = Operation(
+    "GET", "/events/stream", bytes, "The same, and then what comes, as it comes", query=EventsRequest, media=SSE
+)
 FAILURES = Operation("GET", "/failures", list[model.FailureInfo], "What has failed beside forwarding")
 CAPTURE = Operation("GET", "/capture", bytes, "Frames as they come", query=CaptureRequest, media=PCAPNG)
 CAPTURE_TO_FILES = Operation(
@@ -117,7 +124,7 @@ RELOAD = Operation(
 )
 
 OPERATIONS: tuple[Operation[Any], ...] = (
-    *(DOCUMENT, STATUS, PORTS, MACS, VLANS, ENDPOINTS, FAILURES),
+    *(DOCUMENT, STATUS, PORTS, MACS, VLANS, ENDPOINTS, EVENTS, FOLLOW_EVENTS, FAILURES),
     *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST),
     *(ATTACH, DETACH, SET, PIN, FORGET, FLUSH, PARTITIONS, PART, HEAL, SAVED, RELOAD),
 )

@@ -92,6 +92,7 @@ class Port:
         self.tx_frames: i64 = 0
         self.tx_bytes: i64 = 0
         self.drops: vec[i64] = vec[i64]([0] * DROP_REASON_COUNT)
+        self.dropped: i64 = 0  # the sum of these
         self.queued_frames: i64 = 0
         self.queued_bytes: i64 = 0
         self._runs: list[Run] = []
@@ -113,6 +114,7 @@ class Port:
 
     def drop(self, reason: i64, frames: i64) -> None:
         self.drops[reason] += frames
+        self.dropped += frames
 
     def enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         """Queue the frames at chunk[start:end], or as many of them as fit when the link is full."""

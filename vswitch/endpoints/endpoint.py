@@ -30,6 +30,10 @@ class Endpoint(abc.ABC):
     def url(self) -> str:
         return self.config.url
 
+    def _turn_away(self, peer: str, why: str) -> None:
+        """Say that a peer may not come in."""
+        self.ports.events.say("turned_away", self.name, f"{self.name}: turned away {peer}: {why}", ports=[self.name])
+
     @abc.abstractmethod
     async def run(self, started: Callable[[], None]) -> None:
         """Serve until cancelled. Raises InputError or RefusedError before it has started."""

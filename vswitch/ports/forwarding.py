@@ -6,9 +6,10 @@ import trio
 
 from vswitch import heap
 from vswitch.dataplane.loop import WAIT_MS
+from vswitch.ports.diagnosis import look_for_what_is_wrong
+from vswitch.ports.diagnosis.silence import look_for_silent_guests
 from vswitch.ports.port import now_ms
 from vswitch.ports.ports import Ports
-from vswitch.ports.wrongs import look_for_what_is_wrong
 from vswitch.supervision import keep_running
 
 TURN_S = 0.001  # how long forwarding may go on before other tasks get their turn
@@ -24,6 +25,7 @@ def start(ports: Ports, nursery: trio.Nursery) -> None:
         ("ageing", age),
         ("giving memory back", give_memory_back),
         ("looking for what is wrong", look_for_what_is_wrong),
+        ("looking for silent guests", look_for_silent_guests),
     )
     for what, task in tasks:
         nursery.start_soon(keep_running, ports.failures, what, task, ports, name=what)

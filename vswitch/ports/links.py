@@ -1,28 +1,37 @@
 """The links of ports: peers that come and go."""
 
-import logging
 from collections.abc import Callable
 
 import trio
 
 from vswitch.dataplane.link import Link
 from vswitch.dataplane.loop import EVENTS_MAX, Loop
+from vswitch.ports.diagnosis.silence import Newcomers
+from vswitch.ports.events import Events
 from vswitch.ports.port import SwitchPort, now_ms
 from vswitch.ports.registry import Registry
 from vswitch.ports.watchers import Watchers
 from vswitch.supervision import Failures
 
-log = logging.getLogger("vswitch")
-
 
 class Links:
     """A switch's, and what each turn of its loop leaves to do about them."""
 
-    def __init__(self, registry: Registry, loop: Loop, watchers: Watchers, failures: Failures) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        loop: Loop,
+        watchers: Watchers,
+        failures: Failures,
+        events: Events,
+        newcomers: Newcomers,
+    ) -> None:
         self._registry = registry
         self._loop = loop
         self._watchers = watchers
         self._failures = failures
+        self._events = events
+        self._newcomers = newcomers
         self._catching_up: list[tuple[int, trio.Event]] = []  # by the number of polls that it takes
 
     def plug(self, port: SwitchPort, link: Link, peer: str, on_lost: Callable[[], None]) -> None:
@@ -36,7 +45,8 @@ class Links:
         port.peer = peer
         port.process = None
         port.on_lost = on_lost
-        log.info("%s up: %s", port.name, peer)
+        self._newcomers.add(port, link)
+        self._events.say("up", port.name, f"{port.name} up: {peer}", ports=[port.name])
 
     def unplug(self, port: SwitchPort, why: str) -> None:
         """Take a port's peer away, once what it has sent before is taken in; `on_lost` is not called."""
@@ -53,7 +63,7 @@ class Links:
         port.link.close()
         port.link = None
         port.peer = None
-        log.info("%s down: %s", port.name, why)
+        self._events.say("down", port.name, f"{port.name} down: {why}", ports=[port.name])
 
     def has_descriptor(self, fd: int) -> bool:
         links = (port.link for port in self._registry if port.link is not None)

@@ -40,7 +40,6 @@ class SwitchPort:
         self.process: str | None = None  # of the peer, where `peer` does not say it; None while nobody has asked
         self.link: Link | None = None
         self.counted_from = (0, 0, 0, 0)  # what a VDE console that has reset the counters takes off from them
-        self.warned = False  # of sources that nobody can answer
         self.on_lost: Callable[[], None] = lambda: None
 
     def is_one_of(self, names: tuple[str, ...]) -> bool:

@@ -10,6 +10,8 @@ from vswitch.dataplane.loop import Loop
 from vswitch.dataplane.mac_table import MacTable
 from vswitch.dataplane.port import QueuePool
 from vswitch.errors import InputError
+from vswitch.ports.diagnosis.silence import Newcomers
+from vswitch.ports.events import Events
 from vswitch.ports.links import Links
 from vswitch.ports.port import PortConfig, SwitchPort
 from vswitch.ports.registry import Registry
@@ -25,6 +27,7 @@ class Ports(Registry):
     """All ports of one switch, and its data plane: MAC table, bridge and loop.
 
     `links` have peers come and go, `wiring` has policies and partitions, `shared` the sockets with several peers.
+    `events` says what happens, `newcomers` are peers that have to say something soon.
     `swollen` is to be set when a lot of memory was in use that may now be given back, `worked` when frames came in.
     """
 
@@ -37,7 +40,9 @@ class Ports(Registry):
         self.failures = Failures()
         self.watchers = Watchers(self.bridge.journal, self.failures)
         self.wiring = Wiring(self, self.bridge, self.table, self.loop)
-        self.links = Links(self, self.loop, self.watchers, self.failures)
+        self.events = Events()
+        self.newcomers = Newcomers()
+        self.links = Links(self, self.loop, self.watchers, self.failures, self.events, self.newcomers)
         self.shared = SharedSockets(self.bridge, self.loop, self.failures)
         self.swollen = trio.Event()
         self.worked = trio.Event()

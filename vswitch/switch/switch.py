@@ -18,6 +18,7 @@ from vswitch.dataplane import compiled
 from vswitch.endpoints.processes import PeerProcesses
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.ports import forwarding
+from vswitch.ports.events import Events
 from vswitch.ports.port import now_ms
 from vswitch.ports.ports import Ports
 from vswitch.supervision import Failures, contain_once_started, is_cancelled
@@ -130,6 +131,11 @@ class VSwitch:
         memory, limits = self._capture_memory, self._record
         self.captures = Captures(self.name, self._ports, self.attachments, nursery, memory=memory, limits=limits)
         self._running = True
+
+    @property
+    def events(self) -> Events:
+        """What happened to its guests, and what is wrong."""
+        return self._ports.events
 
     @property
     def failures(self) -> Failures:

@@ -1,6 +1,6 @@
 """The control API: HTTP on a unix socket that only this user can open.
 
-What there is to ask is in `operations.py`; here is who answers: `looking`, `changing`, `capturing`.
+What there is to ask is in `operations.py`; here is who answers: `looking`, `following`, `changing`, `capturing`.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from vswitch.control import http, operations
 from vswitch.control.api import responses
 from vswitch.control.api.capturing import Capturing
 from vswitch.control.api.changing import Changing
+from vswitch.control.api.following import Following
 from vswitch.control.api.handlers import Asked, Handler, Switch
 from vswitch.control.api.looking import Looking
 from vswitch.control.operations import VERSION, VERSION_HEADER, Operation
@@ -40,13 +41,14 @@ class Api:
     def __init__(self, switch: Switch) -> None:
         self.handlers = {
             operation: handler
-            for room in (Looking(switch), Changing(switch), Capturing(switch))
+            for room in (Looking(switch), Following(switch), Changing(switch), Capturing(switch))
             for operation, handler in room.handlers.items()
         }
         answers, changes = trio.CapacityLimiter(ANSWERS_MAX), trio.CapacityLimiter(CHANGES_MAX)
         limits = {
             operations.CAPTURE: trio.CapacityLimiter(inf),
             operations.CAPTURE_TO_FILES: trio.CapacityLimiter(inf),
+            operations.FOLLOW_EVENTS: trio.CapacityLimiter(inf),
             operations.RECORDING: trio.CapacityLimiter(RECORDINGS_MAX),
         }
         resources: dict[str, dict[str, _Method]] = {}

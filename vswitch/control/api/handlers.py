@@ -8,6 +8,7 @@ from vswitch.control.capture_requests import CaptureRequest, FileRequest
 from vswitch.control.changes import Change
 from vswitch.control.operations import Operation
 from vswitch.endpoints.url import EndpointConfig
+from vswitch.ports.event import Event
 from vswitch.ports.partition import Partition
 from vswitch.ports.policy import Policy
 from vswitch.supervision import Failures
@@ -74,6 +75,13 @@ class Configuration(Protocol):
     def saved(self) -> str: ...
 
 
+class Events(Protocol):
+    """What the API knows of what happened to a switch."""
+
+    def kept(self, since: int = 0) -> list[Event]: ...
+    def follow(self, since: int = 0) -> AsyncGenerator[Event, None]: ...
+
+
 class Switch(Protocol):
     """What the API knows of a switch."""
 
@@ -85,6 +93,8 @@ class Switch(Protocol):
     def configuration(self) -> Configuration: ...
     @property
     def policies(self) -> Policies: ...
+    @property
+    def events(self) -> Events: ...
     @property
     def stations(self) -> Stations: ...
     @property

@@ -4,6 +4,7 @@ from typing import Any
 
 from vswitch.control import answers, model, openapi, operations
 from vswitch.control.api.handlers import Asked, Handlers, Switch
+from vswitch.ports.event import Event
 
 
 class Looking:
@@ -19,6 +20,7 @@ class Looking:
             operations.MACS: self._macs,
             operations.VLANS: self._vlans,
             operations.ENDPOINTS: self._endpoints,
+            operations.EVENTS: self._events,
             operations.FAILURES: self._failures,
         }
 
@@ -40,6 +42,11 @@ class Looking:
 
     async def _endpoints(self, asked: Asked) -> list[model.EndpointInfo]:
         return self._switch.endpoints()
+
+    async def _events(self, asked: Asked) -> list[Event]:
+        query: model.EventsRequest = asked.query
+        events = self._switch.events.kept(query.since)
+        return [event for event in events if not query.code or event.code in query.code]
 
     async def _failures(self, asked: Asked) -> list[model.FailureInfo]:
         return [answers.failure_info(failure) for failure in self._switch.failures.kept()]

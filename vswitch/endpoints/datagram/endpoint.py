@@ -29,7 +29,6 @@ from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError, printable
 from vswitch.ports.port import SwitchPort, now_ms
 from vswitch.ports.ports import Ports
-from vswitch.sparingly import Sparingly
 from vswitch.supervision import keep_running
 
 LOOK_MIN_S = 0.05  # how often to look for a remote end that is not there
@@ -46,7 +45,6 @@ class Peers(Endpoint):
 
     def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
         super().__init__(config, name, ports, sock)
-        self._turned_away = Sparingly(log)
         self._port_of: dict[Any, SwitchPort] = {}  # by address; the ports that are up
         self._single: SwitchPort | None = None
         self._remote: Any = None
@@ -130,7 +128,7 @@ class Peers(Endpoint):
                 why_not = os.strerror(error.errno or 0)
             except InputError as error:
                 why_not = str(error)
-        self._turned_away.say("%s: turned away %s: %s", self.name, self._text(address), why_not)
+        self._turn_away(self._text(address), why_not)
         return None
 
     def _plug(self, address: Any) -> SwitchPort:

@@ -28,8 +28,6 @@ from vswitch.endpoints.stream.connector import Connection, Connector
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError
 from vswitch.ports.port import SwitchPort
-from vswitch.ports.ports import Ports
-from vswitch.sparingly import Sparingly
 from vswitch.supervision import keep_running
 
 NEXT_ADDRESS_S = 1.0  # how long an address of a name that has others may take to answer
@@ -43,10 +41,6 @@ class Listener(Endpoint):
 
     _single: SwitchPort | None = None
     _sock_diag: SockDiag | None = None  # tells whose a loopback connection is, where that matters
-
-    def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
-        super().__init__(config, name, ports, sock)
-        self._turned_away = Sparingly(log)
 
     async def run(self, started: Callable[[], None]) -> None:
         def begin() -> None:
@@ -125,25 +119,25 @@ class Listener(Endpoint):
             except OSError:
                 return  # it is gone again
             if not trusted:
-                self._turned_away.say("%s: turned away %s: not this user's (any_user=yes lets all in)", self.name, peer)
+                self._turn_away(peer, "not this user's (any_user=yes lets all in)")
                 return
             port = self._single
             if port is not None and isinstance(port.link, StreamLink) and _is_same_host(port.link.sock, sock):
                 self.ports.links.unplug(port, "its host has connected again")
             if port is not None and port.link is not None:
-                self._turned_away.say("%s: turned away %s: %s has the port", self.name, peer, port.peer)
+                self._turn_away(peer, f"{port.peer} has the port")
                 return
             try:
                 port = port or self.ports.add_numbered(self.name, self.config)
             except InputError as error:
-                self._turned_away.say("%s: turned away %s: %s", self.name, peer, error)
+                self._turn_away(peer, str(error))
                 return
             try:
                 self.ports.links.plug(
                     port, StreamLink(sock, port.port, self.ports.bridge), peer, partial(self._lost, port)
                 )
             except OSError as error:
-                self._turned_away.say("%s: turned away %s: %s", self.name, peer, error.strerror)
+                self._turn_away(peer, error.strerror or str(error))
                 self._lost(port)
                 return
             stack.pop_all()

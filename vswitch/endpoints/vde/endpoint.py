@@ -21,7 +21,7 @@ from vswitch.dataplane.datagram import DatagramLink
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.accepting import Acceptor
 from vswitch.endpoints.comeback import serve_again
-from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.vde import directory, mgmt
 from vswitch.endpoints.vde.managed import VdePeer
@@ -29,7 +29,6 @@ from vswitch.endpoints.vde.vlans import ANYBODY, VdePort, VdeVlans
 from vswitch.errors import InputError, printable
 from vswitch.ports.ports import Ports
 from vswitch.protocols import vde
-from vswitch.sparingly import Sparingly
 from vswitch.supervision import contain, contain_once_started, keep_running
 
 HANDSHAKE_S = 5.0
@@ -48,7 +47,6 @@ class VdeSwitch(Endpoint):
         super().__init__(config, name, ports, sock)
         self._directory = directory.Directory(config)
         directory.group_id(config, "mgmtgroup")  # so that a wrong one is said before anything is made
-        self._turned_away = Sparingly(log)
         self._peers: dict[int, VdePeer] = {}  # by port number
         self._socket_numbers = count()
         self._handshakes = 0
@@ -98,7 +96,7 @@ class VdeSwitch(Endpoint):
         while True:
             client = await acceptor.next()
             if self._handshakes >= HANDSHAKES_MAX:
-                self._turned_away.say("%s: turned away a client: too many have not said yet what they want", self.name)
+                self._turn_away("a client", "too many have not said yet what they want")
                 client.close()
             else:
                 self._handshakes += 1
@@ -120,7 +118,7 @@ class VdeSwitch(Endpoint):
                 await self._keep(ctl, request, uid, self._choose_number(request.port, uid, groups))
             except (Refused, OSError) as error:
                 why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                self._turned_away.say("%s: turned away a client: %s", self.name, printable(why))
+                self._turn_away("a client", why)
 
     async def _receive_request(self, ctl: trio.socket.SocketType) -> vde.Request:
         data = b""

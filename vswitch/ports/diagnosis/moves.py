@@ -1,0 +1,87 @@
+"""Stations that move between ports: two guests with one MAC address, or a loop."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vswitch.dataplane.mac_table import KEY_MAC_MASK
+from vswitch.ports.policy import listed, mac_text
+
+if TYPE_CHECKING:
+    from vswitch.ports.ports import Ports
+
+WINDOW_S = 10.0
+MOVES_MIN = 4  # of a station in that time, before anything is said: guests are migrated, and links fail over
+QEMU_MAC = 0x525400123456  # what QEMU's first card has unless it is told one: nobody migrates a guest with it
+QEMU_MOVES_MIN = 2
+LOOP_MOVES = 1000  # of one station between three ports and more: guests of one address would hardly be as fast
+
+
+class Moves:
+    """A switch's."""
+
+    def __init__(self, ports: "Ports") -> None:
+        self._ports = ports
+        self._seen = ports.table.moves
+        self._flapping = Flapping()
+
+    def look(self, now_s: float) -> None:
+        """Say what has been wrong since this was asked last."""
+        table = self._ports.table
+        self._flapping.note(table.moved(self._seen), table.moves - self._seen, now_s)
+        self._seen = table.moves
+        for stations, indices, count in self._flapping.found():
+            self._say(stations, indices, count)
+
+    def _say(self, stations: list[int], indices: frozenset[int], count: int) -> None:
+        found = [port for index in sorted(indices) if (port := self._ports.by_index(index)) is not None]
+        names = [port.name for port in found]
+        if len(names) < 2:
+            return
+        say, where = self._ports.events.say, listed(names)
+        often = f"{count:,} times within {WINDOW_S:.0f} s"
+        if len(stations) > 1:
+            what = "most likely a loop, as they all lead to one LAN; leave one of them connected"
+            say("loop", where, f"{len(stations)} stations move between {where}, {often}: {what}", ports=names)
+            return
+        mac = mac_text(stations[0])
+        is_default = stations[0] == QEMU_MAC
+        moves = f"{mac} moves between {where}, {often}"
+        if len(names) > 2 and count >= LOOP_MOVES and not is_default:
+            what = "most likely a loop, as two of them lead to one LAN; leave one of them connected"
+            say("loop", where, f"{moves}: {what}", ports=names, mac=mac)
+        elif is_default or all(self._ports.table.held(port.port.index) <= 1 for port in found):
+            whose = ", which QEMU gives every guest that is told none" if is_default else ""
+            what = f"two guests have this MAC address{whose}; give each its own, with mac= on its -device"
+            say("duplicate_mac", mac, f"{moves}: {what}", ports=names, mac=mac)
+        else:
+            what = (
+                "two guests have this MAC address, or there is a loop; give each its own (mac=), or take one link out"
+            )
+            say("mac_flap", mac, f"{moves}: {what}", ports=names, mac=mac)
+
+
+class Flapping:
+    """Stations that come back to ports that they have left: several with one MAC address, or one behind a loop."""
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[float, int, int, int, float]] = []  # when, key, ports left and now, how many that is
+
+    def note(self, moves: list[tuple[int, int, int]], count: int, now_s: float) -> None:
+        """Moves since the last time, the last ones of `count`."""
+        self._noted = [noted for noted in self._noted if noted[0] > now_s - WINDOW_S]
+        self._noted += [(now_s, *move, count / len(moves)) for move in moves]
+
+    def found(self) -> Iterator[tuple[list[int], frozenset[int], int]]:
+        """Stations that move between the same ports, those ports, and how often they did."""
+        moves: dict[int, list[tuple[int, int, float]]] = {}
+        for _, key, left, now, count in self._noted:
+            moves.setdefault(key, []).append((left, now, count))
+        groups: dict[frozenset[int], list[int]] = {}
+        for key, made in moves.items():
+            reached = {now for _, now, _ in made}
+            enough = QEMU_MOVES_MIN if key & KEY_MAC_MASK == QEMU_MAC else MOVES_MIN
+            if len(made) >= enough and (len(reached) < len(made) or made[0][0] in reached):
+                groups.setdefault(frozenset(reached.union(left for left, _, _ in made)), []).append(key)
+        for indices, keys in groups.items():
+            often = sum(count for key in keys for _, _, count in moves[key])
+            yield sorted({key & KEY_MAC_MASK for key in keys}), indices, round(often)
