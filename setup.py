@@ -10,7 +10,7 @@ from setuptools.errors import BaseError, CompileError, LinkError, SetupError
 
 DATA_PLANE = sorted(str(path) for path in Path("vswitch/dataplane").glob("*.py"))
 # What edges do for each frame; the rest of that room is plain Python.
-EDGES = [f"vswitch/edges/{name}.py" for name in ("pcapng", "capture", "recorder")]
+EDGES = [f"vswitch/edges/{name}.py" for name in ("pcapng", "capture", "recorder", "flows")]
 
 
 def extensions() -> list[Extension]:

@@ -24,6 +24,8 @@ COMMANDS = {  # and the file of each
     "macs": "show",
     "vlans": "show",
     "events": "events",
+    "flows": "flows",
+    "trace": "trace",
     "failures": "show",
     "capture": "capture",
     "dump": "capture",

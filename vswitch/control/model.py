@@ -134,6 +134,79 @@ class PolicyInfo(msgspec.Struct, frozen=True, kw_only=True):
     lasts: bool
 
 
+class TraceRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frame in hex, without FCS, that comes in by a port."""
+
+    port: str
+    frame: str
+
+
+Step = Literal["port", "vlan", "addresses", "policy", "learn", "look_up", "egress"]
+
+
+class TraceStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done in turn, and what it went by."""
+
+    step: Step
+    text: str
+
+
+class TraceEgress(msgspec.Struct, frozen=True, kw_only=True):
+    """A port that the frame is queued at, as it leaves there (hex), or dropped for a reason; `tag` is its tag's VID."""
+
+    port: str
+    tag: int | None
+    mirror: bool
+    reason: str | None
+    frame: str
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of a frame: the steps, and the ports it goes to. `reason` is why it goes to none."""
+
+    port: str
+    forwarded: bool
+    reason: str | None
+    steps: list[TraceStep]
+    egress: list[TraceEgress]
+
+
+class FlowsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Flows of the last so many seconds, that came in by or went to a port or endpoint; None: all."""
+
+    since_s: float | None = None
+    port: str | None = None
+
+
+class FlowInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What came in by a port with the same addresses, VLAN tag and protocol, and what became of it, by port and reason.
+
+    `service` is the lower of two TCP or UDP ports; times are since 1970.
+    """
+
+    port: str
+    source: str
+    destination: str
+    vlan: int | None
+    protocol: str
+    source_ip: str | None
+    destination_ip: str | None
+    service: int | None
+    frames: int
+    bytes: int
+    first_s: float
+    last_s: float
+    forwarded: dict[str, int]
+    drops: dict[str, int]
+
+
+class FlowsInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The flows, the last one heard first; `others` are frames of those that were too many."""
+
+    flows: list[FlowInfo]
+    others: int
+
+
 class PinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A station that is behind a port whatever is heard; no VLAN: the port's own."""
 

@@ -108,6 +108,10 @@ DETACH = Operation("DELETE", "/endpoints/{name}", model.Nothing, "Take an endpoi
 SET = Operation(
     "PATCH", "/ports/{name}", model.PolicyInfo, "Change what a port, or an endpoint, goes by", body=model.SetRequest
 )
+TRACE = Operation("POST", "/trace", model.Trace, "What would become of a frame", body=model.TraceRequest)
+FLOWS = Operation(
+    "GET", "/flows", model.FlowsInfo, "Who talked to whom, and what became of it", query=model.FlowsRequest
+)
 PIN = Operation("POST", "/macs", model.Nothing, "Have a station be behind a port", body=model.PinRequest)
 FORGET = Operation("DELETE", "/macs/{mac}", model.Dropped, "Drop what is known of a station", query=model.ForgetRequest)
 FLUSH = Operation("DELETE", "/macs", model.Dropped, "Drop what was learned", query=model.FlushRequest)
@@ -125,7 +129,7 @@ RELOAD = Operation(
 
 OPERATIONS: tuple[Operation[Any], ...] = (
     *(DOCUMENT, STATUS, PORTS, MACS, VLANS, ENDPOINTS, EVENTS, FOLLOW_EVENTS, FAILURES),
-    *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST),
+    *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST, TRACE, FLOWS),
     *(ATTACH, DETACH, SET, PIN, FORGET, FLUSH, PARTITIONS, PART, HEAL, SAVED, RELOAD),
 )
 

@@ -1,5 +1,6 @@
 """The flight recorder of a running switch, and what is written out of it."""
 
+import time
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
@@ -8,17 +9,22 @@ import trio
 from vswitch import heap, units
 from vswitch.control.capture_requests import CaptureRequest
 from vswitch.control.captures import Matches, find_filter
+from vswitch.control.flows import flow_info
+from vswitch.control.model import FlowsInfo
 from vswitch.edges.capture import UNBOUNDED, Budget, Capture
+from vswitch.edges.flows import Flows
 from vswitch.edges.recorder import Recorder
 from vswitch.errors import InputError, RefusedError
 from vswitch.ports.port import SwitchPort
 from vswitch.ports.ports import Ports
+from vswitch.values import endpoint_of
 from vswitch.version import __version__
 
 MIB = 2**20
 SIZE_DEFAULT = 256 * MIB
 SIZE_MIN, SIZE_MAX = 2**20, 2**36
 AGE_MAX_S = 1e6
+PORTION_FLOWS = 256
 
 
 class RecordLimits(NamedTuple):
@@ -95,6 +101,24 @@ class Recording:
                     yield piece.blocks
             await trio.lowlevel.checkpoint()
         yield capture.trailer(time_ns)
+
+    async def flows(self, since_s: float | None = None, port: str | None = None) -> FlowsInfo:
+        """Who talked to whom, in the last so many seconds, and by a port or endpoint; the last one heard first."""
+        self._ports.watchers.tell()
+        since_ns = 0 if since_s is None else time.time_ns() - int(since_s * 1e9)
+        flows = Flows()
+        for segment in list(self._recorder.segments):
+            flows.take(segment.entries, since_ns)
+            await trio.lowlevel.checkpoint()
+        names = {serial: it.name for serial, it in self._names.items()}
+        found = []
+        for number, flow in enumerate(sorted(flows.flows, key=lambda flow: -flow.last_ns), 1):
+            info = flow_info(flow, names)
+            if port is None or any(port in (name, endpoint_of(name)) for name in (info.port, *info.forwarded)):
+                found.append(info)
+            if number % PORTION_FLOWS == 0:
+                await trio.lowlevel.checkpoint()
+        return FlowsInfo(flows=found, others=flows.others)
 
     def told(self) -> None:
         oldest = self._recorder.segments[0].number if self._recorder.segments else self._recorder.taken

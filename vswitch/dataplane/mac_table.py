@@ -66,6 +66,19 @@ class MacTable:
         self._hand: i64 = 0
         self._held: vec[i64] = vec[i64]()  # entries a port holds, by port index
 
+    def copy(self) -> "MacTable":
+        """Another one with the same entries."""
+        copied = MacTable(self.capacity, self.ageing, 0)
+        copied.count = self.count
+        copied.moves = self.moves
+        copied.evictions = self.evictions
+        copied._slots = self._slots[:]
+        copied._factor_low = self._factor_low
+        copied._factor_high = self._factor_high
+        copied._hand = self._hand
+        copied._held = self._held[:]
+        return copied
+
     def learn(self, key: i64, place: i64, now: i64) -> bool:
         """`key` was heard at `now` on a port: add, refresh or move its entry.
 
@@ -132,6 +145,10 @@ class MacTable:
         if self._slots[2 * slot] != key or now - (value >> TIME_SHIFT) >= self.ageing:
             return NO_PORT
         return value & PORT_MASK
+
+    def age(self, key: i64, now: i64) -> i64:
+        """How long ago a station that is known was heard, in milliseconds; below zero for a static entry."""
+        return now - (self._slots[2 * self._probe(key) + 1] >> TIME_SHIFT)
 
     def held(self, port: i64) -> i64:
         """How many entries were learned on `port`; some of them may have aged out."""

@@ -63,6 +63,16 @@ class Limiter:
         self._bits = self._bits_max
         self._filled: i64 = 0
 
+    def copy(self) -> "Limiter":
+        """Another one in the same state."""
+        copied = Limiter(self.frames_per_s, self.bits_per_s, 0)
+        copied._frames_max = self._frames_max
+        copied._bits_max = self._bits_max
+        copied._frames = self._frames
+        copied._bits = self._bits
+        copied._filled = self._filled
+        return copied
+
     def passes(self, length: i64, now: i64) -> bool:
         """Whether a frame of `length` bytes is within the limit; if so, it is counted."""
         elapsed: i64 = min(now - self._filled, ELAPSED_MAX_MS)
@@ -94,6 +104,22 @@ class IngressPolicy:
         self.multicast: Limiter | None = None
         self.unknown: Limiter | None = None
         self._expired: i64 = 0
+
+    def copy(self) -> "IngressPolicy":
+        """Another one in the same state."""
+        copied = IngressPolicy()
+        copied.closed = self.closed
+        copied.frame_max = self.frame_max
+        copied.limit = _copy(self.limit)
+        copied.macs = self.macs
+        copied.guard = self.guard
+        copied.locked = self.locked
+        copied.macs_max = self.macs_max
+        copied.broadcast = _copy(self.broadcast)
+        copied.multicast = _copy(self.multicast)
+        copied.unknown = _copy(self.unknown)
+        copied._expired = self._expired
+        return copied
 
     def check_frame(self, length: i64, now: i64) -> i64:
         """Why a frame may not come in, by its size alone, or PASSED."""
@@ -141,6 +167,12 @@ class IngressPolicy:
 
     def _may_send(self, src: i64) -> bool:
         return any(mac == src for mac in self.macs)
+
+
+def _copy(limit: Limiter | None) -> Limiter | None:
+    if limit is None:
+        return None
+    return limit.copy()
 
 
 @final

@@ -26,6 +26,10 @@ class Registry:
         """The port with a data plane index, if there is one."""
         return self._by_index.get(index)
 
+    def named(self, name: str) -> SwitchPort | None:
+        """The port with a name, if there is one."""
+        return self._by_name.get(name)
+
     def check_free(self, name: str) -> None:
         """Raises InputError for a name that is taken."""
         if name in self._by_name:

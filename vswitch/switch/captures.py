@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import trio
 
-from vswitch.control import captures
+from vswitch.control import captures, model
 from vswitch.control.capture_requests import CaptureRequest, FileRequest
 from vswitch.control.captures import LiveCapture, Matches
 from vswitch.control.recording import Recording, RecordLimits
@@ -82,6 +82,13 @@ class Captures:
     ) -> AsyncGenerator[bytes, None]:
         """What the flight recorder has since a `moment`, as pcapng. Raises RefusedError if there is none."""
         return self._recorder().stream(request, matches, since)
+
+    async def flows(self, since_s: float | None = None, port: str | None = None) -> model.FlowsInfo:
+        """Who talked to whom, in the last so many seconds, by a port or endpoint; the last one heard first.
+
+        Raises RefusedError if there is no flight recorder.
+        """
+        return await self._recorder().flows(since_s, port)
 
     def moment(self) -> int:
         """Now, for `recorded`. Raises RefusedError if there is no flight recorder."""

@@ -90,10 +90,10 @@ class Policies:
                 raise self._missing(name)
 
     def _port(self, name: str) -> SwitchPort:
-        for port in self._ports:
-            if port.name == name:
-                return port
-        raise self._missing(name)
+        port = self._ports.named(name)
+        if port is None:
+            raise self._missing(name)
+        return port
 
     def _missing(self, name: str) -> MissingError:
         known = ", ".join(dict.fromkeys([*self._attachments, *(port.name for port in self._ports)])) or "none"

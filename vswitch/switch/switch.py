@@ -11,12 +11,13 @@ from typing import Self
 
 import trio
 
-from vswitch.control import answers, api, config, model
+from vswitch.control import answers, api, config, model, tracing
 from vswitch.control.captures import BUDGET_DEFAULT, check_budget
 from vswitch.control.recording import RecordLimits, check_fits
 from vswitch.dataplane import compiled
 from vswitch.endpoints.processes import PeerProcesses
 from vswitch.endpoints.url import EndpointConfig
+from vswitch.errors import MissingError
 from vswitch.ports import forwarding
 from vswitch.ports.events import Events
 from vswitch.ports.port import now_ms
@@ -196,6 +197,17 @@ class VSwitch:
     async def macs(self) -> list[model.MacInfo]:
         """The MAC table, by VLAN and address."""
         return await self.stations.macs()
+
+    def trace(self, port: str, frame: bytes) -> model.Trace:
+        """What would become of a frame that came in by a port; nothing is sent, learned or counted.
+
+        Raises InputError if there is none of that name.
+        """
+        found = self._ports.named(port)
+        if found is None:
+            there_are = ", ".join(each.name for each in self._ports) or "none"
+            raise MissingError(f"there is no port {port!r}; there are {there_are}")
+        return tracing.trace(self._ports, found, frame, now_ms())
 
     def vlans(self) -> list[model.VlanInfo]:
         """The VLANs that ports have by their policies."""

@@ -50,6 +50,7 @@ class Api:
             operations.CAPTURE_TO_FILES: trio.CapacityLimiter(inf),
             operations.FOLLOW_EVENTS: trio.CapacityLimiter(inf),
             operations.RECORDING: trio.CapacityLimiter(RECORDINGS_MAX),
+            operations.FLOWS: trio.CapacityLimiter(RECORDINGS_MAX),
         }
         resources: dict[str, dict[str, _Method]] = {}
         for operation, handler in self.handlers.items():

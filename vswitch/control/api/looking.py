@@ -4,6 +4,7 @@ from typing import Any
 
 from vswitch.control import answers, model, openapi, operations
 from vswitch.control.api.handlers import Asked, Handlers, Switch
+from vswitch.errors import InputError
 from vswitch.ports.event import Event
 
 
@@ -21,6 +22,8 @@ class Looking:
             operations.VLANS: self._vlans,
             operations.ENDPOINTS: self._endpoints,
             operations.EVENTS: self._events,
+            operations.TRACE: self._trace,
+            operations.FLOWS: self._flows,
             operations.FAILURES: self._failures,
         }
 
@@ -47,6 +50,20 @@ class Looking:
         query: model.EventsRequest = asked.query
         events = self._switch.events.kept(query.since)
         return [event for event in events if not query.code or event.code in query.code]
+
+    async def _trace(self, asked: Asked) -> model.Trace:
+        wanted: model.TraceRequest = asked.body
+        try:
+            frame = bytes.fromhex(wanted.frame)
+        except ValueError:
+            raise InputError(f"{wanted.frame[:40]!r} is no frame in hex") from None
+        return self._switch.trace(wanted.port, frame)
+
+    async def _flows(self, asked: Asked) -> model.FlowsInfo:
+        query: model.FlowsRequest = asked.query
+        if query.port is not None:
+            self._switch.policies.check_known([query.port])
+        return await self._switch.captures.flows(query.since_s, query.port)
 
     async def _failures(self, asked: Asked) -> list[model.FailureInfo]:
         return [answers.failure_info(failure) for failure in self._switch.failures.kept()]

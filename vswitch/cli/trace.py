@@ -1,0 +1,34 @@
+"""`vswitch trace`: what a running switch would do with a frame, and why."""
+
+import click
+import msgspec
+
+from vswitch.cli import frame_argument
+from vswitch.cli.frame_text import describe
+from vswitch.cli.names import complete_port
+from vswitch.cli.options import asks_switch
+from vswitch.cli.output import say
+from vswitch.control import client, operations
+from vswitch.control.model import TraceRequest
+
+
+@click.command()
+@click.argument("port", shell_complete=complete_port)
+@click.argument("frame", nargs=-1, required=True)
+@asks_switch
+def trace(port: str, frame: tuple[str, ...], name: str | None, as_json: bool) -> None:
+    """Say what would become of a frame that came in by a port.
+
+    FRAME is hex, @FILE.pcap (or @FILE.pcap:3), or words: 52:54:00:00:00:01 > broadcast vlan 10 arp. Nothing is sent,
+    learned or counted.
+    """
+    data = frame_argument.read(" ".join(frame))
+    found = client.call(client.find(name), operations.TRACE, body=TraceRequest(port=port, frame=data.hex()))
+    if as_json:
+        say(msgspec.json.encode(found).decode())
+        return
+    say(describe(data, len(data)))
+    for step in found.steps:
+        say(f"  {step.step:<9}  {step.text}")
+    reached = [one.port for one in found.egress if one.reason is None and not one.mirror]
+    say(f"forwarded to {', '.join(reached)}" if found.forwarded else f"dropped: {found.reason}")
