@@ -34,6 +34,7 @@ PORT_SHAPE = {
     "drops": {},
     "queued_frames": int,
     "queued_bytes": int,
+    "macs": int,
 }
 MAC_SHAPE = {"mac": str, "vlan": int, "port": str, "age_s": float, "static": bool}
 STATUS_SHAPE: dict[str, Any] = {

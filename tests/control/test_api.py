@@ -300,11 +300,11 @@ async def test_a_client_that_reads_nothing_is_hung_up_on(path: str, target: str,
         assert switch.failures.total == 0
 
 
-async def follow(path: str, query: str = "") -> trio.SocketStream:
-    """A connection on which events come; all of its head is read, up to the comment that the stream begins with."""
+async def follow(path: str, query: str = "", first: bytes = b":\n\n") -> trio.SocketStream:
+    """A connection on which events come; it is read as far as `first`, usually the comment that it begins with."""
     stream = await trio.open_unix_socket(path)
     await stream.send_all(f"GET /v1/events/stream{query} HTTP/1.1\r\nhost: vswitch\r\n\r\n".encode())
-    await receive_until(stream, b":\n\n")
+    await receive_until(stream, first)
     return stream
 
 

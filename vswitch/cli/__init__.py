@@ -25,6 +25,8 @@ COMMANDS = {  # and the file of each
     "vlans": "show",
     "events": "events",
     "flows": "flows",
+    "top": "top",
+    "metrics": "show",
     "trace": "trace",
     "failures": "show",
     "capture": "capture",

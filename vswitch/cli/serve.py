@@ -56,6 +56,7 @@ T = TypeVar("T")
 )
 @click.option("--capture-memory", metavar="SIZE", help="What all captures may hold together. [default: 64MiB]")
 @click.option("--record", metavar="LIMIT", help="Keep what passed last in memory, for dump: 60s or 64MiB.")
+@click.option("--metrics", metavar="ADDRESS", help="Answer Prometheus there, as on 127.0.0.1:9160.")
 @click.option("--ready-fd", metavar="N", type=int, help="Write 'ready' to this descriptor when guests can connect.")
 def serve(
     urls: tuple[str, ...],
@@ -66,6 +67,7 @@ def serve(
     capture_file: str | None,
     capture_memory: str | None,
     record: str | None,
+    metrics: str | None,
     ready_fd: int | None,
 ) -> None:
     """Run a switch that guests plug into by URL.
@@ -82,6 +84,7 @@ def serve(
         capture=capture_file,
         capture_memory=_capture_memory(capture_memory),
         record=_record(record),
+        metrics=_metrics(metrics),
         endpoints=tuple(parse(url) for url in urls),
     )
     wanted = _configuration(said, config_file)
@@ -132,6 +135,8 @@ class _Running:
                 await switch.captures.write(
                     FileRequest(path=wanted.capture), await switch.captures.prepare(CaptureRequest())
                 )
+            if wanted.metrics is not None:
+                log.info("metrics: %s", await switch.serve_metrics(wanted.metrics))
             attached = await switch.configuration.begin(wanted, read)
             self._begun.set()
             version = await trio.to_thread.run_sync(self._qemu_version.get, QEMU_ANSWER_S, abandon_on_cancel=True)
@@ -176,6 +181,7 @@ def _configuration(said: SwitchConfig, config_file: str | None) -> SwitchConfig:
         capture=capture,
         capture_memory=_first(said.capture_memory, read.capture_memory, captures.BUDGET_DEFAULT),
         record=said.record or read.record,
+        metrics=said.metrics or read.metrics,
         endpoints=_endpoints(read.endpoints, said.endpoints) or _default_endpoints(name),
     )
 
@@ -244,6 +250,13 @@ def _record(text: str | None) -> RecordLimits | None:
         return None if text is None else read_limits(text)
     except InputError as error:
         raise InputError(f"--record: {error}") from None
+
+
+def _metrics(text: str | None) -> str | None:
+    try:
+        return None if text is None else configuration.check_address(text)
+    except InputError as error:
+        raise InputError(f"--metrics: {error}") from None
 
 
 def _fitting(limits: RecordLimits | None, where: str) -> RecordLimits | None:

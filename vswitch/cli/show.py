@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import click
+import msgspec
 
 from vswitch.cli import table
-from vswitch.cli.options import asks_switch
+from vswitch.cli.options import asks_switch, names_switch
 from vswitch.cli.output import say
 from vswitch.cli.table import Column
 from vswitch.control import client, model, operations
@@ -34,6 +35,20 @@ FAILURE_COLUMNS = (
     Column("ERROR", 3, wraps=True),
 )
 
+INTERNALS = {
+    "polls": "polls for what is ready",
+    "frames_joined": "frames joined that reads had cut",
+    "runs_rebuilt": "runs rebuilt for another tag",
+    "runs_copied": "runs copied as a link was full",
+    "segments_made": "segments made of small runs",
+    "batches_bounded": "batches ended as much was queued",
+    "sources_waited": "sources that waited for a port",
+    "evictions": "stations evicted",
+    "expiries": "stations expired",
+    "queued_bytes": "bytes queued",
+    "queued_bytes_peak": "bytes queued at most, of late",
+}
+
 T = TypeVar("T")
 
 
@@ -43,9 +58,16 @@ def _lists(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
+@click.option("--internals", is_flag=True, help="How often the data plane took its rare paths, when it is slow.")
 @asks_switch
-def status(name: str | None, as_json: bool) -> None:
+def status(name: str | None, as_json: bool, internals: bool) -> None:
     """Say how a switch is doing."""
+    if internals:
+        counted = _ask(name, operations.INTERNALS, as_json)
+        if counted is not None:
+            rows = [(field, f"{count:,}") for field, count in msgspec.structs.asdict(counted).items()]
+            table.show_facts([(INTERNALS[field], count) for field, count in rows])
+        return
     shown = _ask(name, operations.STATUS, as_json)
     if shown is None:
         return
@@ -115,6 +137,13 @@ def vlans(name: str | None, as_json: bool, wide: bool) -> None:
         return
     rows = [(str(vlan.vlan), ", ".join(vlan.untagged) or "-", ", ".join(vlan.tagged) or "-") for vlan in shown]
     table.show(VLAN_COLUMNS, rows, wide)
+
+
+@click.command()
+@names_switch
+def metrics(name: str | None) -> None:
+    """Print the counters as Prometheus reads them."""
+    say(client.ask(client.find(name), operations.METRICS).decode().removesuffix("\n"))
 
 
 @click.command()

@@ -8,11 +8,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from vswitch.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 UNBOUNDED = 10**9  # a width, for rich, which has to have one
 BETWEEN = 2  # blanks between two columns, as rich puts them
@@ -32,14 +35,30 @@ class Column(NamedTuple):
 
 def show(columns: Sequence[Column], rows: Sequence[Sequence[str]], wide: bool = False) -> None:
     """Print a table, with all its columns if `wide`."""
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    cells = list(zip(*([column.head for column in columns], *rows), strict=True))
+    from rich.console import Console
+
+    terminal = is_terminal()
     width = shutil.get_terminal_size().columns if terminal and not wide else UNBOUNDED
-    widths = _fit(columns, cells, width)
-    _print([(columns[at], cells[at], widths[at]) for at in sorted(widths)], terminal)
-    if left_out := [column.head for at, column in enumerate(columns) if at not in widths]:
+    table, left_out = made(columns, rows, width)
+    printed = io.StringIO()
+    Console(file=printed, force_terminal=terminal, width=UNBOUNDED, highlight=False).print(table)
+    say("\n".join(line.rstrip() for line in printed.getvalue().splitlines()))
+    if left_out:
         said = f"No room for {', '.join(left_out)}; --wide shows all."
         say(textwrap.fill(said, width, break_long_words=False, break_on_hyphens=False))
+
+
+def is_terminal() -> bool:
+    """Whether a person sees what is printed."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def made(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> "tuple[Table, list[str]]":
+    """A table that fits a terminal's width, and the heads of the columns that it has no room for."""
+    cells = list(zip(*([column.head for column in columns], *rows), strict=True))
+    widths = _fit(columns, cells, width)
+    left_out = [column.head for at, column in enumerate(columns) if at not in widths]
+    return _table([(columns[at], cells[at], widths[at]) for at in sorted(widths)]), left_out
 
 
 def show_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -77,8 +96,7 @@ def _width(text: str) -> int:
     return cell_len(text)
 
 
-def _print(columns: Sequence[tuple[Column, Sequence[str], int]], terminal: bool) -> None:
-    from rich.console import Console
+def _table(columns: Sequence[tuple[Column, Sequence[str], int]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -88,6 +106,4 @@ def _print(columns: Sequence[tuple[Column, Sequence[str], int]], terminal: bool)
         table.add_column(column.head, justify="right" if column.right else "left", width=width, overflow="fold")
     for row in zip(*(texts[1:] for _, texts, _ in columns), strict=True):
         table.add_row(*map(Text, row))
-    printed = io.StringIO()
-    Console(file=printed, force_terminal=terminal, width=UNBOUNDED, highlight=False).print(table)
-    say("\n".join(line.rstrip() for line in printed.getvalue().splitlines()))
+    return table

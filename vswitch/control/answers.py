@@ -9,6 +9,7 @@ from vswitch.control.model import (
     Action,
     ChangeInfo,
     FailureInfo,
+    Internals,
     MacInfo,
     PartitionInfo,
     PortInfo,
@@ -18,6 +19,7 @@ from vswitch.control.model import (
 )
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.frame import PREFIX
+from vswitch.dataplane.mac_table import MacTable
 from vswitch.dataplane.port import Port
 from vswitch.ports.partition import Partition
 from vswitch.ports.policy import Policy, shown_vlan, table_vlan
@@ -55,7 +57,7 @@ def failure_info(failure: Failure) -> FailureInfo:
     )
 
 
-def port_info(port: SwitchPort) -> PortInfo:
+def port_info(port: SwitchPort, table: MacTable) -> PortInfo:
     counters = port.port
     return PortInfo(
         name=port.name,
@@ -71,6 +73,24 @@ def port_info(port: SwitchPort) -> PortInfo:
         drops=_drops([counters]),
         queued_frames=counters.queued_frames,
         queued_bytes=counters.queued_bytes - PREFIX * counters.queued_frames,
+        macs=table.held(counters.index),
+    )
+
+
+def internals(ports: Ports) -> Internals:
+    table, bridge, loop = ports.table, ports.bridge, ports.loop
+    return Internals(
+        polls=loop.polls,
+        frames_joined=bridge.joined,
+        runs_rebuilt=bridge.rebuilt,
+        runs_copied=bridge.pool.copied,
+        segments_made=bridge.pool.segments,
+        batches_bounded=loop.bounded,
+        sources_waited=loop.waits,
+        evictions=table.evictions,
+        expiries=table.expiries,
+        queued_bytes=bridge.pool.used,
+        queued_bytes_peak=bridge.pool.peak,
     )
 
 

@@ -12,7 +12,7 @@ from vswitch.errors import RefusedError
 from vswitch.ports.policy import Policy
 
 # Of [switch], what a switch keeps as long as it runs.
-FIXED = ("name", "table_size", "capture", "capture_memory", "record")
+FIXED = ("name", "table_size", "capture", "capture_memory", "record", "metrics")
 
 
 class Attach(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ class SwitchConfig(msgspec.Struct, frozen=True, kw_only=True):
     capture: str | None = None  # a path
     capture_memory: int | None = None  # bytes
     record: RecordLimits | None = None
+    metrics: str | None = None  # an address
     endpoints: tuple[EndpointConfig, ...] = ()
 
 
@@ -50,6 +51,15 @@ def check_table_size(entries: int) -> int:
     if not 1 <= entries <= TABLE_SIZE_MAX:
         raise InputError(f"a table size of {shown(entries)} is out of range; 1 to {TABLE_SIZE_MAX} entries")
     return entries
+
+
+def check_address(address: str) -> str:
+    """An address to listen on. Raises InputError."""
+    try:
+        parse(f"tcp://{address}")
+    except InputError:
+        raise InputError(f"{address[:80]!r} is no address; write it like 127.0.0.1:9160") from None
+    return address
 
 
 def read(path: str, *, whole: bool = False) -> SwitchConfig:
@@ -113,6 +123,7 @@ SWITCH = {
     "capture_memory": Parameter(
         lambda text: check_budget(units.size(text)), SIZE, "What all captures may hold together."
     ),
+    "metrics": Parameter(check_address, TEXT, "Answer Prometheus on this address."),
     "record": Parameter(read_limits, TEXT, "Keep what passed last in memory, for dump: 60s or 64MiB."),
 }
 # Of each: its field in SwitchConfig, its type, and how to write it.
@@ -123,6 +134,7 @@ _WRITTEN: dict[str, tuple[str, type, str]] = {
     "capture": ("capture", str, 'capture = "lan.pcapng"'),
     "capture_memory": ("capture_memory", str, 'capture_memory = "64MiB"'),
     "record": ("record", str, 'record = "60s"'),
+    "metrics": ("metrics", str, 'metrics = "127.0.0.1:9160"'),
 }
 
 

@@ -34,6 +34,7 @@ class PortInfo(msgspec.Struct, frozen=True, kw_only=True):
     drops: dict[str, int]
     queued_frames: int
     queued_bytes: int
+    macs: int
 
 
 class MacInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +94,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     failures: int = 0
     totals: Totals
+
+
+class Internals(msgspec.Struct, frozen=True, kw_only=True):
+    """How often the data plane took its rare paths: what to look at when a switch is slow."""
+
+    polls: int
+    frames_joined: int
+    runs_rebuilt: int
+    runs_copied: int
+    segments_made: int
+    batches_bounded: int
+    sources_waited: int
+    evictions: int
+    expiries: int
+    queued_bytes: int
+    queued_bytes_peak: int
 
 
 class FailureInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ CAPTURE_HEADER = "vswitch-capture"  # a capture's number, to end it by
 JSON = "application/json"
 PCAPNG = "application/x-pcapng"
 TOML = "application/toml"
+PROMETHEUS = "text/plain; version=0.0.4"
 SSE = "text/event-stream"  # server-sent events, of the HTML standard
 
 Q = TypeVar("Q", bound=msgspec.Struct)
@@ -80,6 +81,10 @@ EVENTS = Operation("GET", "/events", list[Event], "What happened, and what is wr
 FOLLOW_EVENTS = Operation(
     "GET", "/events/stream", bytes, "The same, and then what comes, as it comes", query=EventsRequest, media=SSE
 )
+METRICS = Operation(
+    "GET", "/metrics", bytes, "The counters as Prometheus reads them", media=PROMETHEUS, is_of_all_versions=True
+)
+INTERNALS = Operation("GET", "/internals", model.Internals, "How often the data plane took its rare paths")
 FAILURES = Operation("GET", "/failures", list[model.FailureInfo], "What has failed beside forwarding")
 CAPTURE = Operation("GET", "/capture", bytes, "Frames as they come", query=CaptureRequest, media=PCAPNG)
 CAPTURE_TO_FILES = Operation(
@@ -128,7 +133,7 @@ RELOAD = Operation(
 )
 
 OPERATIONS: tuple[Operation[Any], ...] = (
-    *(DOCUMENT, STATUS, PORTS, MACS, VLANS, ENDPOINTS, EVENTS, FOLLOW_EVENTS, FAILURES),
+    *(DOCUMENT, STATUS, PORTS, MACS, VLANS, ENDPOINTS, EVENTS, FOLLOW_EVENTS, METRICS, INTERNALS, FAILURES),
     *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST, TRACE, FLOWS),
     *(ATTACH, DETACH, SET, PIN, FORGET, FLUSH, PARTITIONS, PART, HEAL, SAVED, RELOAD),
 )

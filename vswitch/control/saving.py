@@ -39,6 +39,7 @@ def _switch(switch: SwitchConfig) -> Iterator[tuple[str, str]]:
         ("table_size", switch.table_size),
         ("capture", None if switch.capture is None else _readable(os.path.abspath(switch.capture))),
         ("capture_memory", None if switch.capture_memory is None else f"{switch.capture_memory}B"),
+        ("metrics", switch.metrics),
         ("record", None if switch.record is None else _limits(switch.record)),
     ):
         if value is not None:

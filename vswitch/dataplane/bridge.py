@@ -84,6 +84,8 @@ class Bridge:
         self.active: list[Port] = []  # the ports that are up: where a flood goes
         self.dirty: list[Port] = []  # the ports with something to flush
         self.copies: i64 = 0
+        self.joined: i64 = 0  # frames that were cut by the end of a chunk, and joined
+        self.rebuilt: i64 = 0  # runs that got another tag, or lost theirs
         self.journal = Journal()
         self.gone = Port(-1, pool)  # the sum of the counters of removed ports, and what strangers sent
         self.free: list[int] = []  # indices of removed ports
@@ -430,6 +432,7 @@ class Bridge:
 
     def _queue_rebuilt(self, egress: Port, rebuilt: Run, run: Run) -> None:
         """Queue what a run has become; some of its frames may have grown too long."""
+        self.rebuilt += 1
         first = self.journal.current
         missing = run.frames - rebuilt.frames
         self._drop_too_long(egress, run.chunk, run.start, run.end, FRAME_MAX - TAG, missing)

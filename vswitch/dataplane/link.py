@@ -141,6 +141,7 @@ class StreamLink(Link):
         frame = partial.getvalue()
         self._partial = BytesWriter()
         self._partial_size = 0
+        self.bridge.joined += 1
         self.bridge.ingress(self.port, frame, 0, now)
         return end
 

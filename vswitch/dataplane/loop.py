@@ -46,6 +46,8 @@ class Loop:
         self.lost: list[Link] = []
         self.callers: list[SharedSocket] = []
         self.failures: list[Exception] = []
+        self.bounded: i64 = 0  # batches of reads that ended as they had queued a lot
+        self.waits: i64 = 0  # times that a source was not read, as a port was pressed by it
         self.polls: i64 = 0
         self._sources: list[Source | None] = []  # by descriptor
         self._masks: list[int] = []  # what epoll watches each descriptor for
@@ -165,6 +167,8 @@ class Loop:
                         self._wait(source, pressed, now)
                     if source.lost is not None and isinstance(source, Link):
                         self._lose(source)
+            if pool.used >= full:
+                self.bounded += 1
             pool.peak = max(pool.peak, pool.used)
             self._flush(deadline, now)
             journal.hand_on()
@@ -227,6 +231,7 @@ class Loop:
         if source.patient and source.lost is None:
             source.waits_for = pressed
             source.waits_until = now + WAIT_MS
+            self.waits += 1
             self.waiting.append(source)
             self._watch(source.fd)
 

@@ -58,6 +58,7 @@ class MacTable:
         self.moves: i64 = 0
         self._moved: vec[i64] = vec[i64]([0] * (2 * MOVES_KEPT))  # keys, and the ports they left and have
         self.evictions: i64 = 0
+        self.expiries: i64 = 0
         self._shift: i64 = 32 - bits
         self._mask: i64 = (i64(1) << bits) - 1
         self._slots: vec[i64] = vec[i64]([0] * (2 << bits))
@@ -164,7 +165,9 @@ class MacTable:
     def expire(self, now: i64) -> None:
         """Give back the room of entries that have aged out."""
         if self.count > 0:
+            before = self.count
             self._sweep(NO_PORT, now - self.ageing)
+            self.expiries += before - self.count
 
     def live(self, now: i64) -> i64:
         """How many entries have not aged out."""

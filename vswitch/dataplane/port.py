@@ -51,6 +51,8 @@ class QueuePool:
         self.size = size
         self.used: i64 = 0
         self.peak: i64 = 0
+        self.segments: i64 = 0  # runs made of small ones that were copied together
+        self.copied: i64 = 0  # runs that were copied out of their chunks, as they wait for a full link
 
 
 @final
@@ -148,6 +150,7 @@ class Port:
             self._seal()
         if self.blocked and 2 * size < len(chunk):
             self._runs.append(Run(chunk[start:end], 0, size, frames))
+            self.pool.copied += 1
         else:
             self._runs.append(Run(chunk, start, end, frames))
         return frames
@@ -250,6 +253,7 @@ class Port:
     def _seal(self) -> None:
         """Make a run of the scatter buffer."""
         joined = self._scatter.getvalue()
+        self.pool.segments += 1
         self._runs.append(Run(joined, 0, len(joined), self._scatter_frames))
         self._scatter_frames = 0
         if len(joined) > SCATTER_KEPT:

@@ -23,6 +23,7 @@ class Events:
 
     def __init__(self) -> None:
         self._number = 0
+        self.counts = dict.fromkeys(KINDS, 0)  # of each code, those that were left out included
         self._kept: dict[str, deque[Event]] = {code: deque(maxlen=KEPT) for code in KINDS}
         self._limits: OrderedDict[tuple[str, str], _Limit] = OrderedDict()
         self._news = trio.Event()
@@ -30,6 +31,7 @@ class Events:
     def say(self, code: str, subject: str, text: str, *, ports: Iterable[str] = (), mac: str | None = None) -> None:
         """Something happened: log, keep and tell it, unless its subject has caused the same just before."""
         kind = KINDS[code]
+        self.counts[code] += 1
         repeats = self._repeats(code, subject, kind.period_s)
         if repeats is None:
             return

@@ -48,7 +48,7 @@ class Attachment:
     @property
     def ports(self) -> list[model.PortInfo]:
         """The endpoint's ports as they are now."""
-        return [answers.port_info(port) for port in self._ports if port.endpoint == self.name]
+        return [answers.port_info(port, self._ports.table) for port in self._ports if port.endpoint == self.name]
 
     async def detach(self) -> None:
         """Take the endpoint out, with its ports; returns when nothing of it is left."""

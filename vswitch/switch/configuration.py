@@ -69,8 +69,9 @@ class Configuration:
 
         What was set on a single port of a listener, and partitions, are not in it.
         """
+        last = self._last
         switch = msgspec.structs.replace(
-            self._fixed, ageing_s=self._ports.table.ageing / 1000, capture=self._last.capture
+            self._fixed, ageing_s=self._ports.table.ageing / 1000, capture=last.capture, metrics=last.metrics
         )
         return saving.toml(switch, self._attachments.configs())
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -11,7 +12,8 @@ from typing import Self
 
 import trio
 
-from vswitch.control import answers, api, config, model, tracing
+from vswitch.control import answers, api, config, metrics, model, tracing
+from vswitch.control.api import metrics_server
 from vswitch.control.captures import BUDGET_DEFAULT, check_budget
 from vswitch.control.recording import RecordLimits, check_fits
 from vswitch.dataplane import compiled
@@ -188,7 +190,29 @@ class VSwitch:
 
     def ports(self) -> list[model.PortInfo]:
         """A snapshot of every port, in the order they came."""
-        return [answers.port_info(port) for port in self._ports]
+        return [answers.port_info(port, self._ports.table) for port in self._ports]
+
+    def internals(self) -> model.Internals:
+        """How often the data plane took its rare paths."""
+        return answers.internals(self._ports)
+
+    async def metrics(self) -> str:
+        """The counters as Prometheus reads them."""
+        return await metrics.metrics(self._ports, self.name, time.time() - trio.current_time() + self._started_s)
+
+    async def serve_metrics(self, address: str) -> str:
+        """Answer `GET /metrics` on a TCP address, like 127.0.0.1:9160, for as long as the switch runs; answers the URL.
+
+        Raises InputError and RefusedError.
+        """
+        url: str = await self._nursery.start(self._serve_metrics, address, name="the metrics socket")
+        return url
+
+    async def _serve_metrics(self, address: str, task_status: trio.TaskStatus[str]) -> None:
+        urls: list[str] = []
+        serve = partial(metrics_server.serve, self, address, urls)
+        what = "the metrics socket"
+        await contain_once_started(self.failures, what, serve, lambda: task_status.started(urls[0]), again=True)
 
     def endpoints(self) -> list[model.EndpointInfo]:
         """A snapshot of every endpoint, in the order they came."""

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from starlette.responses import Response
+
 from vswitch.control import answers, model, openapi, operations
 from vswitch.control.api.handlers import Asked, Handlers, Switch
+from vswitch.control.api.responses import Prompt
+from vswitch.control.operations import VERSION, VERSION_HEADER
 from vswitch.errors import InputError
 from vswitch.ports.event import Event
 
@@ -22,6 +26,8 @@ class Looking:
             operations.VLANS: self._vlans,
             operations.ENDPOINTS: self._endpoints,
             operations.EVENTS: self._events,
+            operations.METRICS: self._metrics,
+            operations.INTERNALS: self._internals,
             operations.TRACE: self._trace,
             operations.FLOWS: self._flows,
             operations.FAILURES: self._failures,
@@ -50,6 +56,13 @@ class Looking:
         query: model.EventsRequest = asked.query
         events = self._switch.events.kept(query.since)
         return [event for event in events if not query.code or event.code in query.code]
+
+    async def _metrics(self, asked: Asked) -> Response:
+        media = operations.METRICS.media
+        return Prompt(await self._switch.metrics(), headers={VERSION_HEADER: VERSION}, media_type=media)
+
+    async def _internals(self, asked: Asked) -> model.Internals:
+        return self._switch.internals()
 
     async def _trace(self, asked: Asked) -> model.Trace:
         wanted: model.TraceRequest = asked.body

@@ -63,7 +63,7 @@ class Listener(Endpoint):
     async def _listening(self) -> AsyncIterator[list[socket.socket]]:
         """TCP sockets, one for each address of a name, or an inherited socket."""
         with contextlib.ExitStack() as stack:
-            socks = [self.sock] if self.sock is not None else await _listen_tcp(self.config)
+            socks = [self.sock] if self.sock is not None else await listen_tcp(self.config)
             for sock in socks:
                 stack.enter_context(sock)
             if socks[0].family in (socket.AF_INET, socket.AF_INET6):
@@ -194,7 +194,8 @@ class Connected(Endpoint):
                 self.ports.remove(port)
 
 
-async def _listen_tcp(config: EndpointConfig) -> list[socket.socket]:
+async def listen_tcp(config: EndpointConfig) -> list[socket.socket]:
+    """Sockets that listen on all addresses of a name. Raises RefusedError."""
     socks = await inet.bind_all(config, socket.SOCK_STREAM)
     try:
         for sock in socks:
