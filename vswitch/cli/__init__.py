@@ -28,6 +28,7 @@ COMMANDS = {  # and the file of each
     "top": "top",
     "metrics": "show",
     "trace": "trace",
+    "log-level": "log_level",
     "failures": "show",
     "capture": "capture",
     "dump": "capture",

@@ -44,7 +44,7 @@ def complain(text: str) -> None:
 
 
 @contextmanager
-def in_background(log_format: str, date_format: str | None = None, level: int = logging.INFO) -> Iterator[None]:
+def in_background(log_format: logging.Formatter | str, level: int = logging.INFO) -> Iterator[None]:
     """Have threads write what is said and logged, and what anything else prints."""
     global _printed
     stdout, stderr = sys.stdout, sys.stderr
@@ -54,7 +54,8 @@ def in_background(log_format: str, date_format: str | None = None, level: int = 
         _printed = Outlet(stdout.fileno())
     if errors is not None:
         handler = OutletLog(errors)
-        logging.basicConfig(handlers=[handler], format=log_format, datefmt=date_format, level=level)
+        handler.setFormatter(logging.Formatter(log_format) if isinstance(log_format, str) else log_format)
+        logging.basicConfig(handlers=[handler], level=level)
         sys.stderr = _Text(errors)
     try:
         yield

@@ -3,8 +3,7 @@
 import fcntl
 import logging
 import os
-import socket
-from contextlib import suppress
+import time
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +12,8 @@ import click
 import trio
 
 from vswitch import units
-from vswitch.cli import process
+from vswitch.cli import log_format, process
+from vswitch.cli.activation import Passed, keep_watchdog, notify, watchdog_s
 from vswitch.cli.output import in_background, said, say
 from vswitch.cli.qemu_version import QemuVersion
 from vswitch.control import captures, client, runtime
@@ -57,6 +57,10 @@ T = TypeVar("T")
 @click.option("--capture-memory", metavar="SIZE", help="What all captures may hold together. [default: 64MiB]")
 @click.option("--record", metavar="LIMIT", help="Keep what passed last in memory, for dump: 60s or 64MiB.")
 @click.option("--metrics", metavar="ADDRESS", help="Answer Prometheus there, as on 127.0.0.1:9160.")
+@click.option("--log-format", "logs", type=click.Choice(["text", "json"]), default="text", help="How log lines look.")
+@click.option(
+    "--log-level", "level", type=click.Choice(list(log_format.LEVELS)), default="info", help="What is logged."
+)
 @click.option("--ready-fd", metavar="N", type=int, help="Write 'ready' to this descriptor when guests can connect.")
 def serve(
     urls: tuple[str, ...],
@@ -68,6 +72,8 @@ def serve(
     capture_memory: str | None,
     record: str | None,
     metrics: str | None,
+    logs: str,
+    level: str,
     ready_fd: int | None,
 ) -> None:
     """Run a switch that guests plug into by URL.
@@ -87,7 +93,8 @@ def serve(
         metrics=_metrics(metrics),
         endpoints=tuple(parse(url) for url in urls),
     )
-    wanted = _configuration(said, config_file)
+    passed = Passed(os.environ)
+    wanted = _configuration(said, config_file, passed)
     assert wanted.name is not None
     _check_descriptors([endpoint.fd for endpoint in wanted.endpoints if endpoint.scheme == "fd"], ready_fd)
     control = runtime.socket_path(f"{wanted.name}.ctl")
@@ -100,14 +107,14 @@ def serve(
     )
     qemu_version = QemuVersion()
     process.prepare()
-    read = None if config_file is None else partial(_configuration, said, config_file)
-    running = _Running(switch, control, ready_fd, qemu_version)
-    with in_background("%(asctime)s %(message)s", "%H:%M:%S"):
+    read = None if config_file is None else partial(_configuration, said, config_file, passed)
+    running = _Running(switch, control, passed.control, ready_fd, qemu_version)
+    with in_background(log_format.formatter(logs), log_format.LEVELS[level]):
         process.run(
             running.serve,
             wanted,
             read,
-            told=partial(_notify, "STOPPING=1"),
+            told=partial(notify, "STOPPING=1"),
             reload=None if read is None else running.reload,
         )
 
@@ -115,9 +122,17 @@ def serve(
 class _Running:
     """The switch while it runs."""
 
-    def __init__(self, switch: VSwitch, control: str, ready_fd: int | None, qemu_version: QemuVersion) -> None:
+    def __init__(
+        self,
+        switch: VSwitch,
+        control: str,
+        control_fd: int | None,
+        ready_fd: int | None,
+        qemu_version: QemuVersion,
+    ) -> None:
         self._switch = switch
         self._control = control
+        self._control_fd = control_fd
         self._ready_fd = ready_fd
         self._qemu_version = qemu_version
         self._begun = trio.Event()
@@ -127,7 +142,7 @@ class _Running:
         switch = self._switch
         async with switch, trio.open_nursery() as nursery:
             try:
-                await switch.serve_control(self._control)
+                await switch.serve_control(self._control, self._control_fd)
             except InUseError:
                 raise RefusedError(f"a switch {switch.name!r} runs already; give this one another --name") from None
             _warn_of_namesakes(Path(self._control))
@@ -146,9 +161,11 @@ class _Running:
             with trio.move_on_after(SAID_S):
                 await said()
             nursery.start_soon(_tell_starter, self._ready_fd)
+            if (period_s := watchdog_s()) is not None:
+                nursery.start_soon(keep_watchdog, period_s)
             await switch.told_to_stop()
             log.info("told to stop: stopping")
-            _notify("STOPPING=1")
+            notify("STOPPING=1")
             nursery.cancel_scope.cancel()
 
     async def reload(self) -> None:
@@ -157,21 +174,26 @@ class _Running:
 
     async def _reload(self) -> None:
         await self._begun.wait()
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             changes = await self._switch.configuration.reload()
         except VSwitchError as error:
             log.warning("reload: %s", error)
             return
+        finally:
+            notify("READY=1")
         lines = [line for change in changes for line in change.diff()]
         for line in lines or ["nothing changes"]:
             log.info("reload: %s", printable(line))
 
 
-def _configuration(said: SwitchConfig, config_file: str | None) -> SwitchConfig:
-    """What the command line says, or else the file, or else what is usual."""
+def _configuration(said: SwitchConfig, config_file: str | None, passed: Passed) -> SwitchConfig:
+    """What the command line says, or else the file, or what a service manager passed on, or else what is usual."""
     read = SwitchConfig() if config_file is None else configuration.read(config_file)
     name = check_name(_first(said.name, read.name, configuration.NAME_DEFAULT))
     capture = read.capture if said.capture is None else said.capture
+    endpoints = tuple(map(passed.resolve, _endpoints(read.endpoints, said.endpoints)))
+    endpoints += passed.others(endpoints)
     if capture == "-":
         raise InputError("capture to -: standard output has the lines to paste; use: vswitch capture -w -")
     return SwitchConfig(
@@ -182,7 +204,7 @@ def _configuration(said: SwitchConfig, config_file: str | None) -> SwitchConfig:
         capture_memory=_first(said.capture_memory, read.capture_memory, captures.BUDGET_DEFAULT),
         record=said.record or read.record,
         metrics=said.metrics or read.metrics,
-        endpoints=_endpoints(read.endpoints, said.endpoints) or _default_endpoints(name),
+        endpoints=endpoints or _default_endpoints(name),
     )
 
 
@@ -301,7 +323,7 @@ def _is_inherited(fd: int) -> bool:
 
 async def _tell_starter(ready_fd: int | None) -> None:
     """In a thread: a full pipe, or a service manager that does not read, must not hold anything up."""
-    await trio.to_thread.run_sync(_notify, "READY=1", True, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(notify, "READY=1", True, abandon_on_cancel=True)
     if ready_fd is not None:
         try:
             await trio.to_thread.run_sync(os.write, ready_fd, b"ready\n", abandon_on_cancel=True)
@@ -311,12 +333,3 @@ async def _tell_starter(ready_fd: int | None) -> None:
             raise RefusedError(f"--ready-fd {ready_fd}: cannot write to it: {error.strerror}") from None
         if ready_fd > 2:
             os.close(ready_fd)
-
-
-def _notify(state: str, wait: bool = False) -> None:
-    """sd_notify(3): tell the service manager, if there is one that wants to know."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address.startswith(("/", "@")):
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.setblocking(wait)
-            notify.sendto(state.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)

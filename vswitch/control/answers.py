@@ -1,6 +1,7 @@
 """What a running switch says of itself, in the types of the control API."""
 
 import heapq
+import logging
 
 import trio
 
@@ -10,6 +11,8 @@ from vswitch.control.model import (
     ChangeInfo,
     FailureInfo,
     Internals,
+    LogInfo,
+    LogLevel,
     MacInfo,
     PartitionInfo,
     PortInfo,
@@ -45,6 +48,16 @@ def change_info(change: Change) -> ChangeInfo:
 
 def partition_info(number: int, partition: Partition) -> PartitionInfo:
     return PartitionInfo(number=number, islands=[list(names) for names in partition.islands], rest=partition.rest)
+
+
+def log_info() -> LogInfo:
+    level = logging.getLogger().getEffectiveLevel()
+    steps: tuple[tuple[int, LogLevel], ...] = (
+        (logging.ERROR, "error"),
+        (logging.WARNING, "warning"),
+        (logging.INFO, "info"),
+    )
+    return LogInfo(level=next((name for least, name in steps if level >= least), "debug"))
 
 
 def failure_info(failure: Failure) -> FailureInfo:

@@ -112,6 +112,15 @@ class Internals(msgspec.Struct, frozen=True, kw_only=True):
     queued_bytes_peak: int
 
 
+LogLevel = Literal["error", "warning", "info", "debug"]
+
+
+class LogInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The least of what is logged."""
+
+    level: LogLevel
+
+
 class FailureInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A fault that did not stop forwarding: what has failed, how often, and where (a traceback)."""
 

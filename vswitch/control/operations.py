@@ -85,6 +85,8 @@ METRICS = Operation(
     "GET", "/metrics", bytes, "The counters as Prometheus reads them", media=PROMETHEUS, is_of_all_versions=True
 )
 INTERNALS = Operation("GET", "/internals", model.Internals, "How often the data plane took its rare paths")
+LOG = Operation("GET", "/log", model.LogInfo, "What is logged")
+SET_LOG = Operation("PUT", "/log", model.LogInfo, "Log more, or less", body=model.LogInfo)
 FAILURES = Operation("GET", "/failures", list[model.FailureInfo], "What has failed beside forwarding")
 CAPTURE = Operation("GET", "/capture", bytes, "Frames as they come", query=CaptureRequest, media=PCAPNG)
 CAPTURE_TO_FILES = Operation(
@@ -133,7 +135,21 @@ RELOAD = Operation(
 )
 
 OPERATIONS: tuple[Operation[Any], ...] = (
-    *(DOCUMENT, STATUS, PORTS, MACS, VLANS, ENDPOINTS, EVENTS, FOLLOW_EVENTS, METRICS, INTERNALS, FAILURES),
+    *(
+        DOCUMENT,
+        STATUS,
+        PORTS,
+        MACS,
+        VLANS,
+        ENDPOINTS,
+        EVENTS,
+        FOLLOW_EVENTS,
+        METRICS,
+        INTERNALS,
+        LOG,
+        SET_LOG,
+        FAILURES,
+    ),
     *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST, TRACE, FLOWS),
     *(ATTACH, DETACH, SET, PIN, FORGET, FLUSH, PARTITIONS, PART, HEAL, SAVED, RELOAD),
 )

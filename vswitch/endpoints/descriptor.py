@@ -35,6 +35,8 @@ def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket 
 def _inherited(config: EndpointConfig) -> socket.socket:
     """The socket that the endpoint's descriptor is."""
     fd = config.fd
+    if config.path:
+        raise InputError(f"{config.url}: only a service manager names descriptors; write its number, like fd://3")
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise InputError(f"fd://{fd}: not a socket; pass a stream or datagram socket")

@@ -104,7 +104,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def absolute(self) -> "EndpointConfig":
         """The same, with paths that hold in any working directory."""
-        path = os.path.abspath(self.path) if self.path and self.scheme != "tap" else self.path
+        path = os.path.abspath(self.path) if self.path and self.scheme not in ("tap", "fd") else self.path
         remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
         mgmt = os.path.abspath(self.mgmt) if self.mgmt is not None else None
         return msgspec.structs.replace(self, path=path, remote=remote, mgmt=mgmt)
@@ -329,9 +329,11 @@ def _interface_name(text: str) -> str:
 
 
 def _read_fd(target: str) -> dict[str, Any]:
-    if not re.fullmatch(r"[0-9]{1,7}", target):
-        raise InputError("a descriptor's number is missing; write one like fd://3")
-    return {"fd": int(target)}
+    if re.fullmatch(r"[0-9]{1,7}", target):
+        return {"fd": int(target)}
+    if re.fullmatch(r"[A-Za-z_][\w.@-]{0,254}", target, re.ASCII):
+        return {"path": target}  # the name that a service manager has for it
+    raise InputError("a descriptor's number is missing; write one like fd://3, or its name in a socket unit: fd://lan")
 
 
 def _queue(value: Any) -> int:

@@ -156,12 +156,15 @@ class VSwitch:
             raise RuntimeError("this VSwitch is not running; attach within its `async with` block")
         return await self.attachments.attach(target, parameters)
 
-    async def serve_control(self, path: str) -> None:
-        """Answer the control API on a unix socket at `path`; returns when it listens. Raises RefusedError."""
-        await self._nursery.start(self._serve_control, path, name="the control socket")
+    async def serve_control(self, path: str, fd: int | None = None) -> None:
+        """Answer the control API on a unix socket at `path`, or on one that listens already; returns when it does.
 
-    async def _serve_control(self, path: str, task_status: trio.TaskStatus[None]) -> None:
-        serve = partial(api.serve, self, path)
+        Raises InputError for a descriptor that is no such socket, and RefusedError.
+        """
+        await self._nursery.start(self._serve_control, path, fd, name="the control socket")
+
+    async def _serve_control(self, path: str, fd: int | None, task_status: trio.TaskStatus[None]) -> None:
+        serve = partial(api.serve, self, path) if fd is None else partial(api.serve_on, self, fd)
         await contain_once_started(self.failures, "the control socket", serve, task_status.started, again=True)
 
     async def told_to_stop(self) -> None:

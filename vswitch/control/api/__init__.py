@@ -3,6 +3,8 @@
 What there is to ask is in `operations.py`; here is who answers: `looking`, `following`, `changing`, `capturing`.
 """
 
+import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -28,7 +30,7 @@ from vswitch.control.api.handlers import Asked, Handler, Switch
 from vswitch.control.api.looking import Looking
 from vswitch.control.operations import VERSION, VERSION_HEADER, Operation
 from vswitch.endpoints import unix_socket
-from vswitch.errors import VSwitchError, printable
+from vswitch.errors import InputError, VSwitchError, printable
 
 ANSWERS_MAX = 4  # of those that may be large, made and sent at a time
 CHANGES_MAX = 4  # likewise; some wait for the system
@@ -107,6 +109,23 @@ async def serve(switch: Switch, path: str, started: Callable[[], None]) -> None:
     async with trio.open_nursery() as connections:
         accept = partial(server.accept, connections)
         await unix_socket.keep_bound(path, server.name, accept, started, prepare=partial(_make_directory, path))
+
+
+async def serve_on(switch: Switch, fd: int, started: Callable[[], None]) -> None:
+    """The same on a socket that somebody else has made. Raises InputError if that is none."""
+    try:
+        sock = socket.socket(fileno=fd)
+        listens = sock.family == socket.AF_UNIX and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise InputError(f"the control socket, descriptor {fd}: {error.strerror}") from None
+    if not listens:
+        raise InputError(f"the control socket, descriptor {fd}: not a unix socket that listens")
+    os.set_inheritable(fd, False)
+    server = http.Server(Api(switch), [(VERSION_HEADER, VERSION)], switch.failures, "the control socket")
+    with sock:
+        async with trio.open_nursery() as connections:
+            started()
+            await server.accept(connections, trio.socket.from_stdlib_socket(sock))
 
 
 def _make_directory(path: str) -> None:

@@ -1,5 +1,7 @@
 """Answers to what changes a switch."""
 
+import logging
+
 from starlette.responses import Response
 
 from vswitch.control import answers, model, operations
@@ -33,6 +35,7 @@ class Changing:
             operations.HEAL: self._heal,
             operations.SAVED: self._saved,
             operations.RELOAD: self._reload,
+            operations.SET_LOG: self._set_log,
         }
 
     async def _next_guest(self, asked: Asked) -> model.GuestInfo:
@@ -97,6 +100,11 @@ class Changing:
     async def _saved(self, asked: Asked) -> Response:
         text = self._switch.configuration.saved().encode(errors="surrogateescape")
         return Response(text, headers={VERSION_HEADER: VERSION}, media_type=operations.SAVED.media)
+
+    async def _set_log(self, asked: Asked) -> model.LogInfo:
+        wanted: model.LogInfo = asked.body
+        logging.getLogger().setLevel(wanted.level.upper())
+        return answers.log_info()
 
     async def _reload(self, asked: Asked) -> list[model.ChangeInfo]:
         changes = await self._switch.configuration.reload(dry_run=asked.query.dry_run)

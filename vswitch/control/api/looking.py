@@ -28,6 +28,7 @@ class Looking:
             operations.EVENTS: self._events,
             operations.METRICS: self._metrics,
             operations.INTERNALS: self._internals,
+            operations.LOG: self._log,
             operations.TRACE: self._trace,
             operations.FLOWS: self._flows,
             operations.FAILURES: self._failures,
@@ -63,6 +64,9 @@ class Looking:
 
     async def _internals(self, asked: Asked) -> model.Internals:
         return self._switch.internals()
+
+    async def _log(self, asked: Asked) -> model.LogInfo:
+        return answers.log_info()
 
     async def _trace(self, asked: Asked) -> model.Trace:
         wanted: model.TraceRequest = asked.body
