@@ -28,6 +28,7 @@ IFACE_DEFAULT = "127.0.0.1"
 LIMIT_DEFAULT = 256
 LIMIT_MAX = 65535
 IDLE_DEFAULT_S = 300.0
+NETDEV_DEFAULT = "net0"  # as in the lines to paste
 VDE_NAME_MAX = len("/65535.99999999")  # what a switch puts into its directory
 
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
@@ -58,6 +59,8 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     mgmt: str | None = None
     mgmtmode: int = 0o600
     mgmtgroup: str | None = None
+    qmp: str | None = None  # where the one guest's QEMU takes commands
+    netdev: str = NETDEV_DEFAULT  # what the guest's card is called there
     policy: Policy = Policy()
 
     @property
@@ -107,14 +110,15 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         path = os.path.abspath(self.path) if self.path and self.scheme not in ("tap", "fd") else self.path
         remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
         mgmt = os.path.abspath(self.mgmt) if self.mgmt is not None else None
-        return msgspec.structs.replace(self, path=path, remote=remote, mgmt=mgmt)
+        qmp = os.path.abspath(self.qmp) if self.qmp is not None else None
+        return msgspec.structs.replace(self, path=path, remote=remote, mgmt=mgmt, qmp=qmp)
 
     def check_paths(self) -> None:
         """Guests are told paths in full, so these have to fit a socket's address, too. Raises InputError."""
         full = self.absolute()
         check_path = check_vde_directory if self.scheme == "vde" else check_unix_path
-        checks = ((check_path, full.path), (check_unix_path, full.remote_text), (check_unix_path, full.mgmt or ""))
-        for check, path in checks:
+        sockets = (full.remote_text, full.mgmt or "", full.qmp or "")
+        for check, path in ((check_path, full.path), *((check_unix_path, path) for path in sockets)):
             try:
                 check(path)
             except InputError as error:
@@ -187,6 +191,10 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     config = EndpointConfig(scheme=scheme, **fields, policy=policies.read(policy))
     if config.listens:
         check_static(config)
+        if config.qmp is not None:
+            raise InputError("qmp: is one guest's, and here each peer gets a port of its own; add single=yes", "qmp")
+    if "netdev" in given and config.qmp is None:
+        raise InputError("netdev goes with qmp; add one, or leave it out", "netdev")
     return config
 
 
@@ -413,6 +421,14 @@ PARAMETERS = {
     ),
     "mgmtmode": Parameter(_mode, _MODE, "The permissions of that socket: 0600."),
     "mgmtgroup": Parameter(lambda value: values.text(value, "kvm"), TEXT, "The group of that socket."),
+    "qmp": Parameter(
+        lambda value: check_unix_path(values.text(value, "/run/vm.qmp")),
+        TEXT,
+        "Tell the guest's QEMU there when the port goes up or down.",
+    ),
+    "netdev": Parameter(
+        lambda value: check_name(values.text(value, "net0")), TEXT, "What its card is called there, an id: net0."
+    ),
 }
 REMOTES = {
     "udp": Parameter(_remote_inet, TEXT, "The one peer: HOST:PORT."),
@@ -420,15 +436,16 @@ REMOTES = {
 }
 
 _COMMON = ("name", "queue")
+_GUEST = ("qmp", "netdev")
 _PEERS = ("limit", "idle")
 _VDE_SWITCH = ("mode", "dirmode", "group", "mgmt", "mgmtmode", "mgmtgroup")
 SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
-    "tcp": (partial(_read_inet, "tcp://"), (*_COMMON, "connect", "single", "any_user", "insecure")),
-    "unix": (partial(_read_unix, "unix"), (*_COMMON, "connect", "single")),
+    "tcp": (partial(_read_inet, "tcp://"), (*_COMMON, "connect", "single", *_GUEST, "any_user", "insecure")),
+    "unix": (partial(_read_unix, "unix"), (*_COMMON, "connect", "single", *_GUEST)),
     "mcast": (_read_mcast, (*_COMMON, "iface", "insecure")),
-    "udp": (partial(_read_inet, "udp://"), (*_COMMON, "remote", *_PEERS, "any_user", "insecure")),
-    "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_PEERS)),
+    "udp": (partial(_read_inet, "udp://"), (*_COMMON, "remote", *_GUEST, *_PEERS, "any_user", "insecure")),
+    "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_GUEST, *_PEERS)),
     "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", *_VDE_SWITCH)),
     "tap": (_read_tap, _COMMON),
-    "fd": (_read_fd, (*_COMMON, "single", *_PEERS, "any_user")),
+    "fd": (_read_fd, (*_COMMON, "single", *_GUEST, *_PEERS, "any_user")),
 }

@@ -28,6 +28,7 @@ KINDS = {
     "stalled": Kind("a guest takes nothing, and what is for it is dropped: it is paused or hangs"),
     "too_long": Kind("frames are longer than a port's way out carries"),
     "bad_source": Kind("a guest sends from an address that can never be answered"),
+    "qmp": Kind("a guest's QEMU could not be told that its port is up or down"),
     "drops": Kind("a port drops frames, and mainly why"),
 }
 

@@ -8,13 +8,14 @@ import trio
 
 from vswitch.control import answers, model
 from vswitch.endpoints import together
+from vswitch.endpoints.carrier import Carrier
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.kinds import create
 from vswitch.endpoints.url import EndpointConfig, check_static, parse
 from vswitch.errors import InputError, MissingError, RefusedError
 from vswitch.ports.policy import Policy, changed
 from vswitch.ports.ports import Ports
-from vswitch.supervision import contain_once_started
+from vswitch.supervision import contain_once_started, keep_running
 from vswitch.values import endpoint_of
 
 
@@ -24,7 +25,12 @@ class Attachment:
     def __init__(self, endpoint: Endpoint, ports: Ports) -> None:
         self._endpoint = endpoint
         self._ports = ports
+        config = endpoint.config
+        self.carrier: Carrier | None = None
+        if config.qmp is not None:
+            self.carrier = Carrier(endpoint.name, config.qmp, config.netdev, ports, lambda: self.config.policy.up)
         self.scope = trio.CancelScope()
+        self.carrying = trio.CancelScope()
         self.done = trio.Event()
 
     @property
@@ -49,6 +55,11 @@ class Attachment:
     def ports(self) -> list[model.PortInfo]:
         """The endpoint's ports as they are now."""
         return [answers.port_info(port, self._ports.table) for port in self._ports if port.endpoint == self.name]
+
+    def policy_changed(self) -> None:
+        """Let the guest know, if it is to."""
+        if self.carrier is not None:
+            self.carrier.changed.set()
 
     async def detach(self) -> None:
         """Take the endpoint out, with its ports; returns when nothing of it is left."""
@@ -94,6 +105,8 @@ class Attachments:
         together.check_policy(wanted, self.configs(), hub=self._ports.bridge.hub)
         attachment = self._attached[name] = Attachment(create(wanted, name, self._ports, sock), self._ports)
         await self._nursery.start(self._run, attachment, name=f"endpoint {name}")
+        if attachment.carrier is not None:
+            self._nursery.start_soon(self._carry, attachment, attachment.carrier, name=f"the carrier of {name}")
         return attachment
 
     async def detach(self, name: str) -> None:
@@ -123,6 +136,7 @@ class Attachments:
             for port in [port for port in self._ports if port.endpoint == name]:
                 set_policy(port, changed(port.policy, old, policy))
         endpoint.config = wanted
+        self[name].policy_changed()
 
     def infos(self) -> list[model.EndpointInfo]:
         """A snapshot of every endpoint."""
@@ -152,7 +166,12 @@ class Attachments:
                 )
         finally:
             del self._attached[endpoint.name]
+            attachment.carrying.cancel()
             attachment.done.set()
+
+    async def _carry(self, attachment: Attachment, carrier: Carrier) -> None:
+        with attachment.carrying:
+            await keep_running(self._ports.failures, f"the carrier of {attachment.name}", carrier.run)
 
     def _has_descriptor(self, fd: int) -> bool:
         socks = [attached.endpoint.sock for attached in self._attached.values()]
