@@ -324,13 +324,10 @@ async def test_events_are_followed_from_a_number_on(path: str) -> None:
         assert (first["code"], first["ports"]) == ("up", ["first"])
         assert (await ask(path, "/v1/events?code=down")).json == []
         since = f"?since={first['number']}"
-        async with (
-            await follow(path) as old,
-            await follow(path, since) as new,
-            await Peer.plugged_into(switch, name="b"),
-        ):
-            assert b'"first up: ' in await receive_until(old, b'"b up: ')
-            assert b"first" not in await receive_until(new, b'"b up: ')
+        async with await follow(path, first=b'"first up: ') as old, await follow(path, since) as new:
+            await switch.attachments.detach("first")
+            assert await receive_until(old, b'"first down: ')
+            assert b"first up" not in await receive_until(new, b'"first down: ')
 
 
 async def test_so_many_follow_events_at_most(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,7 @@ def test_a_name_of_another_type_is_answered_with_what_it_should_be(value: object
         ("unix://?connect", "path is missing"),
         ("unix:///a%00b", "NUL"),
         ("fd://", "number"),
-        ("fd://x", "number"),
+        ("fd://3x", "number"),
         ("fd://-1", "number"),
         (f"{TCP}?nmae=lab", "name"),
         (f"{TCP}?=lab", "name"),
