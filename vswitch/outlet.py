@@ -71,8 +71,14 @@ class OutletLog(logging.Handler):
         self._outlet = outlet
         self._lost = 0
 
+    @property
+    def _says_lost(self) -> bool:
+        """Whether the formatter does so itself."""
+        return getattr(self.formatter, "says_lost", False)
+
     def emit(self, record: logging.LogRecord) -> None:
-        lost = f" ({self._lost} lines before this one are lost)" if self._lost else ""
+        record.lost = self._lost
+        lost = f" ({self._lost} lines before this one are lost)" if self._lost and not self._says_lost else ""
         if self._outlet.put(f"{self.format(record)}{lost}\n"):
             self._lost = 0
         else:

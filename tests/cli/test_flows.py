@@ -28,6 +28,8 @@ def test_why_two_guests_cannot_talk_is_shown(home: Home) -> None:
             done = home.run("flows", "--port", "dbb")
             assert (done.returncode, done.stdout) == (2, "")
             assert "there is no port 'dbb'" in done.stderr
+            for wrong in ("9999999999999s", "1e300s"):
+                assert home.run("flows", "--since", wrong).returncode == 2
             done = home.run("flows", "--since", "60")
             assert (done.returncode, done.stderr.startswith("vswitch: --since: ")) == (2, True)
 

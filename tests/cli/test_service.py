@@ -9,12 +9,13 @@ import socket
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.cli.program import COMMAND_TIMEOUT_S, Home, connect
 from tests.needs import require
 from tests.waiting import until
-from vswitch.cli import log_format
+from vswitch.cli import cli, log_format
 from vswitch.cli.activation import Passed
 from vswitch.endpoints.url import parse
 from vswitch.errors import InputError
@@ -53,6 +54,7 @@ def test_a_url_says_more_of_a_socket_that_was_passed_on(home: Home) -> None:
             until(lambda: home.get("ports"), "the guest is in")
             [port] = home.get("ports")
             assert (port["name"], port["vlan"]["access"]) == ("web.1", 10)
+            assert 'url = "fd://lan"\nname = "web"\nvlan = 10\n' in home.run("save").stdout
 
 
 def test_the_control_socket_may_be_passed_on(home: Home) -> None:
@@ -78,6 +80,8 @@ def test_names_that_were_not_passed_on_are_said(home: Home) -> None:
         ({"LISTEN_FDS": "2"}, {"unknown": 3, "unknown-2": 4}),
         ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "lan"}, {"lan": 3, "unknown": 4}),
         ({"LISTEN_FDS": "3", "LISTEN_FDNAMES": "lan:lan:control"}, {"lan": 3, "lan-2": 4, "control": 5}),
+        ({"LISTEN_FDS": "3", "LISTEN_FDNAMES": "lab-2:lab:lab"}, {"lab-2": 3, "lab": 4, "lab-3": 5}),
+        ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "lan-a:lan"}, {"lan-a": 3, "lan": 4}),
         ({"LISTEN_FDS": "x"}, {}),
     ],
 )
@@ -131,12 +135,16 @@ def test_the_unit_leaves_little_to_attack() -> None:
     assert done.returncode == 0, done.stdout[-200:]
 
 
-def test_a_unit_starts_what_there_is() -> None:
-    units = sorted(UNITS.glob("*/*"))
-    assert [unit.name for unit in units] == ["vswitch@.service", "vswitch.service", "vswitch.socket"]
-    for unit in units:
-        for line in unit.read_text().splitlines():
-            assert not line or line[0] in "[#" or "=" in line
+def test_units_are_what_systemd_reads() -> None:
+    program = shutil.which("systemd-analyze")
+    require(program, "needs systemd-analyze (Debian: systemd)")
+    for unit in ("system/vswitch@.service", "user/vswitch.service", "user/vswitch.socket"):
+        text = (UNITS / unit).read_text()
+        if exec_start := re.search(r"^ExecStart=/usr/bin/vswitch (.*)$", text, re.M):
+            command, *words = exec_start[1].replace("%i", "lab").split()
+            find = cli.get_command(click.Context(cli), command)
+            assert find is not None
+            find.make_context(command, words)
 
 
 def test_logs_are_json_for_programs_and_more_or_less_of_them_while_it_runs(home: Home) -> None:
@@ -168,6 +176,12 @@ def test_the_journal_gets_priorities(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert log_format.formatter("text").format(record) == "<4>a loop"
         monkeypatch.setenv("JOURNAL_STREAM", "1:2")
         assert re.fullmatch(r"\d\d:\d\d:\d\d a loop", log_format.formatter("text").format(record))
+
+
+def test_lines_that_are_lost_are_counted_in_json_too() -> None:
+    record = logging.LogRecord("vswitch", logging.ERROR, "", 0, "%s", ("late",), None)
+    record.lost = 7
+    assert json.loads(log_format.formatter("json").format(record))["lost"] == 7
 
 
 def test_json_logs_are_one_line_whatever_is_in_them() -> None:

@@ -58,9 +58,14 @@ def test_numbers_are_short(number: float, text: str) -> None:
 
 @pytest.mark.parametrize("sort", ORDERS)
 def test_ports_are_sorted(sort: str) -> None:
-    ports = [msgspec.structs.replace(IDLE, name=name, queued_bytes=size) for name, size in (("a", 1), ("b", 2))]
-    found = sorted(rates(ports, ports, 1.0), key=ORDERS[sort].by)
-    assert [it.port.name for it in found] == (["b", "a"] if sort == "queue" else ["a", "b"])
+    field = {"rx": "rx_bytes", "tx": "tx_bytes", "queue": "queued_bytes", "macs": "macs"}.get(sort)
+    then = [msgspec.structs.replace(IDLE, name=name) for name in "abc"]
+    now = [
+        msgspec.structs.replace(port, drops={"vlan": amount}, **({field: amount} if field else {}))
+        for port, amount in zip(then, (1, 3, 2), strict=True)
+    ]
+    found = sorted(rates(then, now, 1.0), key=ORDERS[sort].by)
+    assert [it.port.name for it in found] == (["a", "b", "c"] if sort == "name" else ["b", "c", "a"])
 
 
 def test_in_a_pipe_it_is_a_table(home: Home) -> None:
@@ -111,3 +116,23 @@ def test_on_a_terminal_of_80_columns_keys_sort_and_end_it(home: Home) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode().replace("\x1b[H", "\n"))
     assert "RX BIT/S" in text
     assert max(map(len, re.split(r"[\r\n]+", text))) <= 80
+
+
+def test_a_signal_leaves_the_terminal_as_it_was(home: Home) -> None:
+    primary, secondary = pty.openpty()
+    before = termios.tcgetattr(secondary)
+    with (
+        home.serve(f"unix://{home.root}/lan.sock"),
+        subprocess.Popen(
+            [*PROGRAM, "top"], env=home.env, cwd=home.root, stdin=secondary, stdout=secondary, start_new_session=True
+        ) as process,
+    ):
+        shown = b""
+        while b"by name" not in shown:
+            shown += os.read(primary, 65536)
+        process.terminate()
+        assert process.wait(20) == 128 + 15
+    assert termios.tcgetattr(secondary) == before
+    assert b"\x1b[?1049l" in os.read(primary, 65536)
+    os.close(secondary)
+    os.close(primary)

@@ -42,6 +42,7 @@ def test_a_frame_may_be_written_in_hex_and_in_words(text: str, data: str) -> Non
         (f"{ONE} > {TWO} vlan 4097 arp", "'4097' is not a number from 0 to 4095"),
         (f"{ONE} > {TWO} ip from here", "'from here' is left over"),
         (f"{ONE} > {TWO} arp 10.0.0", "arp: "),
+        (f"{ONE} > {TWO} arp length 20", "length 20 is too short; what is in it takes 42 bytes"),
     ],
 )
 def test_what_is_written_wrongly_is_said(text: str, why: str) -> None:
@@ -60,7 +61,7 @@ def test_any_text_is_a_frame_or_an_error(text: str) -> None:
 
 def pcap(order: str, *frames: bytes) -> bytes:
     magic = bytes.fromhex("a1b2c3d4")
-    head = (magic if order == "big" else magic[::-1]) + bytes(20)
+    head = (magic if order == "big" else magic[::-1]) + bytes(16) + (1).to_bytes(4, order)  # type: ignore[arg-type]
     records = [bytes(8) + len(it).to_bytes(4, order) * 2 + it for it in frames]  # type: ignore[arg-type]
     return head + b"".join(records)
 
@@ -88,6 +89,18 @@ def test_a_frame_may_be_one_of_a_capture_file(tmp_path: Path, written: object, o
     assert frame_argument.read(f"@{file}:2") == frame(BROADCAST, mac(2), 61)
     with pytest.raises(InputError, match="there is no frame 3; it has 2"):
         frame_argument.read(f"@{file}:3")
+
+
+def test_what_is_no_whole_ethernet_frame_is_refused(tmp_path: Path) -> None:
+    whole = pcap("little", frame(BROADCAST, mac(1)))
+    (tmp_path / "raw.pcap").write_bytes(whole[:20] + (101).to_bytes(4, "little") + whole[24:])
+    (tmp_path / "cut.pcap").write_bytes(whole[:36] + (1500).to_bytes(4, "little") + whole[40:])
+    for name, why in (
+        ("raw", r"not an Ethernet frame \(link type 101\)"),
+        ("cut", "it had 1,500 bytes, the file has 60"),
+    ):
+        with pytest.raises(InputError, match=why):
+            frame_argument.read(f"@{tmp_path}/{name}.pcap")
 
 
 @given(st.binary(max_size=100), st.sampled_from([b"", b"\n\r\r\n", b"\xd4\xc3\xb2\xa1"]))

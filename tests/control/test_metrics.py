@@ -102,3 +102,5 @@ async def test_they_are_served_on_an_address_and_nothing_else_is() -> None:
             await switch.serve_metrics(url.split("/")[2])
         with pytest.raises(InputError, match="'nonsense' is no address; write it like 127"):
             await switch.serve_metrics("nonsense")
+        with pytest.raises(InputError, match="is no address"):
+            await switch.serve_metrics("127.0.0.1:0?vlan=10")

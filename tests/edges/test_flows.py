@@ -17,7 +17,7 @@ from vswitch.control.model import FlowInfo
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.journal import IN
 from vswitch.dataplane.twin import Observer
-from vswitch.edges.flows import FLOWS_MAX, FLOWS_OF_PORT_MAX, Flows
+from vswitch.edges.flows import FLOWS_MAX, FLOWS_OF_PORT_MAX, VERDICTS_MAX, Flows
 from vswitch.endpoints.url import parse
 from vswitch.ports.policy import Policy
 
@@ -42,6 +42,7 @@ def ports(source: int, destination: int) -> bytes:
 def taken(entries: list[Any], since_ns: int = 0) -> Flows:
     found = Flows()
     found.take(entries, since_ns)
+    found.close()
     return found
 
 
@@ -68,6 +69,7 @@ def of(*frames: bytes) -> list[FlowInfo]:
         (frame(BROADCAST, mac(1), tag=7), ("0x88b5", None, None, None, 7)),
         (b"short", ("runt", None, None, None, None)),
     ],
+    ids=["tcp", "udp", "icmp", "other", "icmpv6", "tcp6", "ether", "tagged", "runt"],
 )
 def test_a_flow_says_what_its_frames_are(sent: bytes, says: tuple[Any, ...]) -> None:
     [flow] = of(sent, sent)
@@ -153,6 +155,23 @@ def test_all_ports_together_have_so_many_at_most() -> None:
     lan.journal.hand_on()
     found = taken(observer.entries)
     assert (len(found.flows), found.others) == (FLOWS_MAX, many * FLOWS_OF_PORT_MAX - FLOWS_MAX)
+
+
+def test_of_a_flood_to_many_ports_some_are_told() -> None:
+    lan, observer = observed([""] * 40)
+    receive(lan, 0, [frame(BROADCAST, mac(number)) for number in (1, 1, 2)])
+    lan.journal.hand_on()
+    found = taken(observer.entries)
+    assert [(flow.frames, len(flow.verdicts), flow.more) for flow in found.flows] == [
+        (2, VERDICTS_MAX, 2 * (39 - VERDICTS_MAX)),
+        (1, VERDICTS_MAX, 39 - VERDICTS_MAX),
+    ]
+
+
+def test_vlans_of_old_service_tags_are_flows_of_their_own() -> None:
+    head = mac(2).to_bytes(6) + mac(1).to_bytes(6)
+    tagged = [head + b"\x91\x00" + vlan.to_bytes(2) + b"\x08\x06" + bytes(40) for vlan in (10, 20)]
+    assert [(flow.vlan, flow.protocol) for flow in of(*tagged)] == [(10, "ARP"), (20, "ARP")]
 
 
 def test_what_came_before_is_left_out() -> None:

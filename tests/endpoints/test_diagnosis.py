@@ -1,5 +1,6 @@
 """What is wrong in a LAN though nothing fails is an event that says what to do."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from tests.peers import Peer, until
 from vswitch import VSwitch
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.mac_table import mac_key
+from vswitch.endpoints.url import parse
 from vswitch.ports import diagnosis
 from vswitch.ports.diagnosis import drops
-from vswitch.ports.diagnosis.moves import LOOP_MOVES, MOVES_MIN, QEMU_MAC, QEMU_MOVES_MIN, WINDOW_S, Flapping
-from vswitch.ports.diagnosis.silence import NEW_MAX, SILENT_S, Newcomers
+from vswitch.ports.diagnosis.moves import LOOP_MOVES, MOVES_MIN, QEMU_MAC, WINDOW_S, Flapping, Moves
+from vswitch.ports.diagnosis.silence import SILENT_S
 from vswitch.ports.event import Event
 from vswitch.ports.policy import Policy, mac_text
+from vswitch.ports.ports import Ports
 from vswitch.ports.reasons import REASONS
 
 FROM_NOBODY = frame(BROADCAST, 0x0100_5E00_0001)
@@ -89,7 +92,10 @@ async def test_two_guests_with_one_mac_are_named_with_what_to_do() -> None:
         [event] = wrong(switch)
     assert (event.code, event.ports, event.mac) == ("duplicate_mac", ("web", "db"), mac_text(mac(1)))
     assert event.text.startswith(f"{mac_text(mac(1))} moves between web, db, ")
-    assert event.text.endswith(": two guests have this MAC address; give each its own, with mac= on its -device")
+    assert event.text.endswith(
+        ": two guests have this MAC address, or one has a bond over these ports; give each guest its own, with mac= on "
+        "its -device"
+    )
 
 
 @pytest.mark.usefixtures("at_once")
@@ -117,13 +123,48 @@ async def test_an_address_between_ports_with_other_stations_may_be_a_loop_too() 
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_several_stations_that_move_between_the_same_ports_are_a_loop() -> None:
+async def test_several_stations_that_move_between_the_same_ports_may_be_clones() -> None:
     async with VSwitch() as switch:
         peers = [await Peer.plugged_into(switch, name=name) for name in ("left", "right")]
-        while not any(event.code == "loop" for event in wrong(switch)):
+        while not wrong(switch):
             await swap([mac(1), mac(2), mac(3)], *peers)
-        event = await found(switch, "loop")
-    assert event.text.endswith("most likely a loop, as they all lead to one LAN; leave one of them connected")
+        event = await found(switch, "mac_flap")
+    assert "guests that are clones of each other, a bond over these ports, or a loop" in event.text
+
+
+def said_of(stations: int, ports: int, moves: int) -> list[Event]:
+    """The events when stations move between some ports, in turn, so often in all."""
+    switch = Ports(table_size=64, ageing_s=300)
+    made = [switch.add(f"p{number}", f"p{number}", parse("unix:///x?single=yes")) for number in range(ports)]
+    looks = Moves(switch)
+
+    async def look() -> None:
+        for number in range(moves):
+            key = mac_key(1, mac(number % stations))
+            switch.table.learn(key, made[number // stations % ports].port.index, number)
+        looks.look(0.0)
+
+    with closing(switch):
+        trio.run(look)
+        for port in made:
+            switch.remove(port)
+    return switch.events.kept()
+
+
+@pytest.mark.parametrize(
+    ("stations", "ports", "moves", "code"),
+    [
+        (1, 2, 20, "duplicate_mac"),
+        (1, 3, 20, "duplicate_mac"),
+        (1, 2, 2 * LOOP_MOVES, "duplicate_mac"),
+        (1, 3, 2 * LOOP_MOVES, "loop"),
+        (3, 2, 60, "mac_flap"),
+        (3, 2, 2 * LOOP_MOVES, "loop"),
+    ],
+)
+def test_a_loop_is_told_by_its_speed(stations: int, ports: int, moves: int, code: str) -> None:
+    [event] = said_of(stations, ports, moves)
+    assert (event.code, len(event.ports)) == (code, ports)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -160,15 +201,26 @@ async def test_a_guest_that_sends_nothing_is_named_once(mock_clock: MockClock) -
     )
 
 
-async def test_no_more_newcomers_are_remembered_than_there_is_room_for(mock_clock: MockClock) -> None:
+async def test_a_peer_that_comes_again_and_again_hides_no_other(mock_clock: MockClock, tmp_path: Path) -> None:
     async with VSwitch() as switch:
-        await Peer.plugged_into(switch, name="one")
-        [port] = switch._ports
-        assert port.link is not None
-        newcomers = Newcomers()
-        for _ in range(2 * NEW_MAX):
-            newcomers.add(port, port.link)
-        assert len(newcomers._new) == NEW_MAX
+        mute = await Peer.plugged_into(switch, name="mute")
+        for _ in range(100):
+            restless = await Peer.plugged_into(switch, name="restless")
+            restless.close()
+            await switch.attachments.detach("restless")
+        assert len(switch._ports.newcomers._new) == 1
+        mock_clock.jump(SILENT_S)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [event.ports for event in wrong(switch)] == [("mute",)]
+        mute.close()
+
+
+async def test_a_group_need_not_say_anything(mock_clock: MockClock) -> None:
+    async with VSwitch() as switch:
+        await switch.attach("mcast://239.255.77.9:7709?name=group")
+        mock_clock.jump(SILENT_S)
+        await trio.testing.wait_all_tasks_blocked()
+        assert wrong(switch) == []
 
 
 @pytest.mark.usefixtures("at_once")
@@ -190,7 +242,7 @@ DROPPING: list[tuple[str, dict[str, object], bytes]] = [
     ("vlan", {"vlan": 10}, frame(BROADCAST, mac(1), tag=20)),
     ("spoofed_mac", {"allow_mac": mac_text(mac(2))}, frame(BROADCAST, mac(1))),
     ("locked", {"locked": True}, frame(BROADCAST, mac(1))),
-    ("rate_limit", {"rate": "1fps"}, frame(BROADCAST, mac(1))),
+    ("storm", {"storm_broadcast": "1fps"}, frame(BROADCAST, mac(1))),
 ]
 
 
@@ -222,6 +274,23 @@ async def test_frames_that_do_not_fit_are_named() -> None:
         "tunnel: dropped 1 frames: they are longer than the port carries (too_long); "
         "make the guests' MTU smaller, or the port's max_frame="
     )
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_what_meets_many_ports_is_one_event_and_is_counted_once() -> None:
+    async with VSwitch() as switch:
+        guest = await Peer.plugged_into(switch, name="guest")
+        others = [await Peer.plugged_into(switch, name=f"o{number}", max_frame=1000) for number in range(10)]
+        await guest.send(frame(BROADCAST, mac(1), payload=b"x" * 1400))
+        event = await found(switch, "too_long")
+        await others[0].send(*[frame(mac(9), mac(9))] * 5)  # which it drops as a matter of course
+        await until(lambda: any(port.drops.get("same_port") for port in switch.ports()))
+        await trio.sleep(0.05)
+        assert [it.code for it in wrong(switch)] == ["too_long"]
+        assert switch.events.counts["too_long"] == 1
+        for other in others:
+            other.close()
+    assert event.text.startswith("10 ports (o0, o1, ")
 
 
 @pytest.mark.usefixtures("at_once")
@@ -263,7 +332,3 @@ def test_the_number_of_all_moves_is_said() -> None:
     for second in range(5):
         flapping.note(there_and_back(10), 1000, float(second))
     assert [count for _, _, count in flapping.found()] == [5000]
-
-
-def test_a_station_that_moves_thousands_of_times_between_three_ports_is_in_a_loop() -> None:
-    assert QEMU_MOVES_MIN < MOVES_MIN < LOOP_MOVES

@@ -1,5 +1,6 @@
 """What a service manager passes on and wants to know: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)."""
 
+import itertools
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -8,7 +9,7 @@ from contextlib import suppress
 import msgspec
 import trio
 
-from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.url import DESCRIPTOR_NAME, EndpointConfig
 from vswitch.errors import InputError
 from vswitch.values import check_name
 
@@ -23,11 +24,15 @@ class Passed:
         self.by_name: dict[str, int] = {}
         if environment.get("LISTEN_PID") != str(os.getpid()) or not environment.get("LISTEN_FDS", "").isdecimal():
             return
-        names = environment.get("LISTEN_FDNAMES", "").split(":")
-        for number in range(int(environment["LISTEN_FDS"])):
-            name = names[number] if number < len(names) and names[number] else "unknown"
-            again = sum(known == name or known.rpartition("-")[0] == name for known in self.by_name)
-            self.by_name[f"{name}-{again + 1}" if again else name] = FIRST + number
+        given = environment.get("LISTEN_FDNAMES", "").split(":")
+        count = int(environment["LISTEN_FDS"])
+        names = [(given[number] if number < len(given) else "") or "unknown" for number in range(count)]
+        for number, name in enumerate(names):
+            tries = (
+                name if times == 1 else f"{name}-{times}" for times in itertools.count(1 + names[:number].count(name))
+            )
+            free = next(it for it in tries if it not in self.by_name and (it == name or it not in names))
+            self.by_name[free] = FIRST + number
 
     @property
     def control(self) -> int | None:
@@ -45,13 +50,15 @@ class Passed:
                 "(FileDescriptorName= of a socket unit)"
             )
         number = self.by_name[endpoint.path]
-        return msgspec.structs.replace(endpoint, fd=number, path="", name=endpoint.name or _name(endpoint.path))
+        return msgspec.structs.replace(endpoint, fd=number, name=endpoint.name or _name(endpoint.path))
 
     def others(self, endpoints: Iterable[EndpointConfig]) -> tuple[EndpointConfig, ...]:
         """Endpoints for what was passed on and that none of these is, nor the control socket."""
         used = {endpoint.fd for endpoint in endpoints if endpoint.scheme == "fd"}
         return tuple(
-            EndpointConfig(scheme="fd", fd=number, name=_name(name))
+            EndpointConfig(
+                scheme="fd", fd=number, path=name if DESCRIPTOR_NAME.fullmatch(name) else "", name=_name(name)
+            )
             for name, number in self.by_name.items()
             if number not in used and name != CONTROL
         )

@@ -49,6 +49,8 @@ def flows(since: str | None, port: str | None, name: str | None, as_json: bool, 
         return
     now_s = time.time()
     table.show(COLUMNS, [_row(flow, now_s) for flow in found.flows], wide)
+    if found.older:
+        say(f"and {found.older:,} flows that were heard before; --since and --port leave fewer")
     if found.others:
         say(f"and {found.others:,} frames of more flows than are told apart")
 
@@ -63,6 +65,7 @@ def _row(flow: FlowInfo, now_s: float) -> tuple[str, ...]:
 
 def _became(flow: FlowInfo) -> str:
     """Where it went, and why some of it did not get there."""
-    went = ["to " + ", ".join(flow.forwarded)] if flow.forwarded else []
+    more = ["and more"] if flow.more else []
+    went = ["to " + ", ".join([*flow.forwarded, *more])] if flow.forwarded else []
     lost = [f"{frames:,} {reason}" for reason, frames in flow.drops.items()]
     return "; ".join([*went, *([f"dropped: {', '.join(lost)}"] if lost else [])]) or "-"

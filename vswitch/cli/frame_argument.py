@@ -7,6 +7,7 @@ ffffffffffff525400000001080600010800…        @lan.pcap:3
 import re
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from vswitch.dataplane.frame import BROADCAST, FRAME_MAX, VLAN_MAX
 from vswitch.errors import InputError, RefusedError
@@ -18,6 +19,22 @@ SIZE_MIN = 60
 ETHER_TYPES = {"arp": 0x0806, "ip": 0x0800, "ip6": 0x86DD, "lldp": 0x88CC}
 TAGS = {"vlan": 0x8100, "s-vlan": 0x88A8}
 USAGE = "write hex, @FILE.pcap[:NUMBER], or words like '52:54:00:00:00:01 > broadcast vlan 10 arp 10.0.0.1 10.0.0.2'"
+
+ETHERNET = 1  # link type
+_SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6  # block types
+_Order = Literal["little", "big"]
+_ORDERS: dict[bytes, _Order] = {
+    b"\xd4\xc3\xb2\xa1": "little",
+    b"\x4d\x3c\xb2\xa1": "little",  # with nanoseconds
+    b"\xa1\xb2\xc3\xd4": "big",
+    b"\xa1\xb2\x3c\x4d": "big",
+}
+
+
+class _Captured(NamedTuple):
+    link_type: int
+    length: int  # that it had
+    data: bytes
 
 
 def read(text: str) -> bytes:
@@ -51,7 +68,10 @@ def _of_words(text: str) -> bytes:
     payload = _arp(source, rest) if kind == "arp" else b""
     if kind != "arp" and rest:
         raise InputError(f"{' '.join(rest)!r} is left over; {USAGE}")
-    return (head + _ether_type(kind) + payload).ljust(size, b"\0")
+    frame = head + _ether_type(kind) + payload
+    if len(frame) > size:
+        raise InputError(f"length {size} is too short; what is in it takes {len(frame)} bytes")
+    return frame.ljust(size, b"\0")
 
 
 def _mac(text: str) -> int:
@@ -87,36 +107,52 @@ def _in_file(text: str) -> bytes:
             data = file.read(FILE_MAX)
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from None
-    frames = _pcapng(data) if data[:4] == b"\n\r\r\n" else _pcap(data, path)
-    if wanted > len(frames):
-        raise InputError(f"{path}: there is no frame {wanted}; it has {len(frames)}")
-    return frames[wanted - 1]
-
-
-def _pcap(data: bytes, path: str) -> list[bytes]:
-    """The frames of a pcap file (draft-ietf-opsawg-pcap)."""
-    orders = {b"\xd4\xc3\xb2\xa1": "little", b"\x4d\x3c\xb2\xa1": "little", b"\xa1\xb2\xc3\xd4": "big"}
-    orders[b"\xa1\xb2\x3c\x4d"] = "big"
-    if data[:4] not in orders:
+    found = _pcapng(data) if data[:4] == b"\n\r\r\n" else _pcap(data)
+    if found is None:
         raise InputError(f"{path} is neither a pcap nor a pcapng file")
-    order = orders[data[:4]]
+    if wanted > len(found):
+        raise InputError(f"{path}: there is no frame {wanted}; it has {len(found)}")
+    link_type, length, frame = found[wanted - 1]
+    if link_type != ETHERNET:
+        raise InputError(f"{path}: frame {wanted} is not an Ethernet frame (link type {link_type})")
+    if len(frame) < length:
+        raise InputError(f"{path}: frame {wanted} is cut off: it had {length:,} bytes, the file has {len(frame):,}")
+    return frame
+
+
+def _pcap(data: bytes) -> list[_Captured] | None:
+    """The frames of a pcap file (draft-ietf-opsawg-pcap); None if it is none."""
+    order = _ORDERS.get(data[:4])
+    if order is None or len(data) < 24:
+        return None
+    link_type = _number(data, 20, order) & 0xFFFF
     frames, at = [], 24
     while at + 16 <= len(data):
-        size = int.from_bytes(data[at + 8 : at + 12], order)  # type: ignore[arg-type]
-        frames.append(data[at + 16 : at + 16 + size])
+        size, length = _number(data, at + 8, order), _number(data, at + 12, order)
+        frames.append(_Captured(link_type, length, data[at + 16 : at + 16 + size]))
         at += 16 + size
     return frames
 
 
-def _pcapng(data: bytes) -> list[bytes]:
+def _pcapng(data: bytes) -> list[_Captured]:
     """The frames in the enhanced packet blocks of a pcapng file (draft-ietf-opsawg-pcapng), in either byte order."""
-    order = "little" if data[8:12] == b"\x4d\x3c\x2b\x1a" else "big"
-    frames, at = [], 0
+    order: _Order = "little" if data[8:12] == b"\x4d\x3c\x2b\x1a" else "big"
+    frames: list[_Captured] = []
+    link_types: list[int] = []
+    at = 0
     while at + 12 <= len(data):
-        kind = int.from_bytes(data[at : at + 4], order)  # type: ignore[arg-type]
-        size = int.from_bytes(data[at + 4 : at + 8], order)  # type: ignore[arg-type]
-        if kind == 6:
-            length = int.from_bytes(data[at + 20 : at + 24], order)  # type: ignore[arg-type]
-            frames.append(data[at + 28 : at + 28 + length])
+        kind, size = _number(data, at, order), _number(data, at + 4, order)
+        if kind == _SECTION:
+            link_types = []
+        elif kind == _INTERFACE:
+            link_types.append(_number(data, at + 8, order) & 0xFFFF if order == "little" else data[at + 9])
+        elif kind == _PACKET:
+            interface, captured, length = (_number(data, at + where, order) for where in (8, 20, 24))
+            link_type = link_types[interface] if interface < len(link_types) else ETHERNET
+            frames.append(_Captured(link_type, length, data[at + 28 : at + 28 + captured]))
         at += max(size, 12)
     return frames
+
+
+def _number(data: bytes, at: int, order: _Order) -> int:
+    return int.from_bytes(data[at : at + 4], order)

@@ -23,7 +23,12 @@ class Journal(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """An object a line: `time` (UTC), `level`, `message`, and of an event its `code`, `ports` and `mac`."""
+    """An object a line: `time` (UTC), `level`, `message`, and of an event its `code`, `ports` and `mac`.
+
+    `lost` is how many lines before it could not be written.
+    """
+
+    says_lost = True
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -32,6 +37,8 @@ class Json(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage().encode(errors="backslashreplace").decode(),
         }
+        if lost := getattr(record, "lost", 0):
+            said["lost"] = lost
         event = getattr(record, "event", None)
         if isinstance(event, Event):
             said |= {"code": event.code, "ports": event.ports, "mac": event.mac}

@@ -3,12 +3,13 @@
 import os
 import select
 import shutil
+import signal
 import sys
 import termios
 import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,8 +197,12 @@ def _keys() -> Iterator[Callable[[float], str]]:
         yield _no_key
         return
     fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    tty.setcbreak(fd)
+    try:
+        before = termios.tcgetattr(fd)
+        tty.setcbreak(fd)
+    except termios.error:  # the terminal is gone
+        yield _no_key
+        return
 
     def read_key(seconds: float) -> str:
         ready, _, _ = select.select([fd], [], [], seconds)
@@ -206,6 +211,23 @@ def _keys() -> Iterator[Callable[[float], str]]:
         return _no_key(seconds if ready else 0.0)  # its end is always ready
 
     try:
-        yield read_key
+        with _ended_by_signals():
+            yield read_key
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have signals end a block as errors do, so that it leaves the terminal as it was."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -10,6 +10,9 @@ from vswitch.cli.options import asks_switch
 from vswitch.cli.output import say
 from vswitch.control import client, operations
 from vswitch.control.model import TraceRequest
+from vswitch.errors import InputError
+
+FRAME_MAX = 30000  # bytes, whose hex a request has room for
 
 
 @click.command()
@@ -19,10 +22,12 @@ from vswitch.control.model import TraceRequest
 def trace(port: str, frame: tuple[str, ...], name: str | None, as_json: bool) -> None:
     """Say what would become of a frame that came in by a port.
 
-    FRAME is hex, @FILE.pcap (or @FILE.pcap:3), or words: 52:54:00:00:00:01 > broadcast vlan 10 arp. Nothing is sent,
-    learned or counted.
+    FRAME is hex, @FILE.pcap (or @FILE.pcap:3), or words, in quotes: '52:54:00:00:00:01 > broadcast vlan 10 arp'.
+    Nothing is sent, learned or counted.
     """
     data = frame_argument.read(" ".join(frame))
+    if len(data) > FRAME_MAX:
+        raise InputError(f"the frame has {len(data):,} bytes; {FRAME_MAX:,} at most can be traced")
     found = client.call(client.find(name), operations.TRACE, body=TraceRequest(port=port, frame=data.hex()))
     if as_json:
         say(msgspec.json.encode(found).decode())

@@ -51,7 +51,7 @@ def partition_info(number: int, partition: Partition) -> PartitionInfo:
 
 
 def log_info() -> LogInfo:
-    level = logging.getLogger().getEffectiveLevel()
+    level = logging.getLogger("vswitch").getEffectiveLevel()
     steps: tuple[tuple[int, LogLevel], ...] = (
         (logging.ERROR, "error"),
         (logging.WARNING, "warning"),

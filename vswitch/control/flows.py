@@ -55,6 +55,7 @@ def flow_info(flow: Flow, names: Mapping[int, str]) -> FlowInfo:
         first_s=int(flow.first_ns) / 1e9,
         last_s=int(flow.last_ns) / 1e9,
         forwarded=forwarded,
+        more=flow.more,
         drops=dropped,
     )
 

@@ -11,7 +11,7 @@ import trio
 from vswitch.dataplane import compiled
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.frame import PREFIX
-from vswitch.ports.port import SwitchPort, now_ms
+from vswitch.ports.port import SwitchPort
 from vswitch.ports.ports import Ports
 from vswitch.version import __version__
 
@@ -71,7 +71,7 @@ def _of_switch(ports: Ports, name: str, started_s: float) -> Iterator[str]:
         ("build_info", "gauge", "What runs.", [_Sample(info, 1)]),
         ("start_time_seconds", "gauge", "When the switch started, since 1970.", [_Sample((), started_s)]),
         ("ports", "gauge", "Ports that there are.", [_Sample((), len(ports))]),
-        ("fdb_entries", "gauge", "Stations in the MAC table.", [_Sample((), table.live(now_ms()))]),
+        ("fdb_entries", "gauge", "Stations in the MAC table.", [_Sample((), table.count)]),
         ("fdb_moves_total", "counter", "Stations that were heard behind another port.", [_Sample((), table.moves)]),
         ("fdb_evictions_total", "counter", "Stations that made room for others.", [_Sample((), table.evictions)]),
         ("copies_total", "counter", "Copies of frames that were flooded or mirrored.", [_Sample((), bridge.copies)]),

@@ -7,6 +7,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from vswitch.errors import InputError
+
+SINCE_MAX_S = 1e9
+
 
 class Vlan(msgspec.Struct, frozen=True):
     """A port's VLAN policy. A transparent port carries every VLAN and changes no frame.
@@ -198,16 +202,24 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlowsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Flows of the last so many seconds, that came in by or went to a port or endpoint; None: all."""
+    """Flows of the last so many seconds, that came in by or went to a port or endpoint; None: all.
+
+    Raises InputError for a time that is out of range.
+    """
 
     since_s: float | None = None
     port: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.since_s is not None and not 0 <= self.since_s <= SINCE_MAX_S:
+            raise InputError(f"{self.since_s:g} s are out of range; 0 to {SINCE_MAX_S:g} s")
 
 
 class FlowInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What came in by a port with the same addresses, VLAN tag and protocol, and what became of it, by port and reason.
 
-    `service` is the lower of two TCP or UDP ports; times are since 1970.
+    `service` is the lower of two TCP or UDP ports; times are since 1970. Where it went to many ports, `forwarded` has
+    some, and `more` counts frames for the others.
     """
 
     port: str
@@ -223,13 +235,18 @@ class FlowInfo(msgspec.Struct, frozen=True, kw_only=True):
     first_s: float
     last_s: float
     forwarded: dict[str, int]
+    more: int
     drops: dict[str, int]
 
 
 class FlowsInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The flows, the last one heard first; `others` are frames of those that were too many."""
+    """The flows that were heard last, the very last first; of so many `older` ones there would be more.
+
+    `others` are frames of flows that were too many to tell apart.
+    """
 
     flows: list[FlowInfo]
+    older: int
     others: int
 
 

@@ -15,6 +15,7 @@ from vswitch.edges.capture import UNBOUNDED, Budget, Capture
 from vswitch.edges.flows import Flows
 from vswitch.edges.recorder import Recorder
 from vswitch.errors import InputError, RefusedError
+from vswitch.pace import Pace
 from vswitch.ports.port import SwitchPort
 from vswitch.ports.ports import Ports
 from vswitch.values import endpoint_of
@@ -24,7 +25,8 @@ MIB = 2**20
 SIZE_DEFAULT = 256 * MIB
 SIZE_MIN, SIZE_MAX = 2**20, 2**36
 AGE_MAX_S = 1e6
-PORTION_FLOWS = 256
+PORTION_ENTRIES = 256
+FLOWS_SHOWN = 1000
 
 
 class RecordLimits(NamedTuple):
@@ -106,19 +108,20 @@ class Recording:
         """Who talked to whom, in the last so many seconds, and by a port or endpoint; the last one heard first."""
         self._ports.watchers.tell()
         since_ns = 0 if since_s is None else time.time_ns() - int(since_s * 1e9)
-        flows = Flows()
+        names = {serial: it.name for serial, it in self._names.items()}  # they may be forgotten meanwhile
+        flows, pace = Flows(), Pace()
         for segment in list(self._recorder.segments):
-            flows.take(segment.entries, since_ns)
-            await trio.lowlevel.checkpoint()
-        names = {serial: it.name for serial, it in self._names.items()}
+            for at in range(0, len(segment.entries), PORTION_ENTRIES):
+                flows.take(segment.entries[at : at + PORTION_ENTRIES], since_ns)
+                await pace.pause()
+        flows.close()
         found = []
-        for number, flow in enumerate(sorted(flows.flows, key=lambda flow: -flow.last_ns), 1):
+        for flow in sorted(flows.flows, key=lambda flow: -flow.last_ns):
             info = flow_info(flow, names)
             if port is None or any(port in (name, endpoint_of(name)) for name in (info.port, *info.forwarded)):
                 found.append(info)
-            if number % PORTION_FLOWS == 0:
-                await trio.lowlevel.checkpoint()
-        return FlowsInfo(flows=found, others=flows.others)
+            await pace.pause()
+        return FlowsInfo(flows=found[:FLOWS_SHOWN], older=len(found[FLOWS_SHOWN:]), others=flows.others)
 
     def told(self) -> None:
         oldest = self._recorder.segments[0].number if self._recorder.segments else self._recorder.taken

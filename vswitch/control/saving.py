@@ -19,9 +19,9 @@ NUMBERS = {"vlan", "trunk", "native", "qinq", "max_frame", "max_macs"}
 def toml(switch: SwitchConfig, endpoints: Mapping[str, EndpointConfig]) -> str:
     """The file of a switch, and of its endpoints by name."""
     tables = [_table("[switch]", _switch(switch))]
-    passed_on = {name for name, config in endpoints.items() if config.scheme == "fd"}
+    passed_on = {name for name, config in endpoints.items() if config.scheme == "fd" and not config.path}
     for name, config in endpoints.items():
-        if config.scheme == "fd":
+        if name in passed_on:
             tables.append(f"# {config.url} ({name}) was passed on to the switch: a file cannot do that\n")
         else:
             tables.append(_table("[[endpoint]]", _endpoint(name, config, passed_on)))

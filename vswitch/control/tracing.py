@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from vswitch.control.model import Step, Trace, TraceEgress, TraceStep
 from vswitch.dataplane import drops
 from vswitch.dataplane.drops import DROP_REASONS, PASSED
-from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, PREFIX, TPID_NONE, TPIDS, UNTAGGED, wire_tag
+from vswitch.dataplane.frame import FRAME_MAX, GROUP_BIT, HEADER, PREFIX, TPID_NONE, TPIDS, UNTAGGED, wire_tag
 from vswitch.dataplane.journal import Entry
 from vswitch.dataplane.mac_table import NO_PORT, MacTable, mac_key
 from vswitch.dataplane.twin import Observer, twin_of
@@ -30,7 +30,9 @@ def trace(ports: Ports, port: SwitchPort, frame: bytes, now_ms: int) -> Trace:
     if len(frame) > FRAME_MAX:
         raise InputError(f"the frame has {len(frame):,} bytes; {FRAME_MAX:,} are the most that a port takes in")
     chunk = len(frame).to_bytes(PREFIX) + frame
-    twin, observer = twin_of(ports.bridge), Observer()
+    source, destination, vlan = _parsed(ports, port, chunk)
+    keys = [int(mac_key(vlan, mac)) for mac in (source, destination) if vlan > 0]
+    twin, observer = twin_of(ports.bridge, port.port, keys, now_ms), Observer()
     twin.journal.add(observer)
     twin.ingress(twin.ports[port.port.index], chunk, 0, now_ms)
     twin.journal.hand_on()
@@ -42,6 +44,20 @@ def trace(ports: Ports, port: SwitchPort, frame: bytes, now_ms: int) -> Trace:
     reasons = [_name(came.reason), *(one.reason for one in egress if not one.mirror)]
     reason = None if goes else next(filter(None, reasons), None)
     return Trace(port=port.name, forwarded=goes, reason=reason, steps=list(steps.taken()), egress=egress)
+
+
+def _parsed(ports: Ports, port: SwitchPort, chunk: bytes) -> tuple[int, int, int]:
+    """A frame's source, its destination, and its VLAN, which is below zero if it has none at the port."""
+    vlan = int(port.port.vlans.classify(_tag(ports, port, chunk)))
+    return int.from_bytes(chunk[10:16]), int.from_bytes(chunk[4:10]), vlan
+
+
+def _tag(ports: Ports, port: SwitchPort, chunk: bytes) -> int:
+    """What a frame's tag says, UNTAGGED or CUT_OFF; of one that is too short for any, UNTAGGED."""
+    vlans, length = port.port.vlans, len(chunk) - PREFIX
+    if length < HEADER:
+        return UNTAGGED
+    return int(wire_tag(chunk, 0, length, vlans.tpid, TPID_NONE if vlans.customer else ports.bridge.service_tpid))
 
 
 def _egress(port: SwitchPort, entry: Entry) -> TraceEgress:
@@ -68,12 +84,8 @@ class _Steps:
         self._egress = egress
         self._now_ms = now_ms
         self._length = len(chunk) - PREFIX
-        self._destination, self._source = int.from_bytes(chunk[4:10]), int.from_bytes(chunk[10:16])
-        vlans = port.port.vlans
-        service = TPID_NONE if vlans.customer else ports.bridge.service_tpid
-        is_frame = reason != drops.RUNT and not ports.bridge.hub
-        self._tag = int(wire_tag(chunk, 0, self._length, vlans.tpid, service)) if is_frame else UNTAGGED
-        self._vlan = int(vlans.classify(self._tag))
+        self._source, self._destination, self._vlan = _parsed(ports, port, chunk)
+        self._tag = _tag(ports, port, chunk)
 
     def taken(self) -> Iterator[TraceStep]:
         """The steps as far as the frame got."""

@@ -67,18 +67,34 @@ class MacTable:
         self._hand: i64 = 0
         self._held: vec[i64] = vec[i64]()  # entries a port holds, by port index
 
-    def copy(self) -> "MacTable":
-        """Another one with the same entries."""
-        copied = MacTable(self.capacity, self.ageing, 0)
-        copied.count = self.count
-        copied.moves = self.moves
-        copied.evictions = self.evictions
-        copied._slots = self._slots[:]
-        copied._factor_low = self._factor_low
-        copied._factor_high = self._factor_high
-        copied._hand = self._hand
-        copied._held = self._held[:]
-        return copied
+    def extract(self, keys: list[int], now: i64) -> "MacTable":
+        """A small table that knows of `keys` what this one does, and says the same of how much ports hold."""
+        small = MacTable(2 * len(keys) + 2, self.ageing, 0)
+        for key in keys:
+            slot = self._probe(key)
+            if self._slots[2 * slot] == key and self.lookup(key, now) != NO_PORT:
+                place = small._probe(key)
+                if small._slots[2 * place] != key:
+                    small._slots[2 * place] = key
+                    small._slots[2 * place + 1] = self._slots[2 * slot + 1]
+                    small.count += 1
+        small._held = self._held[:]
+        return small
+
+    def settle(self, port: i64, live: i64) -> None:
+        """Have a port hold as many entries as have not aged out."""
+        if port < len(self._held):
+            self._held[port] = live
+
+    def live_of(self, port: i64, now: i64) -> i64:
+        """How many entries that were learned on a port have not aged out."""
+        live: i64 = 0
+        slot: i64 = 0
+        while slot <= self._mask:
+            if self._is_learned(slot, port) and now - (self._slots[2 * slot + 1] >> TIME_SHIFT) < self.ageing:
+                live += 1
+            slot += 1
+        return live
 
     def learn(self, key: i64, place: i64, now: i64) -> bool:
         """`key` was heard at `now` on a port: add, refresh or move its entry.

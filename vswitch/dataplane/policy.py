@@ -147,12 +147,16 @@ class IngressPolicy:
             return PASSED
         if self.locked:
             return LOCKED
-        if table.held(port) >= self.macs_max and now - self._expired >= EXPIRE_EVERY_MS:
-            self._expired = now  # stations that have aged out do not count
+        if self.is_to_expire(table.held(port), now):
+            self._expired = now
             table.expire(now)
         if table.held(port) >= self.macs_max:
             return MAX_MACS
         return PASSED
+
+    def is_to_expire(self, held: i64, now: i64) -> bool:
+        """Whether a port seems to have too many stations: those that have aged out are to go first."""
+        return self.macs_max > 0 and held >= self.macs_max and now - self._expired >= EXPIRE_EVERY_MS
 
     def check_flood(self, dst: i64, length: i64, now: i64) -> i64:
         """Why a frame may not be flooded, or PASSED."""

@@ -1,6 +1,7 @@
 """A bridge's twin: in the same state, but without links. What it does with a frame is what the bridge would do now.
 
-Its ports, MAC table and limits are copies, so that nothing is sent, learned, counted or used up.
+Its ports, its limits and what it knows of the frame's stations are copies, so that nothing is sent, learned, counted or
+used up. The rest of the MAC table is left out, so that a station which is new always finds room.
 """
 
 from mypy_extensions import i64
@@ -21,19 +22,24 @@ class Observer(Sink):
         self.entries += entries
 
 
-def twin_of(bridge: Bridge) -> Bridge:
-    """The twin of a bridge, as it is between two calls."""
+def twin_of(bridge: Bridge, port: Port, keys: list[int], now: i64) -> Bridge:
+    """The twin of a bridge between two calls, for a frame that comes in by a port, of stations with some keys."""
     pool = QueuePool(bridge.pool.size)
     pool.used = bridge.pool.used
-    twin = Bridge(bridge.table.copy(), pool)
+    table = bridge.table.extract(keys, now)
+    policy = port.ingress_policy
+    if policy is not None and policy.is_to_expire(table.held(port.index), now):
+        table.settle(port.index, bridge.table.live_of(port.index, now))
+    twin = Bridge(table, pool)
     twin.hub = bridge.hub
     twin.selective = bridge.selective
     twin.service_tpid = bridge.service_tpid
-    twin.ports = [_port(port, twin) for port in bridge.ports]
-    twin.active = [twin.ports[port.index] for port in bridge.active]
-    for port, copied in zip(bridge.ports, twin.ports):  # noqa: B905 (both are as long, and compiled code has no strict)
-        copied.mirrors_in = [twin.ports[mirror.index] for mirror in port.mirrors_in]
-        copied.mirrors_out = [twin.ports[mirror.index] for mirror in port.mirrors_out]
+    twin.ports = [_port(it, twin) for it in bridge.ports]
+    twin.active = [twin.ports[it.index] for it in bridge.active]
+    for it in bridge.ports:
+        copied = twin.ports[it.index]
+        copied.mirrors_in = [twin.ports[mirror.index] for mirror in it.mirrors_in]
+        copied.mirrors_out = [twin.ports[mirror.index] for mirror in it.mirrors_out]
     return twin
 
 

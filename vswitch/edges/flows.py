@@ -12,12 +12,23 @@ from typing import Final, final
 from librt.strings import read_i16_be, read_i32_be, read_i64_be
 from mypy_extensions import i64
 
-from vswitch.dataplane.frame import AT_TPID, HEADER, PREFIX, TPID_8021AD, TPID_8021Q, frame_length
+from vswitch.dataplane.frame import (
+    AT_TPID,
+    HEADER,
+    PREFIX,
+    TPID_8021AD,
+    TPID_8021Q,
+    TPID_9100,
+    TPID_9200,
+    TPID_9300,
+    frame_length,
+)
 from vswitch.dataplane.journal import IN, UNKNOWN, Entry
 
 HEAD: Final = 82  # bytes: two tags, IPv6, and the two ports
 FLOWS_MAX: Final = 8192
 FLOWS_OF_PORT_MAX: Final = 512
+VERDICTS_MAX: Final = 16  # that a flow tells apart, and ports that a flood tells of
 REASON_BITS: Final = 8
 
 ETHERTYPE_IPV4: Final = 0x0800
@@ -33,7 +44,7 @@ NO_KEY: Final = (0, 0, 0, 0, 0, 0, 0, 0, 0)
 class Flow:
     """Frames and bytes that came in by a port (its serial), since `first_ns` and up to `last_ns`.
 
-    `verdicts` has frames by verdict: see `verdict`.
+    `verdicts` has frames by verdict: see `verdict`. Beyond VERDICTS_MAX of them, as in a flood, `more` counts frames.
     """
 
     def __init__(self, port: i64, head: bytes, time_ns: i64) -> None:
@@ -44,10 +55,15 @@ class Flow:
         self.first_ns = time_ns
         self.last_ns = time_ns
         self.verdicts: dict[int, int] = {}
+        self.more: i64 = 0
 
     def note(self, verdict: i64, frames: i64) -> None:
         """What became of some of its frames."""
-        self.verdicts[verdict] = self.verdicts.get(verdict, 0) + int(frames)
+        before = self.verdicts.get(verdict, 0)
+        if before == 0 and len(self.verdicts) >= VERDICTS_MAX:
+            self.more += frames
+        else:
+            self.verdicts[verdict] = before + int(frames)
 
 
 def verdict(port: i64, reason: i64) -> i64:
@@ -66,8 +82,10 @@ class Part:
 
 @final
 class Flows:
-    """All flows of some entries, which are taken in the order they were made. `others` counts frames of flows without
-    room."""
+    """All flows of some entries, which are taken in the order they were made.
+
+    `others` counts frames of flows that had no room.
+    """
 
     def __init__(self) -> None:
         self.others: i64 = 0
@@ -77,6 +95,8 @@ class Flows:
         self._run: list[Part] = []  # the run that came in last
         self._first: i64 = UNKNOWN  # the id of its first frame
         self._frames: i64 = 0
+        self._whole: list[int] = []  # what became of all of it
+        self._more: i64 = 0  # ports that all of it went to, but for these
 
     def take(self, entries: list[Entry], since_ns: i64) -> None:
         """Some more entries; those before a time are left out."""
@@ -84,12 +104,30 @@ class Flows:
             if entry.time_ns < since_ns:
                 continue
             if entry.direction == IN:
+                self.close()
                 self._came_in(entry)
+            elif entry.first == self._first and entry.frames == self._frames:
+                if len(self._whole) < VERDICTS_MAX:
+                    self._whole.append(int(verdict(entry.port, entry.reason)))
+                else:
+                    self._more += 1
             elif entry.first != UNKNOWN and entry.first >= self._first >= 0:
                 self._left(entry)
 
-    def _came_in(self, entry: Entry) -> None:
+    def close(self) -> None:
+        """Count what became of the run that came in last, once for all ports it went to; after the last entries."""
+        for part in self._run:
+            flow = part.flow
+            if flow is not None:
+                for became in self._whole:
+                    flow.note(became, part.frames)
+                flow.more += self._more * part.frames
         self._run = []
+        self._first = UNKNOWN
+        self._whole = []
+        self._more = 0
+
+    def _came_in(self, entry: Entry) -> None:
         self._first = entry.first
         self._frames = entry.frames
         chunk = entry.chunk
@@ -158,7 +196,7 @@ def key_of(chunk: bytes, at: i64, length: i64, port: i64) -> Key:
     kind_at = at + AT_TPID
     kind = i64(read_i16_be(chunk, kind_at))
     tags: i64 = 0
-    while kind in (TPID_8021Q, TPID_8021AD) and kind_at + 6 <= end:
+    while kind in (TPID_8021Q, TPID_8021AD, TPID_9100, TPID_9200, TPID_9300) and kind_at + 6 <= end:
         tags = (tags << 13 | (i64(read_i16_be(chunk, kind_at + 2)) & 0xFFF) + 1) & 0x3FF_FFFF
         kind_at += 4
         kind = i64(read_i16_be(chunk, kind_at))

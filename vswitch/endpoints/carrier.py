@@ -4,8 +4,8 @@ The guest then sees that its cable is out, which a port that only drops does not
 """
 
 import json
+import math
 from collections.abc import Callable
-from contextlib import aclosing
 from typing import Any
 
 import trio
@@ -14,6 +14,7 @@ from vswitch.errors import RefusedError
 from vswitch.ports.ports import Ports
 
 QMP_S = 5.0  # how long QEMU may take; it talks to one client at a time
+RETRY_MIN_S, RETRY_MAX_S = 1.0, 60.0
 LINE_MAX = 1 << 16
 EVENTS_MAX = 100  # before an answer
 
@@ -27,37 +28,47 @@ class Carrier:
         self._netdev = netdev
         self._ports = ports
         self._is_up = is_up
-        self._told = True  # a guest starts with one
-        self.changed = trio.Event()  # to be set when the policy has changed
+        self._told: bool | None = None  # not known: an earlier switch may have told it something
+        self._changed = trio.Event()
+        ports.links.on_plug[name] = self._guest_came
+
+    def look(self) -> None:
+        """The policy may have changed."""
+        self._changed.set()
+
+    def close(self) -> None:
+        """Its port goes."""
+        self._ports.links.on_plug.pop(self._name, None)
+
+    def _guest_came(self) -> None:
+        self._told = None
+        self.look()
 
     async def run(self) -> None:
-        """Tell QEMU of each change until cancelled. What it does not take is an event."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._look_for_new_guests)
-            while True:
-                up = self._is_up()
-                if up != self._told:
-                    self._told = up
-                    await self._tell(up)
-                    continue
-                self.changed = trio.Event()
-                await self.changed.wait()
+        """Tell QEMU what it does not know yet, while it is plugged in, until cancelled. What it refuses is an event."""
+        pause_s = RETRY_MIN_S
+        while True:
+            self._changed = trio.Event()
+            up, port = self._is_up(), self._ports.named(self._name)
+            wait_s = math.inf
+            if port is not None and port.link is not None and up != self._told:
+                if await self._tell(up):
+                    self._told, pause_s = up, RETRY_MIN_S
+                    continue  # it may have changed meanwhile
+                wait_s, pause_s = pause_s, min(2 * pause_s, RETRY_MAX_S)
+            with trio.move_on_after(wait_s):
+                await self._changed.wait()
 
-    async def _look_for_new_guests(self) -> None:
-        kept = self._ports.events.kept()
-        async with aclosing(self._ports.events.follow(kept[-1].number if kept else 0)) as events:
-            async for event in events:
-                if event.code == "up" and self._name in event.ports:
-                    self._told = True
-                    self.changed.set()
-
-    async def _tell(self, up: bool) -> None:
+    async def _tell(self, up: bool) -> bool:
+        """Whether QEMU knows it now."""
         try:
             await set_link(self._qmp, self._netdev, up)
         except RefusedError as error:
             what = "is up" if up else "is down"
             text = f"{self._name}: its guest does not see that its port {what}: {error}"
             self._ports.events.say("qmp", self._name, text, ports=[self._name])
+            return False
+        return True
 
 
 async def set_link(path: str, netdev: str, up: bool) -> None:
@@ -73,7 +84,7 @@ async def set_link(path: str, netdev: str, up: bool) -> None:
         raise RefusedError(f"no answer at {path} within {QMP_S:.0f} s; QMP has one client at a time") from None
     except (OSError, trio.BrokenResourceError) as error:
         raise RefusedError(f"no QEMU answers at {path} ({getattr(error, 'strerror', None) or error})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RefusedError(f"what answers at {path} does not speak QMP") from None
 
 

@@ -35,7 +35,7 @@ def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket 
 def _inherited(config: EndpointConfig) -> socket.socket:
     """The socket that the endpoint's descriptor is."""
     fd = config.fd
-    if config.path:
+    if config.path and fd < 0:
         raise InputError(f"{config.url}: only a service manager names descriptors; write its number, like fd://3")
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -61,6 +61,10 @@ def _own(sock: socket.socket, config: EndpointConfig) -> socket.socket:
             raise InputError(f"fd://{fd}: neither connected nor listening")
         if not config.single:
             check_static(config)
+            if config.qmp is not None:
+                raise InputError(
+                    f"fd://{fd}: qmp: is one guest's, and here each peer gets its own port; add single=yes"
+                )
     os.set_inheritable(fd, False)
     return socket.socket(fileno=sock.detach())
 

@@ -59,7 +59,7 @@ class Tap(Endpoint):
                 self._port = self._port or self.ports.add(self.name, self.name, self.config)
                 lost = trio.Event()
                 link = DeviceLink(tap, self._port.port, self.ports.bridge)
-                self.ports.links.plug(self._port, link, f"interface {name}", lost.set)
+                self.ports.links.plug(self._port, link, f"interface {name}", lost.set, is_guest=False)
                 try:
                     started()
                     await lost.wait()

@@ -32,6 +32,7 @@ NETDEV_DEFAULT = "net0"  # as in the lines to paste
 VDE_NAME_MAX = len("/65535.99999999")  # what a switch puts into its directory
 
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+DESCRIPTOR_NAME = re.compile(r"[A-Za-z_][\w.@-]{0,254}", re.ASCII)  # as a service manager may call one
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -192,7 +193,8 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     if config.listens:
         check_static(config)
         if config.qmp is not None:
-            raise InputError("qmp: is one guest's, and here each peer gets a port of its own; add single=yes", "qmp")
+            one = "remote=" if scheme in REMOTES else "single=yes"
+            raise InputError(f"qmp: is one guest's, and here each peer gets a port of its own; add {one}", "qmp")
     if "netdev" in given and config.qmp is None:
         raise InputError("netdev goes with qmp; add one, or leave it out", "netdev")
     return config
@@ -339,7 +341,7 @@ def _interface_name(text: str) -> str:
 def _read_fd(target: str) -> dict[str, Any]:
     if re.fullmatch(r"[0-9]{1,7}", target):
         return {"fd": int(target)}
-    if re.fullmatch(r"[A-Za-z_][\w.@-]{0,254}", target, re.ASCII):
+    if DESCRIPTOR_NAME.fullmatch(target):
         return {"path": target}  # the name that a service manager has for it
     raise InputError("a descriptor's number is missing; write one like fd://3, or its name in a socket unit: fd://lan")
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Iterable
+from itertools import takewhile
 
 import trio
 
@@ -12,6 +13,7 @@ from vswitch.errors import printable
 from vswitch.ports.event import KINDS, Event
 
 KEPT = 64  # of each code, so that one that comes often does not push out the others
+RECENT = 64  # of all codes together, for those who follow
 SUBJECTS_MAX = 4096  # whose last event is remembered
 TEXT_MAX = 1000
 
@@ -26,6 +28,7 @@ class Events:
         self.counts = dict.fromkeys(KINDS, 0)  # of each code, those that were left out included
         self._kept: dict[str, deque[Event]] = {code: deque(maxlen=KEPT) for code in KINDS}
         self._limits: OrderedDict[tuple[str, str], _Limit] = OrderedDict()
+        self._recent: deque[Event] = deque(maxlen=RECENT)  # of all codes, in order
         self._news = trio.Event()
 
     def say(self, code: str, subject: str, text: str, *, ports: Iterable[str] = (), mac: str | None = None) -> None:
@@ -46,6 +49,7 @@ class Events:
             repeats=repeats,
         )
         self._kept[code].append(event)
+        self._recent.append(event)
         more = f" (and {repeats} more before)" if repeats else ""
         log.log(kind.level, "%s%s", event.text, more, extra={"event": event})
         news, self._news = self._news, trio.Event()
@@ -60,10 +64,16 @@ class Events:
         """The same, and then what comes. Whoever is too slow misses some, and can tell by their numbers."""
         while True:
             news = self._news
-            for event in self.kept(since):
+            for event in self._after(since):
                 since = event.number
                 yield event
             await news.wait()
+
+    def _after(self, number: int) -> list[Event]:
+        """The events after one with a number, looked for where they are likely to be."""
+        if self._recent and number >= self._recent[0].number:
+            return [*takewhile(lambda event: event.number > number, reversed(self._recent))][::-1]
+        return self.kept(number)
 
     def _repeats(self, code: str, subject: str, period_s: float) -> int | None:
         """How many were left out before this one; None if it is to be left out, too."""

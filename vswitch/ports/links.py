@@ -32,12 +32,16 @@ class Links:
         self._failures = failures
         self._events = events
         self._newcomers = newcomers
+        self.on_plug: dict[str, Callable[[], None]] = {}  # who wants to know of a peer, by the port's name
         self._catching_up: list[tuple[int, trio.Event]] = []  # by the number of polls that it takes
 
-    def plug(self, port: SwitchPort, link: Link, peer: str, on_lost: Callable[[], None]) -> None:
+    def plug(
+        self, port: SwitchPort, link: Link, peer: str, on_lost: Callable[[], None], *, is_guest: bool = True
+    ) -> None:
         """Give a port its peer: a link made for it, whose descriptors belong to the port from now on.
 
-        `on_lost` is called once if the peer goes away, when the port is down and the link closed already.
+        `on_lost` is called once if the peer goes away, when the port is down and the link closed already. `is_guest`
+        says that somebody is there, who is to say something soon.
         Raises OSError if the system cannot watch the link.
         """
         self._loop.add(link)
@@ -45,7 +49,10 @@ class Links:
         port.peer = peer
         port.process = None
         port.on_lost = on_lost
-        self._newcomers.add(port, link)
+        if is_guest:
+            self._newcomers.add(port)
+        if port.name in self.on_plug:
+            self._failures.call(f"the carrier of {port.name}", self.on_plug[port.name])
         self._events.say("up", port.name, f"{port.name} up: {peer}", ports=[port.name])
 
     def unplug(self, port: SwitchPort, why: str) -> None:
@@ -62,6 +69,7 @@ class Links:
         self._loop.remove(port.link)
         port.link.close()
         port.link = None
+        self._newcomers.remove(port)
         port.peer = None
         self._events.say("down", port.name, f"{port.name} down: {why}", ports=[port.name])
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """`usual`: it is part of how LANs work, and no sign that anything is wrong."""
+    """`usual`: it is part of how LANs work, or what the owner asked for, and no sign that anything is wrong."""
 
     about: str
     advice: str
@@ -50,9 +50,9 @@ REASONS = {
         "the port they came in by, or the one they are for, does not carry their VLAN",
         "give both ports the same VLAN: vlan=, trunk=, native=",
     ),
-    "isolated": Reason("both ports are isolated from each other", "set isolated=no on one of them"),
+    "isolated": Reason("both ports are isolated from each other", "set isolated=no on one of them", usual=True),
     "mirror": Reason("they came in by a mirror, which only sends copies", "vswitch mirror PORT --off", usual=True),
-    "rate_limit": Reason("they are more than the port may bring", "raise rate=, or burst="),
+    "rate_limit": Reason("they are more than the port may bring", "raise rate=, or burst=", usual=True),
     "storm": Reason(
         "they are more broadcast, multicast or unknown unicast than the port may bring",
         "look for a loop, or raise storm_…=",
@@ -70,5 +70,5 @@ REASONS = {
     "sticky": Reason(
         "their source address belongs to another port for good", "vswitch mac del MAC, if the guest has moved here"
     ),
-    "partition": Reason("a partition lies between the two ports", "vswitch heal"),
+    "partition": Reason("a partition lies between the two ports", "vswitch heal", usual=True),
 }

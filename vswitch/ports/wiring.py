@@ -107,8 +107,10 @@ class Wiring:
     def _part(self, port: SwitchPort) -> None:
         islands = [partition.island(port) for partition in self._partitions]
         on_one = any(island is not None for island in islands)
+        was = bool(port.port.islands)
         port.port.islands = vec[i64]([NO_ISLAND if it is None else it for it in islands] if on_one else [])
-        self._note(port)
+        if was != on_one:
+            self._note(port)
 
     def _check_service_tpid(self, port: SwitchPort, policy: Policy) -> None:
         for other in self._customers - {port}:

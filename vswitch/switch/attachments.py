@@ -59,7 +59,7 @@ class Attachment:
     def policy_changed(self) -> None:
         """Let the guest know, if it is to."""
         if self.carrier is not None:
-            self.carrier.changed.set()
+            self.carrier.look()
 
     async def detach(self) -> None:
         """Take the endpoint out, with its ports; returns when nothing of it is left."""
@@ -167,6 +167,8 @@ class Attachments:
         finally:
             del self._attached[endpoint.name]
             attachment.carrying.cancel()
+            if attachment.carrier is not None:
+                attachment.carrier.close()
             attachment.done.set()
 
     async def _carry(self, attachment: Attachment, carrier: Carrier) -> None:

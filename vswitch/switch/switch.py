@@ -96,6 +96,7 @@ class VSwitch:
         if not compiled():
             log.warning("the data plane runs uncompiled, at a small part of its speed; reinstall to compile it")
         self._started_s = trio.current_time()
+        self._started_at_s = time.time()
         self._ports = Ports(table_size=self._table_size, ageing_s=self._ageing_s, hub=self._hub)
         error: BaseException | None = None
         try:
@@ -201,7 +202,7 @@ class VSwitch:
 
     async def metrics(self) -> str:
         """The counters as Prometheus reads them."""
-        return await metrics.metrics(self._ports, self.name, time.time() - trio.current_time() + self._started_s)
+        return await metrics.metrics(self._ports, self.name, self._started_at_s)
 
     async def serve_metrics(self, address: str) -> str:
         """Answer `GET /metrics` on a TCP address, like 127.0.0.1:9160, for as long as the switch runs; answers the URL.

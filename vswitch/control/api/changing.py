@@ -103,7 +103,7 @@ class Changing:
 
     async def _set_log(self, asked: Asked) -> model.LogInfo:
         wanted: model.LogInfo = asked.body
-        logging.getLogger().setLevel(wanted.level.upper())
+        logging.getLogger("vswitch").setLevel(wanted.level.upper())
         return answers.log_info()
 
     async def _reload(self, asked: Asked) -> list[model.ChangeInfo]:

@@ -25,11 +25,20 @@ class Following:
         return {operations.FOLLOW_EVENTS: self._events}
 
     async def _events(self, asked: Asked) -> Response:
-        if self._followers >= FOLLOWERS_MAX:
-            raise RefusedError(f"{FOLLOWERS_MAX} clients follow events already; end some")
-        return PromptStream(self._lines(asked.query), operations.SSE, {VERSION_HEADER: VERSION})
+        lines = self._lines(asked.query)
+        first = await anext(lines)  # there may be too many
+
+        async def stream() -> AsyncGenerator[bytes, None]:
+            async with aclosing(lines):
+                yield first
+                async for line in lines:
+                    yield line
+
+        return PromptStream(stream(), operations.SSE, {VERSION_HEADER: VERSION})
 
     async def _lines(self, query: model.EventsRequest) -> AsyncGenerator[bytes, None]:
+        if self._followers >= FOLLOWERS_MAX:
+            raise RefusedError(f"{FOLLOWERS_MAX} clients follow events already; end some")
         self._followers += 1
         try:
             yield b":\n\n"  # a comment: so that the client has an answer at once

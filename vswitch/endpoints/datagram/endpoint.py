@@ -135,7 +135,11 @@ class Peers(Endpoint):
         port = self._single or self.ports.add_numbered(self.name, self.config)
         try:
             self.ports.links.plug(
-                port, self._link(address, port.port), self._text(address), partial(self._lost, address)
+                port,
+                self._link(address, port.port),
+                self._text(address),
+                partial(self._lost, address),
+                is_guest=self._single is None,
             )
         except OSError:
             self._forget(port)
@@ -330,7 +334,7 @@ class Pair(Endpoint):
                     is_unix = sock.family == socket.AF_UNIX
                     peer = unix_socket.peer_text(sock) if is_unix else inet.text(sock.getpeername())
                     link = DatagramLink(sock, port.port, self.ports.bridge, lasting=not is_unix)
-                    self.ports.links.plug(port, link, peer, lambda: None)
+                    self.ports.links.plug(port, link, peer, lambda: None, is_guest=False)
                 except OSError as error:
                     raise RefusedError(f"{self.url}: cannot be used: {error.strerror}") from None
                 started()

@@ -26,4 +26,4 @@ async def look_for_what_is_wrong(ports: "Ports") -> None:
         ports.worked = trio.Event()
         now_s = trio.current_time()
         moves.look(now_s)
-        drops.look(now_s)
+        await drops.look(now_s)

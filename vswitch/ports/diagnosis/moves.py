@@ -13,7 +13,7 @@ WINDOW_S = 10.0
 MOVES_MIN = 4  # of a station in that time, before anything is said: guests are migrated, and links fail over
 QEMU_MAC = 0x525400123456  # what QEMU's first card has unless it is told one: nobody migrates a guest with it
 QEMU_MOVES_MIN = 2
-LOOP_MOVES = 1000  # of one station between three ports and more: guests of one address would hardly be as fast
+LOOP_MOVES = 1000  # guests of one address would hardly be as fast, least of all three and more
 
 
 class Moves:
@@ -40,8 +40,13 @@ class Moves:
         say, where = self._ports.events.say, listed(names)
         often = f"{count:,} times within {WINDOW_S:.0f} s"
         if len(stations) > 1:
+            moves, is_loop = f"{len(stations)} stations move between {where}, {often}", count >= LOOP_MOVES
             what = "most likely a loop, as they all lead to one LAN; leave one of them connected"
-            say("loop", where, f"{len(stations)} stations move between {where}, {often}: {what}", ports=names)
+            if not is_loop:
+                what = (
+                    "guests that are clones of each other, a bond over these ports, or a loop; give each its own (mac=)"
+                )
+            say("loop" if is_loop else "mac_flap", where, f"{moves}: {what}", ports=names)
             return
         mac = mac_text(stations[0])
         is_default = stations[0] == QEMU_MAC
@@ -51,12 +56,12 @@ class Moves:
             say("loop", where, f"{moves}: {what}", ports=names, mac=mac)
         elif is_default or all(self._ports.table.held(port.port.index) <= 1 for port in found):
             whose = ", which QEMU gives every guest that is told none" if is_default else ""
-            what = f"two guests have this MAC address{whose}; give each its own, with mac= on its -device"
+            what = f"two guests have this MAC address{whose}, or one has a bond over these ports"
+            what += "; give each guest its own, with mac= on its -device"
             say("duplicate_mac", mac, f"{moves}: {what}", ports=names, mac=mac)
         else:
-            what = (
-                "two guests have this MAC address, or there is a loop; give each its own (mac=), or take one link out"
-            )
+            what = "two guests have this MAC address, one has a bond over these ports, or there is a loop"
+            what += "; give each guest its own (mac=), or take one link out"
             say("mac_flap", mac, f"{moves}: {what}", ports=names, mac=mac)
 
 
