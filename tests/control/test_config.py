@@ -33,6 +33,8 @@ PARAMETERS = {
     "mgmt": ('"/run/lan.mgmt"', "/run/lan.mgmt"),
     "mgmtgroup": ('"kvm"', "kvm"),
     "mgmtmode": ('"0660"', "660"),
+    "qmp": ('"/run/vm.qmp"', "/run/vm.qmp"),
+    "netdev": ('"net1"', "net1"),
 }
 REMOTES = {"udp": "127.0.0.1:1235", "unixgram": "/run/guest.sock"}
 TARGETS = {
@@ -45,6 +47,8 @@ TARGETS = {
     "vde": "vde:///run/lan.vde",
     "tap": "tap://tap0",
 }
+
+ONE_PEER = {"tcp": "single&", "unix": "single&", "udp": "remote=127.0.0.1:9&", "unixgram": "remote=/run/vm.sock&"}
 
 Reader = Callable[[str], SwitchConfig]
 Refused = Callable[[str], str]
@@ -115,7 +119,7 @@ def test_everything_a_switch_can_be_told(read: Reader) -> None:
 def test_every_option_of_serve_that_is_about_the_switch_is_a_key(refused: Refused) -> None:
     options = {option.lstrip("-").replace("-", "_") for parameter in serve.params for option in parameter.opts}
     keys = refused("[switch]\nnothing = 1").partition("it takes ")[2].split(", ")
-    assert options - {"urls", "config", "ready_fd"} == set(keys)
+    assert options - {"urls", "config", "ready_fd", "log_format", "log_level"} == set(keys)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,8 @@ def test_every_url_parameter_is_a_key_of_the_same_name(read: Reader, scheme: str
     remote = REMOTES.get(scheme, "")
     toml, text = (f'"{remote}"', remote) if parameter == "remote" else PARAMETERS[parameter]
     target = TARGETS[scheme] + ("?connect&" if parameter == "port" else "?")
+    target += ONE_PEER.get(scheme, "") if parameter in ("qmp", "netdev") else ""
+    target += "qmp=/run/vm.qmp&" if parameter == "netdev" else ""
     said = read(f'[[endpoint]]\nurl = "{target}"\n{parameter} = {toml}\n')
     as_url = parse(f"{target}{parameter}={text}" if text else f"{target}{parameter}")
     assert said.endpoints == (as_url,)

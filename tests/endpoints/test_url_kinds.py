@@ -108,7 +108,7 @@ def test_what_is_not_written_has_its_default() -> None:
         (f"{UDP}?idle=-1s", "idle"),
         (f"{UDP}?idle=nan", "idle"),
         (f"{UDP}?idle", "write it like 300s"),
-        (f"{UDP}?connect", "it takes name, queue, remote, limit, idle, any_user, insecure"),
+        (f"{UDP}?connect", "it takes name, queue, remote, qmp, netdev, limit, idle, any_user, insecure"),
         (f"{UDP}?single", "it takes name, queue, remote"),
         ("unixgram://", "write unixgram:///run/lan.sock"),
         ("unixgram://" + "x" * 108, "107"),
@@ -117,7 +117,7 @@ def test_what_is_not_written_has_its_default() -> None:
         (f"{UNIXGRAM}?remote=" + "x" * 108, "107"),
         (f"{UNIXGRAM}?remote=%1b[31m", "control character"),
         (f"{UNIXGRAM}?remote", "write it like /run/guest.sock"),
-        (f"{UNIXGRAM}?insecure", "it takes name, queue, remote, limit, idle"),
+        (f"{UNIXGRAM}?insecure", "it takes name, queue, remote, qmp, netdev, limit, idle"),
         ("vde://", "write vde:///run/lan.vde"),
         ("vde://" + "x" * (UNIX_PATH_MAX - VDE_NAME_MAX + 1), f"at most {UNIX_PATH_MAX - VDE_NAME_MAX} bytes"),
         ("vde://" + "x" * 500, "bytes"),
@@ -147,7 +147,7 @@ def test_what_is_not_written_has_its_default() -> None:
         ("tap://a%00", "cannot be an interface's name"),
         ("tap://é", "cannot be an interface's name"),
         ("tap://tap0?connect", "it takes name, queue"),
-        ("fd://3?remote=a", "it takes name, queue, single, limit, idle, any_user"),
+        ("fd://3?remote=a", "it takes name, queue, single, qmp, netdev, limit, idle, any_user"),
     ],
 )
 def test_what_is_written_wrongly_is_answered_with_what_would_be_right(url: str, said: str) -> None:
