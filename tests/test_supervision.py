@@ -1,6 +1,7 @@
 """What fails beside forwarding ends alone: an exception put into every task that a switch starts, by name."""
 
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -75,6 +76,15 @@ async def everything(directory: Path) -> AsyncIterator[tuple[VSwitch, Peer, Peer
         await stack.enter_async_context(await vde_plug(directory / "vde", directory / "client"))
         await stack.enter_async_context(await Peer.plugged_into(switch, name="c"))
         await stack.enter_async_context(await trio.open_unix_socket(f"{directory}/mgmt"))
+        await switch.serve_metrics("127.0.0.1:0")
+        await switch.attach(f"unix://{directory}/qmp.sock?single&name=qmp&qmp={directory}/vm.qmp")
+        with socket.socket(socket.AF_UNIX) as passed_on:
+            passed_on.bind(f"{directory}/passed.ctl")
+            passed_on.listen()
+            await switch.serve_control("", passed_on.detach())
+        following = await stack.enter_async_context(await trio.open_unix_socket(control))
+        await following.send_all(b"GET /v1/events/stream HTTP/1.1\r\nHost: v\r\n\r\n")
+        assert await following.receive_some()
         request = b"GET /v1/capture HTTP/1.1\r\nHost: v\r\n\r\n"
         for said in (b"", b"GET /v1/st", request):
             stream = await stack.enter_async_context(await trio.open_unix_socket(control))
@@ -115,7 +125,10 @@ async def test_an_exception_in_any_task_does_not_stop_forwarding(caplog: pytest.
                 "giving memory back",
                 "the control socket",
                 "endpoint tcp",
+                "the metrics socket",
+                "the carrier of qmp",
             } <= must_run.keys()
+            assert must_run["the control socket"] == 2
             names = sorted({task.name for task in tasks_of(switch)})
             assert any(name.startswith("a client of vde") for name in names)
             assert any("capture" in name for name in names)

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -165,8 +165,11 @@ class VSwitch:
         await self._nursery.start(self._serve_control, path, fd, name="the control socket")
 
     async def _serve_control(self, path: str, fd: int | None, task_status: trio.TaskStatus[None]) -> None:
-        serve = partial(api.serve, self, path) if fd is None else partial(api.serve_on, self, fd)
-        await contain_once_started(self.failures, "the control socket", serve, task_status.started, again=True)
+        with ExitStack() as stack:
+            serve = partial(api.serve, self, path)
+            if fd is not None:
+                serve = partial(api.serve_on, self, stack.enter_context(api.listening(fd)))
+            await contain_once_started(self.failures, "the control socket", serve, task_status.started, again=True)
 
     async def told_to_stop(self) -> None:
         """Wait until a peer that may do so, such as a VDE management client, tells the switch to end."""

@@ -111,21 +111,27 @@ async def serve(switch: Switch, path: str, started: Callable[[], None]) -> None:
         await unix_socket.keep_bound(path, server.name, accept, started, prepare=partial(_make_directory, path))
 
 
-async def serve_on(switch: Switch, fd: int, started: Callable[[], None]) -> None:
-    """The same on a socket that somebody else has made. Raises InputError if that is none."""
+async def serve_on(switch: Switch, sock: socket.socket, started: Callable[[], None]) -> None:
+    """The same on a socket that listens already."""
+    server = http.Server(Api(switch), [(VERSION_HEADER, VERSION)], switch.failures, "the control socket")
+    with trio.socket.from_stdlib_socket(sock.dup()) as listener:
+        async with trio.open_nursery() as connections:
+            started()
+            await server.accept(connections, listener)
+
+
+def listening(fd: int) -> socket.socket:
+    """A descriptor that was passed on, as the control socket. Raises InputError if it is none."""
     try:
         sock = socket.socket(fileno=fd)
         listens = sock.family == socket.AF_UNIX and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise InputError(f"the control socket, descriptor {fd}: {error.strerror}") from None
     if not listens:
+        sock.detach()
         raise InputError(f"the control socket, descriptor {fd}: not a unix socket that listens")
     os.set_inheritable(fd, False)
-    server = http.Server(Api(switch), [(VERSION_HEADER, VERSION)], switch.failures, "the control socket")
-    with sock:
-        async with trio.open_nursery() as connections:
-            started()
-            await server.accept(connections, trio.socket.from_stdlib_socket(sock))
+    return sock
 
 
 def _make_directory(path: str) -> None:
