@@ -21,7 +21,7 @@ from tests.frames import BROADCAST, framed, mac
 from tests.needs import require
 from tests.signals import default_signals
 from tests.waiting import until
-from vswitch.cli.extcap import CONFIG, DLTS
+from vswitch.cli.capturing.extcap import CONFIG, DLTS
 from vswitch.edges.packet_filter import is_available
 
 SWITCH = "a.b:c"
@@ -296,7 +296,7 @@ def test_a_wireshark_that_never_opens_its_end_leaves_nobody_behind(lan: Lan) -> 
     fifo = lan.home.root / "never"
     os.mkfifo(fifo)
     program = (
-        "import sys; from vswitch.cli import main; import vswitch.cli.extcap as it; it.OPEN_TIMEOUT_S = 1; "
+        "import sys; from vswitch.cli import main; import vswitch.cli.capturing.extcap as it; it.OPEN_TIMEOUT_S = 1; "
         f"sys.argv[1:] = ['extcap', '--capture', '--extcap-interface', '{ALL_PORTS}', '--fifo', '{fifo}']; main()"
     )
     with lan.start(sys.executable, "-c", program) as process:

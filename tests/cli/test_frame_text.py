@@ -42,7 +42,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import wrpcap
 
 from tests.needs import require
-from vswitch.cli.frame_text import SAYS_MAX, describe
+from vswitch.cli.capturing.frame_text import SAYS_MAX, describe
 
 A, B, ALL = "52:54:00:00:00:01", "52:54:00:00:00:02", "ff:ff:ff:ff:ff:ff"
 TO_B = f"{A} > {B}  "

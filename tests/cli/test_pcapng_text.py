@@ -12,7 +12,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
-from vswitch.cli.pcapng_text import BLOCK_MAX, TextCapture
+from vswitch.cli.capturing.pcapng_text import BLOCK_MAX, TextCapture
 from vswitch.errors import RefusedError
 
 A, B, ALL = "52:54:00:00:00:01", "52:54:00:00:00:02", "ff:ff:ff:ff:ff:ff"

@@ -15,8 +15,9 @@ import pytest
 from tests.cli.program import COMMAND_TIMEOUT_S, Home, connect
 from tests.needs import require
 from tests.waiting import until
-from vswitch.cli import cli, log_format
-from vswitch.cli.activation import Passed
+from vswitch.cli import cli
+from vswitch.cli.serving import log_format
+from vswitch.cli.serving.activation import Passed
 from vswitch.endpoints.url import parse
 from vswitch.errors import InputError
 

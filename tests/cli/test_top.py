@@ -13,7 +13,7 @@ import pytest
 from tests.cli.program import PROGRAM, Home, connect
 from tests.frames import BROADCAST, frame, framed, mac
 from tests.waiting import until
-from vswitch.cli.top import ORDERS, rates, short
+from vswitch.cli.looking.top import ORDERS, rates, short
 from vswitch.control.model import PortInfo, Vlan
 
 IDLE = PortInfo(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.cli.program import Home, connect
 from tests.frames import BROADCAST, frame, framed, mac
 from tests.waiting import until
-from vswitch.cli import frame_argument
+from vswitch.cli.looking import frame_argument
 from vswitch.errors import InputError
 
 ONE, TWO = "52:54:00:00:00:01", "52:54:00:00:00:02"

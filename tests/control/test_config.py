@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vswitch.cli.serve import serve
+from vswitch.cli.serving.serve import serve
 from vswitch.control import config
 from vswitch.control.config import SwitchConfig
 from vswitch.control.recording import RecordLimits

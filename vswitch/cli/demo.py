@@ -13,8 +13,8 @@ import trio
 
 from vswitch.cli import image as guest_images
 from vswitch.cli import process
+from vswitch.cli.capturing.pcapng_text import TextCapture
 from vswitch.cli.output import in_background, said, say
-from vswitch.cli.pcapng_text import TextCapture
 from vswitch.control.capture_requests import CaptureRequest
 from vswitch.errors import RefusedError, innermost, printable
 

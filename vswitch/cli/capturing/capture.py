@@ -15,9 +15,9 @@ import msgspec
 
 from vswitch import units
 from vswitch.cli import signals
+from vswitch.cli.capturing.pcapng_text import TextCapture
 from vswitch.cli.names import Chosen, choose, complete_port, complete_switch
 from vswitch.cli.output import complain, give_up, say
-from vswitch.cli.pcapng_text import TextCapture
 from vswitch.control import capture_requests, client, operations
 from vswitch.control.capture_requests import SNAPLEN_MAX
 from vswitch.control.operations import Operation

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from vswitch.cli.capture import ending
+from vswitch.cli.capturing.capture import ending
 from vswitch.cli.output import say
 from vswitch.control import client, operations
 from vswitch.control.capture_requests import SNAPLEN_MAX, CaptureRequest

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from vswitch.cli.fields import Ended, Fields, readable
+from vswitch.cli.capturing.fields import Ended, Fields, readable
 from vswitch.dataplane.frame import TPIDS
 
 SAYS_MAX = 400  # characters

@@ -12,10 +12,11 @@ import click
 import trio
 
 from vswitch import units
-from vswitch.cli import log_format, process
-from vswitch.cli.activation import Passed, keep_watchdog, notify, watchdog_s
+from vswitch.cli import process
 from vswitch.cli.output import in_background, said, say
 from vswitch.cli.qemu_version import QemuVersion
+from vswitch.cli.serving import log_format
+from vswitch.cli.serving.activation import Passed, keep_watchdog, notify, watchdog_s
 from vswitch.control import captures, client, runtime
 from vswitch.control import config as configuration
 from vswitch.control.capture_requests import CaptureRequest, FileRequest

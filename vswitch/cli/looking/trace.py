@@ -3,8 +3,8 @@
 import click
 import msgspec
 
-from vswitch.cli import frame_argument
-from vswitch.cli.frame_text import describe
+from vswitch.cli.capturing.frame_text import describe
+from vswitch.cli.looking import frame_argument
 from vswitch.cli.names import complete_port
 from vswitch.cli.options import asks_switch
 from vswitch.cli.output import say

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vswitch.cli.fields import Ended, Fields, readable
-from vswitch.cli.frame_text import describe
+from vswitch.cli.capturing.fields import Ended, Fields, readable
+from vswitch.cli.capturing.frame_text import describe
 from vswitch.edges.pcapng import SWITCH_NAME
 from vswitch.errors import RefusedError
 

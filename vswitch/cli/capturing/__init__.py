@@ -1,0 +1,1 @@
+"""Commands that carry frames, and frames in words."""
