@@ -8,7 +8,7 @@ import msgspec
 from vswitch.control.config import SwitchConfig
 from vswitch.endpoints import together
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.errors import RefusedError
+from vswitch.errors import InputError, RefusedError
 from vswitch.ports.policy import Policy
 
 # Of [switch], what a switch keeps as long as it runs.
@@ -145,6 +145,19 @@ def _has_its_place(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
 
 def _is_of_its_kind(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:
     return old.name is None and new.name is None and old.scheme == new.scheme
+
+
+def result(endpoints: Mapping[str, EndpointConfig], planned: Sequence[Change]) -> dict[str, EndpointConfig]:
+    """The endpoints that there will be, by name, once changes are made. Raises InputError if two had one name."""
+    gone = {change.name for change in planned if isinstance(change, Detach)}
+    gone |= {change.old_name for change in planned if isinstance(change, Replace)}
+    found = {name: config for name, config in endpoints.items() if name not in gone}
+    for change in planned:
+        if isinstance(change, Replace) and change.name in found:
+            raise InputError(f"{change.config.url}: there is an endpoint {change.name!r} already")
+        if isinstance(change, Attach | Replace | SetPolicy):
+            found[change.name] = change.config
+    return found
 
 
 def _takes_its_place(name: str, old: EndpointConfig, new: EndpointConfig) -> bool:

@@ -182,9 +182,8 @@ def read_query(kind: type[Q], items: Iterable[tuple[str, str]]) -> Q:
 
 def write_query(query: msgspec.Struct) -> str:
     """The other way round."""
-    fields = {known.name: getattr(query, known.name) for known in msgspec.structs.fields(query)}
-    usual = {known.name: known.default for known in msgspec.structs.fields(query)}
-    fields = {name: value for name, value in fields.items() if value not in (usual[name], ())}
+    known = {it.name: (getattr(query, it.name), it.default) for it in msgspec.structs.fields(query)}
+    fields = {name: value for name, (value, usual) in known.items() if value not in (usual, ())}
     return urlencode(fields, doseq=True, errors="surrogateescape")
 
 

@@ -86,17 +86,7 @@ class Configuration:
 
     def _check(self, planned: list[Change]) -> None:
         """Whether all goes together in the end. Raises InputError."""
-        result = self._attachments.configs()
-        for change in planned:
-            if isinstance(change, Detach):
-                del result[change.name]
-            elif isinstance(change, Replace):
-                del result[change.old_name]
-        for change in planned:
-            if isinstance(change, Replace) and change.name in result:
-                raise InputError(f"{change.config.url}: there is an endpoint {change.name!r} already")
-            if isinstance(change, Attach | Replace | SetPolicy):
-                result[change.name] = change.config
+        result = changes.result(self._attachments.configs(), planned)
         for name, config in result.items():
             others = {other: theirs for other, theirs in result.items() if other != name}
             together.check_policy(config, others, hub=self._ports.bridge.hub)

@@ -116,6 +116,7 @@ class Stations:
         return next_mac(free or named, self._handed_out) if named else None
 
     def _new_mac(self, endpoint: str, taken: set[str]) -> str:
+        self._guests = {name: number for name, number in self._guests.items() if name in self._attachments}
         while True:
             number = self._guests[endpoint] = self._guests.get(endpoint, 0) + 1
             mac = guest_mac(self._name, endpoint, str(number))
