@@ -52,9 +52,11 @@ class Carrier:
             up, port = self._is_up(), self._ports.named(self._name)
             wait_s = math.inf
             if port is not None and port.link is not None and up != self._told:
+                self._told = up  # before it is told: a guest that comes meanwhile knows nothing again
                 if await self._tell(up):
-                    self._told, pause_s = up, RETRY_MIN_S
+                    pause_s = RETRY_MIN_S
                     continue  # it may have changed meanwhile
+                self._told = None
                 wait_s, pause_s = pause_s, min(2 * pause_s, RETRY_MAX_S)
             with trio.move_on_after(wait_s):
                 await self._changed.wait()

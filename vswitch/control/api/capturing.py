@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from vswitch.control import captures, model, operations
 from vswitch.control.api.handlers import Asked, Handlers, Switch
-from vswitch.control.api.responses import PromptStream, Stream
+from vswitch.control.api.responses import PromptStream, Stream, begun
 from vswitch.control.capture_requests import local
 from vswitch.control.operations import CAPTURE_HEADER, VERSION, VERSION_HEADER
 from vswitch.errors import MissingError, RefusedError
@@ -33,16 +33,8 @@ class Capturing:
         }
 
     async def _recording(self, asked: Asked) -> Response:
-        recorded = self._switch.captures.recorded(asked.query)
-        first = await anext(recorded)  # a filter may be wrong
-
-        async def stream() -> AsyncGenerator[bytes, None]:
-            async with aclosing(recorded):
-                yield first
-                async for portion in recorded:
-                    yield portion
-
-        return PromptStream(stream(), operations.RECORDING.media, {VERSION_HEADER: VERSION})
+        recorded = await begun(self._switch.captures.recorded(asked.query))  # a filter may be wrong
+        return PromptStream(recorded, operations.RECORDING.media, {VERSION_HEADER: VERSION})
 
     async def _capture(self, asked: Asked) -> Response:
         live = await self._prepared(asked)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from vswitch.control import model, operations
 from vswitch.control.api.handlers import Asked, Handlers, Switch
-from vswitch.control.api.responses import PromptStream
+from vswitch.control.api.responses import PromptStream, begun
 from vswitch.control.operations import VERSION, VERSION_HEADER
 from vswitch.errors import RefusedError
 
@@ -25,16 +25,8 @@ class Following:
         return {operations.FOLLOW_EVENTS: self._events}
 
     async def _events(self, asked: Asked) -> Response:
-        lines = self._lines(asked.query)
-        first = await anext(lines)  # there may be too many
-
-        async def stream() -> AsyncGenerator[bytes, None]:
-            async with aclosing(lines):
-                yield first
-                async for line in lines:
-                    yield line
-
-        return PromptStream(stream(), operations.SSE, {VERSION_HEADER: VERSION})
+        lines = await begun(self._lines(asked.query))  # there may be too many
+        return PromptStream(lines, operations.SSE, {VERSION_HEADER: VERSION})
 
     async def _lines(self, query: model.EventsRequest) -> AsyncGenerator[bytes, None]:
         if self._followers >= FOLLOWERS_MAX:

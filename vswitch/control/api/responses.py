@@ -46,3 +46,16 @@ def json(content: object, status: int = 200, headers: Mapping[str, str] | None =
     """An answer of a moment."""
     headers = {VERSION_HEADER: VERSION, **(headers or {})}
     return Prompt(msgspec.json.encode(content), status, headers, JSON)
+
+
+async def begun(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """A stream whose first portion is there already: what is wrong with it raises an error here, not in its middle."""
+    first = await anext(stream)
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        async with aclosing(stream):
+            yield first
+            async for portion in stream:
+                yield portion
+
+    return whole()
