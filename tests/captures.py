@@ -161,13 +161,17 @@ def parse(content: bytes) -> Read:
 
 def _packet(body: bytes, interfaces: list[Interface]) -> Packet:
     interface, upper, lower, captured, length = struct.unpack_from("<5I", body)
-    assert 0 < interface < len(interfaces), "a packet of no port, or of one that there is not yet"
+    assert interface < len(interfaces), "a packet of a port that there is not yet"
     assert captured == min(length, interfaces[interface].snaplen)
     end = 20 + captured + -captured % 4
     assert body[20 + captured : end] == bytes(-captured % 4)
     said = options(body[end:])
     assert all(len(said[code]) == size for code, size in ((2, 4), (4, 8), (5, 8)) if code in said)
-    assert said[2][0] in (IN, OUT)
+    if interface:
+        assert said[2][0] in (IN, OUT)
+    else:
+        assert (length, said[2][0]) == (0, 0), "a frame of no port"
+        assert said[COMMENT], "a mark that says nothing"
     assert said[2][1:] == bytes(3)
     return Packet(
         port=interfaces[interface].name,

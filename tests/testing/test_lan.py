@@ -217,11 +217,12 @@ async def test_what_is_known_is_saved_when_it_has_ended_too(tmp_path: Path, cloc
     async with Lan() as lan:
         a, b = await pair(lan)
         await a.ping(b.ip)
-    (file,) = await lan.save(tmp_path / "kept")
+    file, report = await lan.save(tmp_path / "kept")
     assert file == tmp_path / "kept" / "lan.pcapng"
     read = captures.read(file)
     assert [interface.name for interface in read.ports] == ["a", "b"]
     assert len(read.packets) == 8
+    assert report.read_text() == "\n", "nobody looked before it ended"
 
 
 async def test_the_same_seed_gives_the_same_frames(clock: MockClock) -> None:

@@ -60,7 +60,7 @@ def test_a_test_that_fails_keeps_what_has_passed_and_says_where(pytester: pytest
     result = run(pytester)
     result.assert_outcomes(failed=1)
     directory = "test_it.py-test_ping"
-    assert kept(pytester) == [f"{directory}/lan.pcapng"]
+    assert kept(pytester) == [f"{directory}/lan.pcapng", f"{directory}/lan.txt"]
     file = pytester.path / "vswitch-output" / directory / "lan.pcapng"
     result.stdout.fnmatch_lines(["*- vswitch -*", "seed: test_it.py::test_ping", f"kept: {file}"])
     assert len(captures.read(file).packets) == 8
@@ -98,7 +98,7 @@ def test_it_is_kept_when_set_up_or_tear_down_fails(pytester: pytest.Pytester, wh
     )
     result = run(pytester)
     result.assert_outcomes(failed=1)
-    assert len(kept(pytester)) == 1
+    assert [Path(file).name for file in kept(pytester)] == ["lan.pcapng", "lan.txt"]
 
 
 @pytest.mark.parametrize("when", ["before", "after", "in", "later"])
@@ -130,7 +130,7 @@ def test_of_a_sync_test_too(pytester: pytest.Pytester, when: str) -> None:
     result = run(pytester)
     outcome = {"before": {"errors": 1, "passed": 1}, "after": {"errors": 1, "passed": 2}}
     result.assert_outcomes(**outcome.get(when, {"failed": 1, "passed": 1}))
-    (file,) = kept(pytester)
+    (file, _) = kept(pytester)
     frames = len(captures.read(pytester.path / "vswitch-output" / file).packets)
     assert frames == (1 if when == "later" else 8), "only its own"
 
@@ -216,7 +216,7 @@ def test_a_fixture_of_that_name_of_ones_own_is_left_alone(pytester: pytest.Pytes
     )
     result = run(pytester)
     result.assert_outcomes(passed=1, failed=1)
-    assert kept(pytester) == ["test_on_top.py-test_it/lan.pcapng"]
+    assert kept(pytester) == ["test_on_top.py-test_it/lan.pcapng", "test_on_top.py-test_it/lan.txt"]
 
 
 def test_virtual_time(pytester: pytest.Pytester) -> None:
@@ -253,7 +253,7 @@ def test_side_by_side_under_xdist(pytester: pytest.Pytester) -> None:
         """
     )
     run(pytester, "-n", "4").assert_outcomes(failed=4, passed=5)
-    assert len(kept(pytester)) == 4
+    assert len(kept(pytester)) == 8
 
 
 def test_what_a_test_makes_ends_with_it_and_what_a_module_makes_stays(pytester: pytest.Pytester) -> None:
@@ -430,7 +430,7 @@ def test_nothing_is_left_running(pytester: pytest.Pytester, kind: str, number: s
 
 
 def test_node_ids_are_names_of_directories() -> None:
-    from vswitch.testing.pytest_plugin import NAME_MAX, directory_name
+    from vswitch.testing.kept import NAME_MAX, directory_name
 
     assert directory_name("tests/test_a.py::TestB::test_c[x-1]") == "tests-test_a.py-TestB-test_c[x-1]"
     assert "/" not in directory_name("a/../../b::c[/etc]")

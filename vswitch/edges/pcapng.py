@@ -19,7 +19,7 @@ PACKET: Final = 6
 BYTE_ORDER: Final = 0x1A2B3C4D
 ETHERNET: Final = 1  # LINKTYPE_ETHERNET
 
-SWITCH_NAME: Final = "(switch)"  # of its interface, on which no frame is; no port can have this name
+SWITCH_NAME: Final = "(switch)"  # of its interface, on which no frame is, at most a comment; no port has this name
 SWITCH_DESCRIPTION: Final = "the switch itself; what passes is at its ports"
 
 COMMENT: Final = 1  # options

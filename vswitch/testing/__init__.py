@@ -4,11 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vswitch.testing.conditions import ConditionFailed
+    from vswitch.testing.expectations import ExpectationFailed
     from vswitch.testing.faults import Fault
     from vswitch.testing.guest import Guest, GuestDied
     from vswitch.testing.guest_image import GuestImage, GuestImageError
     from vswitch.testing.host import HostUnreachable, ScapyHost
-    from vswitch.testing.lan import ExpectationFailed, Lan
+    from vswitch.testing.lan import Lan
     from vswitch.testing.link import Link, Nic
     from vswitch.testing.machine import Disk, Kernel, Login
     from vswitch.testing.qemu import QemuError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommandFailed",
+    "ConditionFailed",
     "Disk",
     "ExpectationFailed",
     "Fault",
@@ -38,8 +41,9 @@ __all__ = [
 
 _WHERE = {
     "CommandFailed": "shell",
+    "ConditionFailed": "conditions",
     "Disk": "machine",
-    "ExpectationFailed": "lan",
+    "ExpectationFailed": "expectations",
     "Fault": "faults",
     "Guest": "guest",
     "GuestDied": "guest",

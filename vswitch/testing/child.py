@@ -23,6 +23,18 @@ LAN = 0  # its number
 STDERR = 2
 
 
+class _BlockFailed(Exception):
+    """In the test, an error ended a block."""
+
+
+class _Entered:
+    """A context manager of the child's, in whose block the test is."""
+
+    def __init__(self) -> None:
+        self.leave, self.left = trio.Event(), trio.Event()
+        self.failed = False
+
+
 class Child:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -30,7 +42,7 @@ class Child:
         self._said, self._heard = trio.open_memory_channel[Any](0)
         self._answer, self._answers = trio.open_memory_channel[Any](math.inf)  # to what was asked of the test
         self._objects: list[Any] = []
-        self._over: dict[int, tuple[trio.Event, trio.Event]] = {}  # of entered context managers, by number
+        self._entered: dict[int, _Entered] = {}  # by number
         self._number = 0  # of the call that is being answered, or was
         self._pending = False
         self._given_up = 0  # the last call that the test does not wait for any more
@@ -99,8 +111,8 @@ class Child:
             await self._send("ended", error)
         while True:
             what, *words = await self._receive()
-            if what == "call" and words[:2] == [LAN, "save"]:
-                await self._send("ok", await lan.save(*words[2], **words[3]))
+            if what == "call" and words[0] == LAN and words[1] in ("report", "save"):
+                await self._send("ok", await getattr(lan, words[1])(*words[2], **words[3]))
             else:
                 await self._send("ended", error)
 
@@ -119,18 +131,23 @@ class Child:
 
     async def _enter(self, number: int, task_status: trio.TaskStatus[Any]) -> None:
         """In a task of its own: it may have a nursery open as long as it is entered."""
-        leave, left = self._over[number] = trio.Event(), trio.Event()
+        entered = self._entered[number] = _Entered()
         try:
             async with self._objects[number] as value:
                 task_status.started(value)
-                await leave.wait()
+                await entered.leave.wait()
+                if entered.failed:
+                    raise _BlockFailed
+        except _BlockFailed:
+            pass
         finally:
-            left.set()
+            entered.left.set()
 
-    async def _leave(self, number: int) -> None:
-        leave, left = self._over.pop(number)
-        leave.set()
-        await left.wait()
+    async def _leave(self, number: int, failed: bool) -> None:
+        entered = self._entered.pop(number)
+        entered.failed = failed
+        entered.leave.set()
+        await entered.left.wait()
 
     def _reference(self, value: object) -> Any:
         if not lives_in_the_child(value):

@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,8 +18,10 @@ from vswitch.testing.link import Link
 from vswitch.testing.machine import Card, Machine, own_words
 from vswitch.testing.qemu import Qemu, QemuError, telling_lines
 from vswitch.testing.running import Running
+from vswitch.testing.screen import png_of
 from vswitch.testing.shell import Result, Shell, VirtioShell
 from vswitch.testing.template import BOOT_TIMEOUT_S, NoTemplateError, Template
+from vswitch.testing.timeline import Timeline
 
 COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
@@ -46,6 +49,7 @@ class Guest:
         nursery: trio.Nursery,
         gateway: str,
         when_up: Callable[[], Awaitable[None]],
+        timeline: Timeline,
         *,
         cold: bool = False,
     ) -> None:
@@ -55,6 +59,7 @@ class Guest:
         self._nursery = nursery
         self._gateway = gateway
         self._when_up = when_up
+        self._timeline = timeline
         self._cold = cold
         self._is_up = False
         self._running: Running | None = None
@@ -129,6 +134,13 @@ class Guest:
         """Executes a QMP command: `qmp("query-status")`."""
         return await self._alive().qmp(command, **arguments)
 
+    async def screenshot(self) -> bytes:
+        """Its screen, as a PNG. Raises QemuError if it has none."""
+        with tempfile.TemporaryDirectory(prefix="vs-") as directory:
+            path = Path(directory) / "screen.ppm"
+            await self.qmp("screendump", filename=str(path))
+            return png_of(path.read_bytes())
+
     async def stop(self) -> None:
         """Halts its processors, as if time stood still; `cont` has it go on."""
         await self.qmp("stop")
@@ -143,7 +155,7 @@ class Guest:
             await self.stop()
             return self.cont
 
-        return Fault(inject, f"pause of {self.name}")
+        return Fault(inject, f"pause of {self.name}", self._timeline)
 
     async def set_link(self, up: bool, card: int = 0) -> None:
         """Takes the carrier of a card away, as the guest sees it, or gives it back."""
@@ -157,7 +169,7 @@ class Guest:
             await self.power_off()
             return self.boot
 
-        return Fault(inject, f"crash of {self.name}")
+        return Fault(inject, f"crash of {self.name}", self._timeline)
 
     async def reset(self) -> None:
         """Presses the reset button; returns when the guest is up again."""

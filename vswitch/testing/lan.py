@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,30 +23,25 @@ from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.errors import innermost
 from vswitch.ports import policy as policies
 from vswitch.supervision import is_cancelled
-from vswitch.testing import guest_image
-from vswitch.testing.evidence import Packets, Wanted, describe, read_wanted
-from vswitch.testing.faults import Fault, Restore
+from vswitch.testing import evidence, guest_image
+from vswitch.testing.conditions import Always, Condition, eventually
+from vswitch.testing.evidence import Evidence
+from vswitch.testing.expectations import Expectations
 from vswitch.testing.guest import Guest, GuestDied
 from vswitch.testing.host import ScapyHost
-from vswitch.testing.layers import Packet
 from vswitch.testing.link import Link, Nic
 from vswitch.testing.machine import CARDS_MAX, Image, Login, Machine
+from vswitch.testing.network_faults import NetworkFaults
 from vswitch.testing.qemu import QemuError
+from vswitch.testing.stations import Station, name_of
+from vswitch.testing.timeline import Step, Timeline
 
 NETWORK = "10.0.0.0/24"
 RECORD = RecordLimits(64 * 2**20, 1e6)
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
-SHOWN_MAX = 10  # packets, where one that was expected did not come
-
-Station = Guest | ScapyHost | Link | str
-"""What can be named where a machine is meant: itself, one of its cables, or the name of a port or endpoint."""
 
 
-class ExpectationFailed(AssertionError):
-    """A frame was expected and did not come, or came and was not to."""
-
-
-class Lan:
+class Lan(Expectations, NetworkFaults):
     """A VSwitch, `switch`, and helpers for tests; running while its `async with` block does.
 
     `seed` makes `random`, which everything goes by that is left to chance. `network` is where addresses come from.
@@ -68,7 +62,10 @@ class Lan:
         self._taken: set[ipaddress.IPv4Address] = set()
         self._links: dict[str, Link] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
+        self.timeline = Timeline()
         self._telling = trio.Lock()
+        self._is_running = False
+        self._seen: Evidence | None = None
 
     def __repr__(self) -> str:
         machines: list[Guest | ScapyHost] = [*self.guests.values(), *self.hosts.values()]
@@ -80,11 +77,16 @@ class Lan:
         self._stack.push_async_callback(self._power_off)
         self._nursery = await self._stack.enter_async_context(trio.open_nursery())
         self._stack.callback(self._nursery.cancel_scope.cancel)
+        self.timeline.start()
+        self._is_running = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        if error is not None:
+            await self.look()
+        self._is_running = False
         try:
             if error is not None and not is_cancelled(error):  # the block's own error: as it is, not in a group
                 await self._stack.__aexit__(None, None, None)
@@ -139,7 +141,7 @@ class Lan:
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
         machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
-        guest = Guest(name, machine, [], self._nursery, gateway, self._tell_names, cold=self.cold)
+        guest = Guest(name, machine, [], self._nursery, gateway, self._tell_names, self.timeline, cold=self.cold)
         try:
             for number, card in enumerate(cards):
                 port_name = f"{name}-{number + 1}" if number else name
@@ -211,152 +213,60 @@ class Lan:
             if link.interface is not None:
                 self._taken.discard(link.interface.ip)
 
-    def partition(self, *islands: Iterable[Station]) -> Fault:
-        """Islands between which nothing passes, whatever their VLANs. Machines in none reach all of them."""
-        names = [[name for station in island for name in self._ports_of(station)] for island in islands]
-        return self._parted(names, rest=False, what=f"partition of {' from '.join(map(' and '.join, names))}")
+    def begin_test(self) -> int:
+        """For one of several tests on the same LAN: what others did is not in its report. Answers the moment."""
+        self.timeline.forget()
+        return self.now()
 
-    def isolate(self, *stations: Station) -> Fault:
-        """Machines that reach nobody else, each other neither; also nobody who comes later."""
-        names = [self._ports_of(station) for station in stations]
-        return self._parted(names, rest=True, what=f"isolation of {', '.join(chain(*names))}")
+    def step(self, what: str) -> Step:
+        """A part of a test, entered with `with`: the report of a failed test, and the capture, say when it was."""
+        return Step(self.timeline, what)
 
-    def down(self, station: Station) -> Fault:
-        """A machine's ports are down: they take nothing in, and send nothing."""
+    def always(self, condition: Condition, *, every: float = 0.1) -> Always:
+        """Holds all the time that an `async with` block runs, or the block fails at the moment it does not.
 
-        async def inject() -> Restore:
-            names = self._ports_of(station)
-            self._set_up(names, False)
-
-            async def restore() -> None:
-                self._set_up(names, True)
-
-            return restore
-
-        return Fault(inject, f"link down of {_name(station)}")
-
-    def flap(self, station: Station, *, down: float = 0.1, up: float = 0.1) -> Fault:
-        """A machine's ports go down and up again and again, so many seconds each, until restored."""
-
-        async def inject() -> Restore:
-            scope, over = trio.CancelScope(), trio.Event()
-            names = self._ports_of(station)
-            self._set_up(names, False)
-
-            async def go() -> None:
-                try:
-                    with scope:
-                        while True:
-                            await trio.sleep(down)
-                            self._set_up(names, True)
-                            await trio.sleep(up)
-                            self._set_up(names, False)
-                finally:
-                    self._set_up(names, True)
-                    over.set()
-
-            self._nursery.start_soon(go)
-
-            async def restore() -> None:
-                scope.cancel()
-                await over.wait()
-
-            return restore
-
-        return Fault(inject, f"flapping of {_name(station)}")
-
-    def now(self) -> int:
-        """A moment, for `since`."""
-        return self.switch.captures.moment()
-
-    async def expect(
-        self, wanted: Wanted, *, within: float = 5.0, at: Station | None = None, since: int | None = None
-    ) -> Packet:
-        """The first frame that is `wanted`: a filter in the pcap language, or a function of a scapy packet.
-
-        Frames since the test began count, or since `since`, and then those of the next `within` seconds; with `at` only
-        those at one machine's ports. Its `sniffed_on` is the port, `direction` 1 where it came in and 2 where it left,
-        `comments` say why it was dropped. Raises ExpectationFailed, InputError for a wrong filter.
+        `condition` is a function, plain or async, that is asked every so many seconds.
         """
-        __tracebackhide__ = True
-        packet = await self._find(wanted, within, at, since)
-        if packet is None:
-            last = describe(await self._last(since))
-            raise ExpectationFailed(f"no frame was {_shown(wanted)} within {within:g} s{last}")
-        return packet
+        return Always(condition, every, self._nursery)
 
-    async def expect_none(
-        self, wanted: Wanted, *, within: float = 1.0, at: Station | None = None, since: int | None = None
-    ) -> None:
-        """Nothing like it since the test began, or since `since`, nor in the next `within` seconds."""
+    async def eventually(self, condition: Condition, *, within: float = 5.0, every: float = 0.1) -> Any:
+        """The first answer of a condition that is true. Raises ConditionFailed if none is, within so many seconds."""
         __tracebackhide__ = True
-        packet = await self._find(wanted, within, at, since)
-        if packet is not None:
-            raise ExpectationFailed(f"a frame was {_shown(wanted)}{describe([packet])}")
+        return await eventually(condition, within, every)
 
-    def capture(self, wanted: Wanted | None = None, *, at: Station | None = None) -> "Capturing":
-        """What passes while its `async with` block runs; afterwards `packets` has it."""
-        return Capturing(self, wanted, at)
+    async def look(self) -> None:
+        """Keeps how everything looks now, for `report` and `save`."""
+        if self._is_running:
+            self._seen = await evidence.gather(self.switch, self.guests.values())
+
+    async def report(self) -> str:
+        """What the test did, and how its LAN looks, or looked when it failed. May be called when it has ended."""
+        await self.look()
+        return evidence.text(self.timeline, self._seen)
 
     async def save(self, directory: Path, since: int | None = None) -> list[Path]:
-        """Writes what is known into a directory: every port's frames, since a moment, as pcapng, and guests' consoles.
+        """Writes what is known into a directory: every port's frames, since a moment, as pcapng; the report; guests'
+        consoles and screens.
 
         May be called when the LAN has ended. Answers the files.
         """
         directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
-        files = [directory / "lan.pcapng"]
-        with files[0].open("wb") as file:
-            async with aclosing(self.switch.captures.recorded(CaptureRequest(), since=since or 0)) as blocks:
-                async for data in blocks:
-                    file.write(data)
+        files = [directory / "lan.pcapng", directory / "lan.txt"]
+        async with aclosing(self.switch.captures.recorded(CaptureRequest(), since=since or 0)) as blocks:
+            await evidence.write_capture(files[0], blocks, self.timeline)
+        files[1].write_text(f"{await self.report()}\n")
         for guest in self.guests.values():
             files.append(directory / f"{guest.name}.console.txt")
             files[-1].write_text(guest.console)
+        for name, screen in (self._seen.screens if self._seen is not None else {}).items():
+            files.append(directory / f"{name}.png")
+            files[-1].write_bytes(screen)
         return files
-
-    async def _find(self, wanted: Wanted, within: float, at: Station | None, since: int | None) -> Packet | None:
-        """The first of what has passed since then, or passes soon, that is wanted."""
-        matches, predicate = read_wanted(wanted)
-        request = CaptureRequest(ports=tuple(self._ports_of(at)) if at is not None else ())
-        live = await self.switch.captures.prepare(request, matches)
-        past, present = Packets(), Packets()
-        async with aclosing(live.stream()) as passing:
-            present.feed(await anext(passing))  # and now it watches: nothing is missed between past and present
-            async with aclosing(self.switch.captures.recorded(request, matches, since or 0)) as passed:
-                async for blocks in passed:
-                    for packet in past.feed(blocks):
-                        if await predicate(packet):
-                            return packet
-            with trio.move_on_after(within):
-                async for blocks in passing:
-                    for packet in present.feed(blocks):
-                        if await predicate(packet):
-                            return packet
-        return None
-
-    async def _last(self, since: int | None) -> list[Packet]:
-        """The last packets there were."""
-        past, found = Packets(), list[Packet]()
-        async with aclosing(self.switch.captures.recorded(CaptureRequest(), since=since or 0)) as passed:
-            async for blocks in passed:
-                found = [*found, *past.feed(blocks)][-SHOWN_MAX:]
-        return found
 
     async def _run_host(self, host: ScapyHost, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         with scope:
             async with stream:
                 await host.run()
-
-    def _parted(self, islands: list[list[str]], rest: bool, what: str) -> Fault:
-        async def inject() -> Restore:
-            number = self.switch.policies.part(*islands, rest=rest)
-
-            async def restore() -> None:
-                self.switch.policies.heal(number)
-
-            return restore
-
-        return Fault(inject, what)
 
     async def _tell_names(self) -> None:
         """Has all guests know all machines by name."""
@@ -367,13 +277,9 @@ class Lan:
             for guest in self.guests.values():
                 nursery.start_soon(guest.tell_names, known)
 
-    def _set_up(self, names: list[str], up: bool) -> None:
-        for name in names:
-            self.switch.policies.set_up(name, up)
-
     def _ports_of(self, station: Station) -> list[str]:
         """The names of a machine's ports, or an endpoint's own. Raises InputError for what is not on this LAN."""
-        names = [link.name for link in station.links] if isinstance(station, Guest) else [_name(station)]
+        names = [link.name for link in station.links] if isinstance(station, Guest) else [name_of(station)]
         known = [*self._links, *(port.name for port in self.switch.ports())]  # a guest that is down has no ports
         known += [endpoint.name for endpoint in self.switch.endpoints()]
         for name in names:
@@ -424,52 +330,3 @@ class Lan:
                 raise InputError(f"{found.ip} is somebody else's already; give this one another ip")
         self._taken.add(found.ip)
         return found
-
-
-class Capturing:
-    """What `lan.capture` answers; `packets` are scapy's, in the order they passed."""
-
-    def __init__(self, lan: Lan, wanted: Wanted | None, at: Station | None) -> None:
-        self.packets: list[Packet] = []
-        self._lan = lan
-        self._wanted = wanted
-        self._at = at
-
-    def __repr__(self) -> str:
-        wanted = _shown(self._wanted) if self._wanted is not None else "everything"
-        return f"<Capture of {wanted}: {len(self.packets)} packets>"
-
-    async def __aenter__(self) -> Self:
-        lan = self._lan
-        matches, self._predicate = read_wanted(self._wanted if self._wanted is not None else "")
-        ports = tuple(lan._ports_of(self._at)) if self._at is not None else ()
-        self._live = await lan.switch.captures.prepare(CaptureRequest(ports=ports), matches)
-        self._over = trio.Event()
-        await lan._nursery.start(self._run)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._live.end()
-        with trio.CancelScope(shield=True):
-            await self._over.wait()
-
-    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
-        packets = Packets()
-        try:
-            async with aclosing(self._live.stream()) as passing:
-                packets.feed(await anext(passing))
-                task_status.started()
-                async for blocks in passing:
-                    self.packets += [packet for packet in packets.feed(blocks) if await self._predicate(packet)]
-        finally:
-            self._over.set()
-
-
-def _name(station: Station) -> str:
-    return station if isinstance(station, str) else station.name
-
-
-def _shown(wanted: Wanted) -> str:
-    return repr(wanted) if isinstance(wanted, str) else f"what {getattr(wanted, '__name__', 'the function')} wants"

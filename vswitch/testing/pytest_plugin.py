@@ -4,26 +4,22 @@ It is loaded wherever vswitch is installed, so it imports the rest only when a t
 """
 
 import functools
-import hashlib
 import inspect
-import re
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vswitch.testing.kept import tell
 from vswitch.testing.limit import Limit
 from vswitch.testing.reports import readable
 
 if TYPE_CHECKING:
     from vswitch.testing.lan import Lan
     from vswitch.testing.sync import SyncLan
-
-NAME_MAX = 120  # characters of a directory's name
 
 _lans = pytest.StashKey[list[Any]]()  # an item's
 _item = pytest.StashKey[pytest.Item]()  # the one that runs
@@ -179,6 +175,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
             await function(**fixtures)
         except BaseException as error:
             item.stash[_where] = error.__traceback__
+            if not isinstance(error, KeyboardInterrupt | pytest.skip.Exception):
+                for made in item.stash.get(_lans, []):
+                    await made.look()  # it will have ended when the report is made
             raise
 
     item.obj = test  # type: ignore[attr-defined]
@@ -260,9 +259,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if uses(item, "sync_lan") and (shared := item.config.stash.get(_sync, None)) is not None:
         made = [shared]
     if made and (report.failed or (call.when == "call" and item.config.getoption("--vswitch-pcap") == "on")):
-        said = [f"seed: {seed_of(item)}", *_save(item, made)]
-        if report.failed:
-            report.sections.append(("vswitch", "\n".join(said)))
+        tell(item, report, made, seed_of(item))
     if made and call.excinfo is not None and isinstance(call.excinfo.value, KeyboardInterrupt):
         item.session.shouldstop = "Ctrl-C"  # trio has it in a group, for which pytest would go on
     if call.when == "teardown":
@@ -277,34 +274,3 @@ def _without_lines(error: BaseException) -> BaseException:
         pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
     except pytest.fail.Exception as failure:
         return failure
-
-
-def _save(item: pytest.Item, made: list[Any]) -> list[str]:
-    """Writes what there is; answers lines that say where."""
-    if item.config.getoption("--vswitch-pcap") == "off":
-        return []
-    directory = item.config.rootpath / item.config.getoption("--vswitch-output") / directory_name(item.nodeid)
-    lines = []
-    for number, one in enumerate(made):
-        into = directory / str(number + 1) if number else directory
-        try:
-            files = one.save(into) if hasattr(one, "begin_test") else _run(one.save, into)
-            lines += [f"kept: {file}" for file in files]
-        except Exception as error:  # the test's own failure is what is to be told
-            lines.append(f"nothing kept in {into}: {error}")
-    return lines
-
-
-def _run(save: Any, directory: Path) -> Any:
-    import trio
-
-    return trio.run(save, directory)
-
-
-def directory_name(node_id: str) -> str:
-    """A node id as a name for a directory, which no two tests have in common."""
-    name = re.sub(r"[^\w.\[\]=-]+", "-", node_id).strip("-.")
-    if len(name) > NAME_MAX:
-        digest = hashlib.sha256(node_id.encode()).hexdigest()[:12]
-        name = f"{name[:NAME_MAX]}-{digest}"
-    return name

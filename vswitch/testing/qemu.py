@@ -35,6 +35,7 @@ ADVICE = {
     "addr=0x1e.0,multifunction=on, addr=0x1e.1, and so on",
     "does not support hotplugging": "boot the guest with arguments=['-device', 'pcie-root-port,id=spare'], and "
     "add bus='spare'",
+    "no console to take a screendump": "the tiny guest has no screen; boot it with arguments=['-vga', 'std']",
     "No 'PCI' bus found": "this machine has no PCI, which the guest's devices need; leave out -M microvm",
 }
 EVENTS_MAX = 100  # that are kept for who asks for them

@@ -48,6 +48,10 @@ class Result:
     def ok(self) -> bool:
         return self.status == 0
 
+    def __bool__(self) -> bool:
+        """`ok`: a test that asserts a result asserts that the command succeeded."""
+        return self.ok
+
     @property
     def stdout(self) -> str:
         """As text; bytes that are no UTF-8 as `\\xff`."""

@@ -16,10 +16,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from vswitch.testing.conditions import ConditionFailed, failed_within
 from vswitch.testing.wire import LENGTH, Function, pack, unpack
 
 END_TIMEOUT_S = 10.0
@@ -57,7 +59,7 @@ class Remote:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._lan._ask("leave", self._still_there())
+        self._lan._ask("leave", self._still_there(), error is not None)
 
     def __repr__(self) -> str:
         return self._shown
@@ -95,6 +97,7 @@ class SyncLan(Remote):
         self._since: int | None = None
         self._calls = 0
         self._unanswered = 0  # the call that is, if any
+        self._called_back = 0  # the thread in which a function of the test's is asked something
         self._ended: Exception | None = None
         self._is_told = False  # the test that runs, of a guest that has died
 
@@ -147,8 +150,28 @@ class SyncLan(Remote):
             self.__enter__()
         self._is_told = False
         self.random = random.Random(str(seed))
-        self._since = self._ask("call", LAN, "now", (), {})
+        self._since = self._ask("call", LAN, "begin_test", (), {})
         self._functions.clear()
+
+    def eventually(self, condition: Callable[[], Any], *, within: float = 5.0, every: float = 0.1) -> Any:
+        """As a `Lan`'s, asked here: the condition may use the LAN. It is asked once at least."""
+        __tracebackhide__ = True
+        over_s = time.monotonic() + within
+        while True:
+            try:
+                answer = condition()
+                why = f"it answered {answer!r}"
+            except AssertionError as error:
+                answer, why = None, str(error) or "an assertion failed"
+            if answer:
+                return answer
+            if time.monotonic() > over_s:
+                raise ConditionFailed(failed_within(condition, within, why))
+            time.sleep(every)
+
+    def always(self, *_: Any, **__: Any) -> Any:
+        """Not here: nothing can ask while the test is busy."""
+        raise RuntimeError("always is for async tests; write this one with the fixture lan, or ask with eventually")
 
     def end_test(self) -> None:
         """Takes away what the test has made, and mends what it broke. Raises what the LAN has ended of, unless the
@@ -188,6 +211,8 @@ class SyncLan(Remote):
         return name, words, named
 
     def _exchange(self, *message: object) -> Any:
+        if self._called_back == threading.get_ident():
+            raise RuntimeError("a function that the LAN calls cannot call the LAN; it is asked of a packet only")
         with self._lock:
             if self._unanswered:
                 self._to_send.put(pack((self._unanswered, "give up"), self._reference))
@@ -214,10 +239,13 @@ class SyncLan(Remote):
             if what != "ask":
                 return what, value
             function, words = value
+            self._called_back = threading.get_ident()
             try:
                 answer = ("ok", self._functions[function](*words))
             except Exception as error:
                 answer = ("error", error)
+            finally:
+                self._called_back = 0
             self._to_send.put(pack((number, "answer", *answer), self._reference))
 
     def _reference(self, value: object) -> Any:

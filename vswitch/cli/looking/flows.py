@@ -10,8 +10,8 @@ from vswitch.cli.names import complete_port
 from vswitch.cli.options import asks_switch
 from vswitch.cli.output import say
 from vswitch.cli.table import Column
-from vswitch.control import client, operations
-from vswitch.control.model import FlowInfo, FlowsRequest
+from vswitch.control import client, flow_text, operations
+from vswitch.control.model import FlowsRequest
 from vswitch.errors import InputError
 
 COLUMNS = (
@@ -48,24 +48,8 @@ def flows(since: str | None, port: str | None, name: str | None, as_json: bool, 
         say(body.decode())
         return
     now_s = time.time()
-    table.show(COLUMNS, [_row(flow, now_s) for flow in found.flows], wide)
+    table.show(COLUMNS, [flow_text.row(flow, now_s) for flow in found.flows], wide)
     if found.older:
         say(f"and {found.older:,} flows that were heard before; --since and --port leave fewer")
     if found.others:
         say(f"and {found.others:,} frames of more flows than are told apart")
-
-
-def _row(flow: FlowInfo, now_s: float) -> tuple[str, ...]:
-    what = flow.protocol if flow.service is None else f"{flow.protocol} {flow.service}"
-    ends = flow.source_ip or flow.source, flow.destination_ip or flow.destination
-    vlan = "-" if flow.vlan is None else str(flow.vlan)
-    ago = f"{max(0.0, now_s - flow.last_s):.0f}s"
-    return flow.port, *ends, vlan, what, f"{flow.frames:,}", f"{flow.bytes:,}", ago, _became(flow)
-
-
-def _became(flow: FlowInfo) -> str:
-    """Where it went, and why some of it did not get there."""
-    more = ["and more"] if flow.more else []
-    went = ["to " + ", ".join([*flow.forwarded, *more])] if flow.forwarded else []
-    lost = [f"{frames:,} {reason}" for reason, frames in flow.drops.items()]
-    return "; ".join([*went, *([f"dropped: {', '.join(lost)}"] if lost else [])]) or "-"

@@ -1,0 +1,90 @@
+"""What is kept of a test with a LAN, and where it is told: the report's text, JUnit's XML, pytest-html's page.
+
+Only the standard library and pytest are used: the plugin is loaded wherever vswitch is installed.
+"""
+
+import base64
+import hashlib
+import inspect
+import os
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAME_MAX = 120  # characters of a directory's name
+TITLE = "vswitch"
+
+
+def tell(item: pytest.Item, report: pytest.TestReport, made: list[Any], seed: str) -> None:
+    """Keeps what is known of a test's LANs as files, and has the report say so if it has failed.
+
+    That it cannot be kept is said there, too: the test's own failure is what counts.
+    """
+    wants_files = item.config.getoption("--vswitch-pcap") != "off"
+    directory = item.config.rootpath / item.config.getoption("--vswitch-output") / directory_name(item.nodeid)
+    parts, files, said = [], list[Path](), [f"seed: {seed}"]
+    for number, one in enumerate(made):
+        into = directory / str(number + 1) if number else directory
+        try:
+            if wants_files:
+                files += _call(one.save, into)
+            if report.failed:
+                parts.append(_call(one.report))
+        except Exception as error:
+            said.append(f"nothing kept in {into}: {error}")
+    if not report.failed:
+        return
+    text = "\n".join(filter(None, [*parts, *said, *(f"kept: {file}" for file in files)]))
+    consoles = [file for file in files if file.name.endswith(".console.txt")]
+    report.sections.append((TITLE, _for_github(text, consoles) if _is_github() else text))
+    for told in [("seed", seed), *(("attachment", str(file)) for file in files)]:
+        if told not in item.user_properties:  # of which the last report has all, and JUnit's XML those of that
+            item.user_properties.append(told)
+    if item.config.pluginmanager.hasplugin("html"):
+        _attach(report, text, files)
+
+
+def _call(function: Any, *words: Any) -> Any:
+    """A Lan's, which is async, or a SyncLan's."""
+    if not inspect.iscoroutinefunction(function):
+        return function(*words)
+    import trio
+
+    return trio.run(function, *words)
+
+
+def _is_github() -> bool:
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _for_github(text: str, consoles: list[Path]) -> str:
+    """Folded, with the consoles: on a runner, the files are gone when the job ends."""
+    parts = [("the LAN", text), *((file.name, file.read_text(errors="replace")) for file in consoles)]
+    # A line of a guest's own that begins with "::" would be a command to the runner.
+    return "\n".join(
+        f"::group::{title}\n{re.sub('(?m)^(?=::)', ' ', content.rstrip())}\n::endgroup::" for title, content in parts
+    )
+
+
+def _attach(report: pytest.TestReport, text: str, files: list[Path]) -> None:
+    """For pytest-html."""
+    extras = import_module("pytest_html.extras")
+    found = [extras.text(text, name="LAN")]
+    for file in files:
+        if file.suffix == ".png":
+            found.append(extras.png(base64.b64encode(file.read_bytes()).decode(), name=file.name))
+        else:
+            found.append(extras.url(file.as_uri(), name=file.name))
+    report.extras = [*getattr(report, "extras", []), *found]  # type: ignore[attr-defined]
+
+
+def directory_name(node_id: str) -> str:
+    """A node id as a name for a directory, which no two tests have in common."""
+    name = re.sub(r"[^\w.\[\]=-]+", "-", node_id).strip("-.")
+    if len(name) > NAME_MAX:
+        digest = hashlib.sha256(node_id.encode()).hexdigest()[:12]
+        name = f"{name[:NAME_MAX]}-{digest}"
+    return name
