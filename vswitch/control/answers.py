@@ -137,12 +137,17 @@ def vlans(ports: Ports) -> list[VlanInfo]:
 async def macs(ports: Ports) -> list[MacInfo]:
     """The MAC table by VLAN and address; made in portions, so that a large one does not hold up forwarding.
 
-    A station that is learned, moved or forgotten meanwhile may be left out or come twice.
+    A station that is learned, moved or forgotten meanwhile may be left out or come twice. Ages are those of the moment
+    when it begins.
     """
-    portions = []
+    portions, begun = [], now_ms()
     for start in range(0, ports.table.slots(), PORTION_SLOTS):
-        entries = ports.table.entries(now_ms(), start, start + PORTION_SLOTS)
-        found = sorted((shown_vlan(vlan), mac, index, age_ms) for vlan, mac, index, age_ms in entries)
+        now = now_ms()
+        entries = ports.table.entries(now, start, start + PORTION_SLOTS)
+        found = sorted(
+            (shown_vlan(vlan), mac, index, max(0, age_ms - (now - begun)) if age_ms >= 0 else age_ms)
+            for vlan, mac, index, age_ms in entries
+        )
         names = ((entry, ports.by_index(entry[2])) for entry in found)
         portions.append([(vlan, mac, port.name, age_ms) for (vlan, mac, _, age_ms), port in names if port is not None])
         await trio.lowlevel.checkpoint()
