@@ -29,6 +29,7 @@ from vswitch.endpoints import url
 from vswitch.endpoints.url import parse
 from vswitch.ports import policy
 from vswitch.ports.event import KINDS
+from vswitch.testing import topology
 
 ROOT = Path(__file__).parents[2]
 PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -155,8 +156,9 @@ def test_switches_are_served_as_they_are_shown(home: Home) -> None:
 
 @pytest.mark.parametrize("block", blocks("TOML"))
 def test_a_configuration_is_one(tmp_path: Path, block: str) -> None:
-    (tmp_path / "lab.toml").write_text(block)
-    assert config.read(str(tmp_path / "lab.toml")).endpoints
+    path = tmp_path / "lab.toml"
+    path.write_text(block)
+    assert topology.read(str(path)).guests if "[[guest]]" in block else config.read(str(path)).endpoints
 
 
 @pytest.mark.parametrize("block", blocks("URL"))

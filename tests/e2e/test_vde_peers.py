@@ -483,10 +483,11 @@ def outcomes(switch: RealSwitch, plugs: list[socket.socket], sent: list[tuple[in
 
 @contextmanager
 def our_switch(root: Path, *arguments: str) -> Iterator[RealSwitch]:
-    """Our own `vde_switch`, as `real_switch` runs the real one."""
+    """Our own `vde_switch`, as `real_switch` runs the real one; when killed, it leaves its control socket there."""
     switch = RealSwitch(root)
     paths = ["-s", str(switch.directory), "-M", str(switch.management), "-p", str(root / "pid")]
-    with running(sys.executable, "-m", "vswitch.cli.vde_switch", *paths, *arguments):
+    env = ["env", f"XDG_RUNTIME_DIR={root}"]
+    with running(*env, sys.executable, "-m", "vswitch.cli.vde_switch", *paths, *arguments):
         wait_until((root / "pid").exists, "our vde_switch is ready")
         yield switch
 

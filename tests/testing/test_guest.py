@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -234,6 +235,24 @@ async def test_images_of_ones_own_with_a_login_on_the_serial_console(lan: Lan, o
         await guest.put(data, "/dev/shm-file")
         assert await guest.get("/dev/shm-file") == data
     assert (await found["stock"].run("echo a >/tmp/a")).stderr.strip().endswith("Read-only file system")
+
+
+async def test_a_person_may_sit_at_that_console_while_commands_wait(
+    lan: Lan, own: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="vs-", dir="/tmp") as directory:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        guest = await lan.guest("own", image=own, login=SECRET)
+        assert (await lan.open("x")).guests == ["own"]
+        async with await trio.open_unix_socket(f"{directory}/vswitch/x.lab/own.console") as console:
+            shown = b""
+            await console.send_all(b"echo by''hand\n")
+            while b"byhand" not in shown:
+                shown += await console.receive_some()
+            with trio.move_on_after(0.1) as limit:
+                await guest.run("true")
+            assert limit.cancelled_caught
+        assert (await guest.run("echo again")).stdout == "again\n"
 
 
 async def test_a_result_is_one_or_an_error(lan: Lan, own: Kernel) -> None:

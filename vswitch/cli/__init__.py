@@ -47,6 +47,8 @@ COMMANDS = {  # and the file of each
     "reload": "changing.reload",
     "check": "check",
     "schema": "check",
+    "lab": "lab",
+    "console": "lab",
     "image": "image",
     "completion": "completion",
 }

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from vswitch.errors import RefusedError, VSwitchError
+from vswitch.errors import RefusedError, VSwitchError, only
 
 STDERR = 2
 LINE_BYTES_MAX = 4096
@@ -33,8 +33,8 @@ class SystemLog(logging.Handler):
             self._socket.sendto(data, socket.MSG_DONTWAIT, SYSLOG_ADDRESS)
 
 
-def detach(run: Callable[[Callable[[], None]], None]) -> None:
-    """Run `run(ready)` in a process of its own, without terminal, files and working directory of this one.
+def detach(run: Callable[[Callable[[], None]], object], directory: str = "/") -> None:
+    """Run `run(ready)` in a process of its own, in another directory, without terminal and files of this one.
 
     Returns when it has called `ready()`. Raises what it raises before that, as a RefusedError or InputError. To be
     called before there are threads or a trio loop.
@@ -46,7 +46,7 @@ def detach(run: Callable[[Callable[[], None]], None]) -> None:
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _exit_after(run, writer)
+        _exit_after(run, writer, directory)
     os.close(writer)
     try:
         with open(reader, "rb") as answers:
@@ -61,7 +61,7 @@ def detach(run: Callable[[Callable[[], None]], None]) -> None:
         raise error
 
 
-def _exit_after(run: Callable[[Callable[[], None]], None], writer: int) -> None:
+def _exit_after(run: Callable[[Callable[[], None]], object], writer: int, directory: str) -> None:
     """The child's life."""
     code = 1
     answers = open(writer, "wb", buffering=0)  # noqa: SIM115 (closed when the answer is given)
@@ -73,18 +73,20 @@ def _exit_after(run: Callable[[Callable[[], None]], None], writer: int) -> None:
 
     try:
         os.setsid()
-        os.chdir("/")
+        os.chdir(directory)
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, STDERR):
             os.dup2(null, fd)
         os.close(null)
         run(lambda: answer(READY))
         code = 0
-    except VSwitchError as error:
-        code = error.exit_code
-        log.error("%s", error)
-        answer(f"{code} {error}".encode(errors="backslashreplace"))
-    except BaseException:
-        log.exception("this is a bug")
+    except BaseException as error:
+        told = only(error)
+        if isinstance(told, VSwitchError):
+            code = told.exit_code
+            log.error("%s", told)
+            answer(f"{code} {told}".encode(errors="backslashreplace"))
+        else:
+            log.exception("this is a bug")
     finally:
         os._exit(code)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from vswitch.cli import guests, process
 from vswitch.cli import image as guest_images
-from vswitch.cli import process
 from vswitch.cli.capturing.pcapng_text import TextCapture
 from vswitch.cli.output import in_background, said, say
 from vswitch.control.capture_requests import CaptureRequest
-from vswitch.errors import RefusedError, innermost, printable
+from vswitch.errors import RefusedError, printable
 
 if TYPE_CHECKING:
     from vswitch.testing import Guest, GuestImage, Lan
@@ -46,25 +46,14 @@ def demo(count: int) -> None:
     They are on a switch of their own. Takes QEMU and some seconds, and no root. Nothing is left behind but the guests'
     image in ~/.cache/vswitch.
     """
-    try:
-        from vswitch.testing.guest import GuestDied
-        from vswitch.testing.guest_image import GuestImageError
-        from vswitch.testing.lan import Lan
-        from vswitch.testing.qemu import QemuError, what_is_missing
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "scapy":
-            raise
-        is_missing = isinstance(error, ModuleNotFoundError)
-        raise RefusedError("vswitch demo needs scapy: pip install scapy" if is_missing else str(error)) from None
-    if missing := what_is_missing():  # before an image is built for nothing
-        raise RefusedError(missing)
-    try:
+    guests.check_needs("vswitch demo")  # before an image is built for nothing
+    from vswitch.testing.lan import Lan
+
+    with guests.refusing():
         # Not in one of trio's threads: Ctrl-C ends apt-get, too, and what it has left is removed.
         image = guest_images.built(say)
         with in_background("vswitch: %(message)s", level=logging.WARNING):
             number = process.run(_demo, Lan(), image, count)
-    except* (GuestDied, GuestImageError, QemuError) as group:
-        raise RefusedError(_in_one_line(group)) from None
     if number is not None:
         sys.exit(128 + number)
 
@@ -76,9 +65,9 @@ async def _demo(lan: "Lan", image: "GuestImage", count: int) -> None:
 
 
 async def _show(lan: "Lan", image: "GuestImage", count: int) -> None:
-    guests = await _boot(lan, image, count)
+    machines = await _boot(lan, image, count)
     unanswered = []
-    for guest, other in pairwise(guests):
+    for guest, other in pairwise(machines):
         command = f"ping -c 3 {other.ip}"
         say(f"{guest.name}$ {command}")
         result = await guest.run(command, timeout=PING_TIMEOUT_S)
@@ -137,12 +126,3 @@ async def _show_stations(lan: "Lan") -> None:
 
 def _listed(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _in_one_line(error: BaseException) -> str:
-    """The first of the errors: the first line of its text and, where that announces what QEMU printed, the last."""
-    error = innermost(error)
-    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
-    if not first.endswith(":"):
-        return first
-    return f"{first} {next((line.strip() for line in reversed(rest) if line.strip()), 'nothing')}"

@@ -67,11 +67,18 @@ def read(path: str, *, whole: bool = False) -> SwitchConfig:
 
     Raises InputError, with file and line in its text, and RefusedError if the file may not be read.
     """
+    text, content = load(path)
+    with located(path, text):
+        return convert(content, whole=whole)
+
+
+def load(path: str) -> tuple[str, dict[str, Any]]:
+    """A TOML file's text, and what it says. Raises as `read` does."""
     if not path:
         raise InputError("the config file has no name")
     try:
         text = Path(path).read_bytes().decode()
-        content = tomllib.loads(text)
+        return text, tomllib.loads(text)
     except PermissionError as error:
         raise RefusedError(f"{path}: {error.strerror}; make it readable for this user") from None
     except OSError as error:
@@ -80,31 +87,39 @@ def read(path: str, *, whole: bool = False) -> SwitchConfig:
         found = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", str(error))
         place, message = (f":{found[1]}", str(error)[: found.start()]) if found else ("", str(error))
         raise InputError(f"{path}{place}: not TOML: {message[:200]}") from None
+
+
+@contextmanager
+def located(path: str, text: str) -> Iterator[None]:
+    """Says of what is wrong in a file on which line it is."""
     try:
-        return _convert(content, whole)
-    except _WrongError as error:
+        yield
+    except WrongError as error:
         raise InputError(f"{path}:{line_of(text, error.place)}: {error}") from None
 
 
-def _convert(content: dict[str, Any], whole: bool) -> SwitchConfig:
-    _only(content, ("switch", "endpoint"), "the file")
+def convert(content: dict[str, Any], *, whole: bool) -> SwitchConfig:
+    """What a file says of a switch. Raises WrongError."""
+    if "guest" in content:
+        raise WrongError("[[guest]] is for: vswitch lab up", "guest")
+    only(content, ("switch", "endpoint"), "the file")
     switch = content.get("switch", {})
     endpoints = content.get("endpoint", [])
     if not isinstance(switch, dict):
-        raise _WrongError("switch is not a table; write [switch]", "switch")
+        raise WrongError("switch is not a table; write [switch]", "switch")
     if not isinstance(endpoints, list) or not all(isinstance(endpoint, dict) for endpoint in endpoints):
-        raise _WrongError("endpoint is not a list of tables; write [[endpoint]]", "endpoint")
-    _only(switch, tuple(SWITCH), "[switch]", "switch")
+        raise WrongError("endpoint is not a list of tables; write [[endpoint]]", "endpoint")
+    only(switch, tuple(SWITCH), "[switch]", "switch")
     values: dict[str, Any] = {}
     for name, (field, kind, likely) in _WRITTEN.items():
         if name in switch:
             value = switch[name]
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise _WrongError(f"[switch] {name} is {shown(value)}; write it like {likely}", "switch", name)
+                raise WrongError(f"[switch] {name} is {shown_value(value)}; write it like {likely}", "switch", name)
             try:
                 values[field] = SWITCH[name].read(value)
             except InputError as error:
-                raise _WrongError(f"[switch] {name}: {error}", "switch", name) from None
+                raise WrongError(f"[switch] {name}: {error}", "switch", name) from None
     return SwitchConfig(**values, endpoints=_endpoints(endpoints, whole))
 
 
@@ -166,17 +181,23 @@ def _in_endpoint(number: int, table: dict[str, Any]) -> Iterator[None]:
         yield
     except InputError as error:
         entry = [name for name in (error.parameter, "url") if name in table][:1]
-        raise _WrongError(f"[[endpoint]] {number}: {error}", "endpoint", number, *entry) from None
+        raise WrongError(f"[[endpoint]] {number}: {error}", "endpoint", number, *entry) from None
 
 
-def _only(table: dict[str, Any], allowed: tuple[str, ...], where: str, *place: str) -> None:
+def only(table: dict[str, Any], allowed: tuple[str, ...], where: str, *place: str | int) -> None:
+    """Raises WrongError for an entry of a table that there cannot be."""
     for name in table:
         if name not in allowed:
-            raise _WrongError(f"{where} has an unknown entry {name!r}; {instead(name, allowed)}", *place, name)
+            raise WrongError(f"{where} has an unknown entry {name!r}; {instead(name, allowed)}", *place, name)
 
 
-class _WrongError(InputError):
-    """Something at a place in the file."""
+def shown_value(value: object) -> str:
+    """A value as a person has written it, cut short."""
+    return str(value).lower() if isinstance(value, bool) else shown(value)
+
+
+class WrongError(InputError):
+    """Something is written wrongly at a place in the file."""
 
     def __init__(self, message: str, *place: str | int) -> None:
         super().__init__(message)

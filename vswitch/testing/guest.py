@@ -48,7 +48,7 @@ class Guest:
         links: Sequence[Link],
         nursery: trio.Nursery,
         gateway: str,
-        when_up: Callable[[], Awaitable[None]],
+        when_up: Callable[["Guest"], Awaitable[None]],
         timeline: Timeline,
         *,
         cold: bool = False,
@@ -86,6 +86,13 @@ class Guest:
     @property
     def running(self) -> bool:
         return self._running is not None
+
+    @property
+    def alive(self) -> Running:
+        """What runs it now. Raises QemuError if nothing does."""
+        if self._running is None:
+            raise QemuError(f"guest {self.name} is not running")
+        return self._running
 
     async def run(self, command: str, *, input: bytes = b"", timeout: float = COMMAND_TIMEOUT_S) -> Result:  # noqa: ASYNC109
         """Runs a command as root, in a shell of its own. Several may run at once.
@@ -250,7 +257,7 @@ class Guest:
 
     async def _now_up(self) -> None:
         self._is_up = True
-        await self._when_up()
+        await self._when_up(self)
 
     async def tell_names(self, addresses: Iterable[tuple[str, str]]) -> None:
         """Writes names and their addresses into the tiny guest's /etc/hosts, in the place of those told before.
@@ -283,9 +290,7 @@ class Guest:
             )
 
     def _alive(self) -> Qemu:
-        if self._running is None:
-            raise QemuError(f"guest {self.name} is not running")
-        return self._running.qemu
+        return self.alive.qemu
 
     def _a_shell(self) -> Shell:
         if self._running is None or self._running.shell is None:

@@ -127,6 +127,12 @@ become() {
     if [ $gateway ]; then ip route add default via $gateway || return; fi
 }
 
+# A shell on the serial console, for a person. The first setsid leaves a process group's leader, so that the second one
+# forks, and this shell goes on; what it starts with & would ignore Ctrl-C.
+console() {
+    PS1="$1:\\w# " setsid setsid -c sh -c 'cd; while :; do sh -i; done' </dev/ttyS0 >/dev/ttyS0 2>&1 8>&- 9>&-
+}
+
 # Writes the LAN's names into /etc/hosts, given as ADDRESS NAME and so on, in the place of those written before.
 know() {
     others=

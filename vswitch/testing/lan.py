@@ -7,9 +7,10 @@ async with Lan() as lan:
 """
 
 import ipaddress
+import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,10 @@ from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.errors import innermost
 from vswitch.ports import policy as policies
 from vswitch.supervision import is_cancelled
-from vswitch.testing import evidence, guest_image
+from vswitch.testing import evidence, guest_image, pause
+from vswitch.testing import topology as topologies
 from vswitch.testing.conditions import Always, Condition, eventually
+from vswitch.testing.doors import QMP, Doors
 from vswitch.testing.evidence import Evidence
 from vswitch.testing.expectations import Expectations
 from vswitch.testing.guest import Guest, GuestDied
@@ -32,9 +35,11 @@ from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link, Nic
 from vswitch.testing.machine import CARDS_MAX, Image, Login, Machine
 from vswitch.testing.network_faults import NetworkFaults
+from vswitch.testing.prompt import ask, names_of
 from vswitch.testing.qemu import QemuError
 from vswitch.testing.stations import Station, name_of
 from vswitch.testing.timeline import Step, Timeline
+from vswitch.testing.topology import Topology
 
 NETWORK = "10.0.0.0/24"
 RECORD = RecordLimits(64 * 2**20, 1e6)
@@ -46,17 +51,24 @@ class Lan(Expectations, NetworkFaults):
 
     `seed` makes `random`, which everything goes by that is left to chance. `network` is where addresses come from.
     `record`: how much of what passes is kept in memory, for `expect` and `save`. `cold`: guests boot, instead of being
-    clones of one that has. Raises GuestDied from the block if a guest does.
+    clones of one that has. What is in a `topology` is there when the block begins. Raises GuestDied from the block if a
+    guest does.
     """
 
     def __init__(
-        self, *, seed: str | int = 0, network: str = NETWORK, record: RecordLimits = RECORD, cold: bool = False
+        self,
+        *,
+        seed: str | int = 0,
+        network: str = NETWORK,
+        record: RecordLimits = RECORD,
+        cold: bool = False,
+        topology: Topology | None = None,
     ) -> None:
         self.seed = seed
         self.random = random.Random(str(seed))
         self.network = ipaddress.IPv4Network(network)
         self.cold = cold
-        self.switch = VSwitch("lan", record=record)
+        self.switch = VSwitch("lan", record=record) if topology is None else topologies.switch_of(topology, record)
         self.guests: dict[str, Guest] = {}
         self.hosts: dict[str, ScapyHost] = {}
         self._taken: set[ipaddress.IPv4Address] = set()
@@ -66,6 +78,8 @@ class Lan(Expectations, NetworkFaults):
         self._telling = trio.Lock()
         self._is_running = False
         self._seen: Evidence | None = None
+        self._doors: Doors | None = None
+        self._topology = topology
 
     def __repr__(self) -> str:
         machines: list[Guest | ScapyHost] = [*self.guests.values(), *self.hosts.values()]
@@ -74,12 +88,32 @@ class Lan(Expectations, NetworkFaults):
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
         await self._stack.enter_async_context(self.switch)
+        self._beside = await self._stack.enter_async_context(trio.open_nursery())  # goes on when a guest has died
+        self._stack.callback(self._beside.cancel_scope.cancel)
         self._stack.push_async_callback(self._power_off)
         self._nursery = await self._stack.enter_async_context(trio.open_nursery())
         self._stack.callback(self._nursery.cancel_scope.cancel)
         self.timeline.start()
         self._is_running = True
+        if self._topology is not None:
+            try:
+                await self._populate(self._topology)
+            except BaseException as error:
+                await self.__aexit__(type(error), error, error.__traceback__)
+                raise
         return self
+
+    @classmethod
+    def from_file(cls, path: str | Path, **options: Any) -> Self:
+        """A LAN as a topology file has it. Raises InputError, with file and line, and RefusedError."""
+        return cls(topology=topologies.read(str(path)), **options)
+
+    async def _populate(self, topology: Topology) -> None:
+        """Raises as `attach` and `guest` do."""
+        await self.switch.configuration.begin(topology.switch)
+        specs = topologies.addressed(topology.guests, self._free_addresses())
+        await side_by_side(partial(self.guest, one.name, **one.options) for one in specs)
+        self.guests = {one.name: self.guests[one.name] for one in specs}  # in this order, whoever was first
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -141,7 +175,7 @@ class Lan(Expectations, NetworkFaults):
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
         machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
-        guest = Guest(name, machine, [], self._nursery, gateway, self._tell_names, self.timeline, cold=self.cold)
+        guest = Guest(name, machine, [], self._nursery, gateway, self._guest_is_up, self.timeline, cold=self.cold)
         try:
             for number, card in enumerate(cards):
                 port_name = f"{name}-{number + 1}" if number else name
@@ -160,18 +194,9 @@ class Lan(Expectations, NetworkFaults):
     async def boot(self, *names: str, **options: Any) -> tuple[Guest, ...]:
         """Boots several guests side by side, each as `guest` does; addresses are given in the order of the names."""
         addresses = self._free_addresses() if "ip" not in options and "nics" not in options else None
-        found: dict[str, Guest] = {}
-
-        async def boot(name: str, own: dict[str, Any]) -> None:
-            found[name] = await self.guest(name, **options, **own)
-
-        try:
-            async with trio.open_nursery() as nursery:
-                for name in names:
-                    nursery.start_soon(boot, name, {"ip": str(next(addresses))} if addresses is not None else {})
-        except BaseExceptionGroup as group:
-            raise innermost(group) from None
-        return tuple(found[name] for name in names)
+        own: list[dict[str, Any]] = [{"ip": str(next(addresses))} if addresses is not None else {} for _ in names]
+        await side_by_side(partial(self.guest, name, **options, **more) for name, more in zip(names, own, strict=True))
+        return tuple(self.guests[name] for name in names)
 
     async def host(
         self, name: str, ip: str | None = None, *, mac: str = "", gateway: str = "", **port: Any
@@ -198,6 +223,8 @@ class Lan(Expectations, NetworkFaults):
     async def remove(self, machine: Guest | ScapyHost) -> None:
         """Takes a machine away, with its cables; its name and address are free again."""
         if isinstance(machine, Guest):
+            if self._doors is not None:
+                self._doors.remove(machine)
             await machine.power_off()
             del self.guests[machine.name]
             await self._forget(machine.links)
@@ -268,6 +295,35 @@ class Lan(Expectations, NetworkFaults):
             async with stream:
                 await host.run()
 
+    async def open(self, name: str = "") -> Doors:
+        """Lets other programs in, by a name for their `--name`: onto the control socket, consoles and QMP."""
+        if self._doors is None:
+            doors = Doors(name or f"test-{os.getpid()}", self.switch, self._beside)
+            await doors.open()
+            self._stack.callback(doors.close)
+            self._doors = doors
+            for guest in self.guests.values():
+                if guest.running:
+                    await doors.add(guest)
+        return self._doors
+
+    async def how_to_look(self) -> str:
+        """Lines to paste, for another terminal. Lets other programs in."""
+        doors = await self.open()
+        guests = [(name, doors.path(guest, QMP)) for name, guest in self.guests.items() if name in doors.guests]
+        return pause.how_to_look(doors.name, guests)
+
+    async def pause(self, why: str = pause.WHY) -> None:
+        """Stands still, while everything goes on, until somebody presses Enter at the terminal."""
+        greeting = pause.greeting(why, await self.how_to_look(), "await lan.report()")
+        with pause.at_terminal():
+            await ask(names_of(self, {**self.hosts, **self.guests}), greeting, enter_ends=True)
+
+    async def _guest_is_up(self, guest: Guest) -> None:
+        await self._tell_names()
+        if self._doors is not None:
+            await self._doors.add(guest)
+
     async def _tell_names(self) -> None:
         """Has all guests know all machines by name."""
         async with self._telling, trio.open_nursery() as nursery:
@@ -330,3 +386,13 @@ class Lan(Expectations, NetworkFaults):
                 raise InputError(f"{found.ip} is somebody else's already; give this one another ip")
         self._taken.add(found.ip)
         return found
+
+
+async def side_by_side(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Raises the first of what they raise, when all have ended."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                nursery.start_soon(call)
+    except BaseExceptionGroup as group:
+        raise innermost(group) from None

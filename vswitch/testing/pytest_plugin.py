@@ -6,13 +6,14 @@ It is loaded wherever vswitch is installed, so it imports the rest only when a t
 import functools
 import inspect
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vswitch.testing import pause
 from vswitch.testing.kept import tell
 from vswitch.testing.limit import Limit
 from vswitch.testing.reports import readable
@@ -45,6 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="end a test with a LAN that takes longer [default: none; a test's own: pytest.mark.vswitch_timeout(20)]",
     )
     group.addoption("--vswitch-cold", action="store_true", help="boot every guest, instead of cloning one that has")
+    group.addoption(
+        "--vswitch-pause",
+        action="store_true",
+        help="when a test has failed, keep its LAN running, say how to look at it, and wait for Enter",
+    )
     group.addoption("--vswitch-seed", metavar="SEED", help="what chance goes by [default: the test's node id]")
 
 
@@ -79,6 +85,9 @@ def has_lan(item: pytest.Item) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_scopes] = []
+    if config.getoption("--vswitch-pause") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--vswitch-pause asks at the terminal, which -n leaves to nobody; use -n 0")
+    pause.at_terminal = lambda: _not_captured(config)
     config.addinivalue_line("markers", "vswitch_timeout(seconds): end a test with a LAN that takes longer")
 
 
@@ -176,8 +185,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         except BaseException as error:
             item.stash[_where] = error.__traceback__
             if not isinstance(error, KeyboardInterrupt | pytest.skip.Exception):
-                for made in item.stash.get(_lans, []):
-                    await made.look()  # it will have ended when the report is made
+                await _look(item, error)
             raise
 
     item.obj = test  # type: ignore[attr-defined]
@@ -185,6 +193,48 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
     finally:
         item.obj = function  # type: ignore[attr-defined]
+
+
+async def _look(item: pytest.Item, error: BaseException) -> None:
+    """At what will have ended when the report is made; so may do whoever sits at the terminal."""
+    for made in item.stash.get(_lans, []):
+        await made.look()
+    if item.config.getoption("--vswitch-pause"):
+        import trio
+
+        with trio.CancelScope(shield=True), _nothing_lost(item):
+            for made in item.stash.get(_lans, []):
+                await _pause(item, made, error)
+
+
+def _pause(item: pytest.Item, made: Any, error: BaseException) -> Any:
+    """A Lan's, to be awaited, or a SyncLan's."""
+    _limit_of(item).end()
+    first = str(error).strip().partition("\n")[0]
+    return made.pause(f"{item.nodeid} has failed: {type(error).__name__}{f': {first}' if first else ''}")
+
+
+@contextmanager
+def _nothing_lost(item: pytest.Item) -> Iterator[None]:
+    """The test's own failure is what is to be told, also where nobody can look, as the LAN has ended of it."""
+    try:
+        yield
+    except Exception as error:
+        item.add_report_section("call", "vswitch", f"no pause: {error}")
+
+
+@contextmanager
+def _not_captured(config: pytest.Config) -> Iterator[None]:
+    """The terminal is a person's meanwhile."""
+    manager = config.pluginmanager.getplugin("capturemanager")
+    if manager is None:
+        yield
+        return
+    manager.suspend(in_=True)
+    try:
+        yield
+    finally:
+        manager.resume()
 
 
 def seed_of(node: pytest.Item | pytest.Collector) -> str:
@@ -260,6 +310,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         made = [shared]
     if made and (report.failed or (call.when == "call" and item.config.getoption("--vswitch-pcap") == "on")):
         tell(item, report, made, seed_of(item))
+        if report.failed and hasattr(made[0], "end_test") and item.config.getoption("--vswitch-pause"):
+            assert call.excinfo is not None
+            with _nothing_lost(item):
+                _pause(item, made[0], call.excinfo.value)
     if made and call.excinfo is not None and isinstance(call.excinfo.value, KeyboardInterrupt):
         item.session.shouldstop = "Ctrl-C"  # trio has it in a group, for which pytest would go on
     if call.when == "teardown":

@@ -124,10 +124,10 @@ class Qemu:
         start = max(0, os.fstat(descriptor).st_size - SHOWN_BYTES_MAX)
         return os.pread(descriptor, SHOWN_BYTES_MAX, start).decode(errors="backslashreplace")
 
-    async def started(self) -> None:
+    async def started(self, who: str = "") -> None:
         """Waits until all netdevs and devices are there: an answer comes from QEMU's main loop, which begins
-        when everything is set up."""
-        with self.bounded("starting QEMU", START_TIMEOUT_S):
+        when everything is set up. `who` is for an error's text."""
+        with self.bounded(f"{who}starting QEMU", START_TIMEOUT_S):
             await self.execute("qmp_capabilities")
 
     async def ended(self) -> int:

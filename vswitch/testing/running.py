@@ -62,7 +62,7 @@ class Running:
 
     async def come_up(self) -> None:
         """Returns when it takes commands, or has started if there is no shell. Raises QemuError if it does not."""
-        await self.qemu.started()
+        await self.qemu.started(f"guest {self._name}: ")
         if self.shell is None:
             return
         with self.qemu.bounded(f"guest {self._name}: booting", CLONE_TIMEOUT_S if self._is_clone else BOOT_TIMEOUT_S):
@@ -79,6 +79,13 @@ class Running:
         self.has_answered = True
         if not done.ok:
             raise QemuError(f"guest {self._name}: a clone cannot become itself: {done.stderr.strip()}")
+
+    async def listen_for_consoles(self, path: str) -> None:
+        """Has QEMU let one client at a time onto the serial console. What is printed there is kept as ever."""
+        address = {"type": "unix", "data": {"path": path}}
+        log = {"logfile": "/dev/stdout", "logappend": True}
+        backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False, **log}}
+        await self.qemu.qmp("chardev-change", id="console", backend=backend)
 
     def close(self) -> None:
         """Ends it at once."""

@@ -208,6 +208,28 @@ class SerialShell:
             await self._done("rm -f $D/vs.c $D/vs.i $D/vs.o $D/vs.e")
             return result
 
+    async def lend(self, stream: trio.SocketStream) -> None:
+        """Joins a client with the console until it hangs up. Commands wait meanwhile."""
+        async with self._busy, trio.open_nursery() as nursery:
+
+            async def show() -> None:
+                with contextlib.suppress(EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+                    while True:
+                        await self._channel.receive()
+                        shown = bytes(self._channel.buffer)
+                        self._channel.buffer.clear()
+                        await stream.send_all(shown)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(show)
+            with contextlib.suppress(EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._channel.send(b"stty echo 2>/dev/null\n")
+                while data := await stream.receive_some():
+                    await self._channel.send(data)
+            nursery.cancel_scope.cancel()
+            with contextlib.suppress(EOFError):
+                await self._channel.send(b"stty -echo 2>/dev/null\n")
+
     async def _write(self, name: str, data: bytes) -> None:
         """Writes a file in the guest."""
         quoted = "".join(QUOTED[byte] for byte in data)

@@ -18,10 +18,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from vswitch.testing import pause
 from vswitch.testing.conditions import ConditionFailed, failed_within
+from vswitch.testing.prompt import Prompt, names_of, run_here
 from vswitch.testing.wire import LENGTH, Function, pack, unpack
 
 END_TIMEOUT_S = 10.0
@@ -101,6 +104,13 @@ class SyncLan(Remote):
         self._ended: Exception | None = None
         self._is_told = False  # the test that runs, of a guest that has died
 
+    @classmethod
+    def from_file(cls, path: "str | Path", **options: Any) -> Self:
+        """As a `Lan`'s."""
+        from vswitch.testing import topology
+
+        return cls(topology=topology.read(str(path)), **options)
+
     def __enter__(self) -> Self:
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -168,6 +178,13 @@ class SyncLan(Remote):
             if time.monotonic() > over_s:
                 raise ConditionFailed(failed_within(condition, within, why))
             time.sleep(every)
+
+    def pause(self, why: str = pause.WHY) -> None:
+        """As a `Lan`'s."""
+        greeting = pause.greeting(why, self.how_to_look(), "print(lan.report())")
+        machines = {remote.name: remote for _, remote in self._made if not hasattr(remote._kind, "restore")}
+        with pause.at_terminal():
+            Prompt(names_of(self, machines), run_here, enter_ends=True).read(greeting)
 
     def always(self, *_: Any, **__: Any) -> Any:
         """Not here: nothing can ask while the test is busy."""
