@@ -1,5 +1,6 @@
 """`vswitch image`: guest images are built ahead, listed and removed; a build itself is test_guest_image.py's."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.cli.program import Home, is_one_line
 from vswitch.testing.guest_image import WANTED, digest, wanted
+from vswitch.testing.image_cache import file_stamp
 
 OTHER = "0123456789abcdef"  # of another version
 
@@ -105,3 +107,21 @@ def test_a_cache_that_cannot_be_is_exit_code_1(home: Home) -> None:
     said = done.stderr.removeprefix("Building the tiny guest (once, some seconds) ...\n")
     assert is_one_line(said)
     assert said.startswith(f"vswitch: no guest image: {home.root}/file/guest: Not a directory; set VSWITCH_CACHE")
+
+
+def test_snapshots_go_with_their_image(home: Home, cache: Path) -> None:
+    image = home.root / "disk.raw"
+    image.write_bytes(b"x")
+    kept, gone = (cache.parent / "snapshots" / name for name in ("kept", "gone"))
+    for directory, stamp in ((kept, file_stamp(image)), (gone, [str(home.root / "none"), 1, 1])):
+        (directory / "ready").mkdir(parents=True)
+        (directory / "of.json").write_text(json.dumps([stamp]))
+        (directory / "ready" / "manifest.json").write_text("{}")
+    assert [line.partition("MB")[2] for line in ok(home, "list")[1:]] == [
+        "  snapshots: ready; its image is gone: prune removes it",
+        "  snapshots: ready",
+    ]
+    assert ok(home, "prune")[0].startswith(f"removed {gone}, ")
+    image.write_bytes(b"another")
+    assert ok(home, "prune")[0].startswith(f"removed {kept}, ")
+    assert ok(home, "list")[1:] == []

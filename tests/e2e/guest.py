@@ -89,7 +89,7 @@ class Guest:
         cards = [Card(nic.netdev, nic.mac, nic.device) for nic in self.nics]
         found = None if cold else await find(machine, [card.device for card in cards])
         own = own_words(self.name, [nic.ip for nic in self.nics])
-        self._running = Running(self.name, machine, cards, own, descriptors=self._pass_fds, clone_of=found)
+        self._running = Running(self.name, machine, cards, own, descriptors=self._pass_fds, origin=found)
         return self._running
 
 

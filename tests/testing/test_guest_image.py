@@ -94,7 +94,7 @@ async def booted(image: GuestImage, *arguments: str, words: str = "") -> AsyncIt
 async def cloned(image: GuestImage) -> AsyncIterator[Client]:
     """One that has booted, where it does not matter how it boots."""
     machine = Machine(image)
-    with closing(Running("tiny", machine, [], own_words("tiny", []), clone_of=await find(machine, []))) as running:
+    with closing(Running("tiny", machine, [], own_words("tiny", []), origin=await find(machine, []))) as running:
         await running.come_up()
         assert isinstance(running.shell, VirtioShell)
         yield Client(running.qemu, running.shell._channel, running.shell._commands)

@@ -13,7 +13,7 @@ from vswitch.errors import InputError, RefusedError
 
 if TYPE_CHECKING:
     from vswitch.testing import GuestImage
-    from vswitch.testing.image_cache import CachedImage
+    from vswitch.testing.image_cache import CachedImage, CachedSnapshots
 
 COLUMNS = (
     Column("IMAGE"),
@@ -65,11 +65,11 @@ def build(packages: tuple[str, ...], modules: tuple[str, ...]) -> None:
 @image.command("list")
 @table.wide
 def list_(wide: bool) -> None:
-    """List the images in the cache."""
-    from vswitch.testing.image_cache import images
+    """List the images in the cache, and snapshots of guests."""
+    from vswitch.testing.image_cache import images, snapshots
 
     with _refusing():
-        found = images()
+        found, kept = images(), snapshots()
     rows = [
         (
             str(cached.directory),
@@ -82,23 +82,28 @@ def list_(wide: bool) -> None:
         for cached in found
     ]
     table.show(COLUMNS, rows, wide)
+    for machine in kept:
+        gone = "" if machine.current else "; its image is gone: prune removes it"
+        say(f"{machine.directory}  {_megabytes(machine)}  snapshots: {', '.join(machine.names) or 'none'}{gone}")
 
 
 @image.command()
-@click.option("--all", "everything", is_flag=True, help="Remove all images.")
+@click.option("--all", "everything", is_flag=True, help="Remove all images and snapshots.")
 def prune(everything: bool) -> None:
     """Remove images that this version of vswitch does not use.
 
-    With them goes what builds that were killed have left.
+    With them go snapshots of guests whose image is gone, and what builds that were killed have left.
     """
     from vswitch.testing import image_cache
 
     with _refusing():
-        for cached in image_cache.prune(everything=everything):
-            say(f"removed {cached.directory}, {_megabytes(cached)}")
+        for image in image_cache.prune(everything=everything):
+            say(f"removed {image.directory}, {_megabytes(image)}")
+        for machine in image_cache.prune_snapshots(everything=everything):
+            say(f"removed {machine.directory}, {_megabytes(machine)}")
 
 
-def _megabytes(cached: "CachedImage") -> str:
+def _megabytes(cached: "CachedImage | CachedSnapshots") -> str:
     return f"{cached.size / 1e6:.0f} MB"
 
 

@@ -5,13 +5,14 @@ import re
 import shlex
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from vswitch.testing import template
+from vswitch.errors import InputError
+from vswitch.testing import snapshot, template
 from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.link import Link
@@ -20,6 +21,7 @@ from vswitch.testing.qemu import Qemu, QemuError, telling_lines
 from vswitch.testing.running import Running
 from vswitch.testing.screen import png_of
 from vswitch.testing.shell import Result, Shell, VirtioShell
+from vswitch.testing.snapshot import Facts, Snapshot
 from vswitch.testing.template import BOOT_TIMEOUT_S, NoTemplateError, Template
 from vswitch.testing.timeline import Timeline
 
@@ -141,6 +143,40 @@ class Guest:
         """Executes a QMP command: `qmp("query-status")`."""
         return await self._alive().qmp(command, **arguments)
 
+    async def snapshot(self, name: str = "ready") -> None:
+        """Keeps the machine as it is now: memory, devices, and what it has written to its disk; then it goes on.
+
+        For `restore`, and for `lan.guest(..., start=name)` in this test and later ones. Raises InputError, QemuError.
+        """
+        running = self.alive
+        async with running.shell.still() if running.shell is not None else nullcontext():
+            facts = Facts(
+                macs=[link.mac for link in self.links],
+                ips=[str(link.interface or "") for link in self.links],
+                named_memory=running.has_named_memory,
+                shell=running.shell.position if running.shell is not None else 0,
+            )
+            origin = running.origin if isinstance(running.origin, Snapshot) else None
+            await snapshot.keep(running.qemu, self.machine, self._devices, name, facts, origin)
+
+    async def restore(self, name: str = "ready") -> None:
+        """Has the machine be as it was at a snapshot. Raises InputError if there is none of that name."""
+        found = self._snapshot(name)
+        await self.power_off()
+        await self._start(found)
+        self._nursery.start_soon(self._watch, self._alive())
+        await self._now_up()
+
+    def _snapshot(self, name: str) -> Snapshot:
+        found = snapshot.find(self.machine, self._devices, name)
+        if found is None:
+            raise InputError(f"guest {self.name}: {snapshot.missing(name)}")
+        return found
+
+    @property
+    def _devices(self) -> list[str]:
+        return [link.nic.device for link in self.links]
+
     async def screenshot(self) -> bytes:
         """Its screen, as a PNG. Raises QemuError if it has none."""
         with tempfile.TemporaryDirectory(prefix="vs-") as directory:
@@ -207,13 +243,16 @@ class Guest:
             raise
         await self.power_off()
 
-    async def boot(self) -> None:
+    async def boot(self, start: str = "") -> None:
         """Starts it; returns when it takes commands, or at once where nobody says how to get a shell.
 
-        The tiny guest goes on from where a template was left that has booted, unless it is `cold`. From then on its
-        nursery ends with GuestDied if QEMU ends and nobody has asked for it.
+        It goes on from a snapshot, if `start` names one. The tiny guest goes on from where a template was left that has
+        booted, unless it is `cold`. From then on its nursery ends with GuestDied if QEMU ends and nobody has asked for
+        it.
         """
-        why = await self._clone()
+        if start:
+            await self._start(self._snapshot(start))
+        why = "" if start else await self._clone()
         if self._running is None:
             await self._start(None)
             if why:
@@ -226,7 +265,7 @@ class Guest:
         if self._cold:
             return ""
         try:
-            found = await template.find(self.machine, [link.nic.device for link in self.links])
+            found = await template.find(self.machine, self._devices)
         except NoTemplateError as error:
             return str(error)
         if found is None:
@@ -241,7 +280,7 @@ class Guest:
             return f"a template did not work, and is removed: {error}"
         return ""
 
-    async def _start(self, found: Template | None) -> None:
+    async def _start(self, found: Template | Snapshot | None) -> None:
         """Raises QemuError if it does not come up."""
         self._expected_to_end = False
         with ExitStack() as stack:  # what is QEMU's own when it has started
@@ -251,7 +290,7 @@ class Guest:
                 for link, cable in zip(self.links, cables, strict=True)
             ]
             own = own_words(self.name, [link.interface for link in self.links], self._gateway)
-            running = Running(self.name, self.machine, cards, own, descriptors=cables, clone_of=found)
+            running = Running(self.name, self.machine, cards, own, descriptors=cables, origin=found)
         self._running = running
         await running.come_up()
 

@@ -1,11 +1,13 @@
-"""The guest images in the cache, and which of them nobody of this version asks for.
+"""The guest images in the cache, and which of them nobody of this version asks for; and snapshots of guests.
 
 Only the standard library is used, as in guest_image.py.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from vswitch.testing.build_process import remove_leftovers, work_directory
 from vswitch.testing.guest_image import WANTED, default_cache, digest
 
 HOST = "-host"
+SNAPSHOTS = "snapshots"
+OF = "of.json"  # what the image of a machine with snapshots is made of
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,47 @@ def prune(cache: Path | None = None, *, everything: bool = False) -> list[Cached
         with work_directory(image.directory.parent) as work:  # nobody sees half of it
             image.directory.rename(work / image.directory.name)
     return removed
+
+
+@dataclass(frozen=True)
+class CachedSnapshots:
+    """Snapshots of a machine. `current`: its image is there still, as it was."""
+
+    directory: Path
+    names: list[str]
+    size: int  # bytes on the disk
+    current: bool
+
+
+def snapshots(cache: Path | None = None) -> list[CachedSnapshots]:
+    """Those in the cache directory. Raises GuestImageError and OSError."""
+    found = sorted((cache or default_cache()).glob(f"{SNAPSHOTS}/*/{OF}"))
+    return [_read_snapshots(path.parent) for path in found]
+
+
+def prune_snapshots(cache: Path | None = None, *, everything: bool = False) -> list[CachedSnapshots]:
+    """Remove those that are not current, or all of them. Raises GuestImageError and OSError."""
+    removed = [found for found in snapshots(cache) if everything or not found.current]
+    for found in removed:
+        shutil.rmtree(found.directory)
+    return removed
+
+
+def file_stamp(path: Path) -> list[object]:
+    """A file, and what tells it from another one of its name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return [str(path), None, None]
+    return [str(path), found.st_size, found.st_mtime_ns]
+
+
+def _read_snapshots(directory: Path) -> CachedSnapshots:
+    try:
+        stamps = json.loads((directory / OF).read_bytes())
+        current = all(file_stamp(Path(stamp[0])) == stamp and stamp[1] is not None for stamp in stamps)
+    except (OSError, ValueError, LookupError, TypeError):
+        current = False
+    names = sorted(path.parent.name for path in directory.glob("*/manifest.json"))
+    size = sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
+    return CachedSnapshots(directory, names, size, current)

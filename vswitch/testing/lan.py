@@ -24,7 +24,7 @@ from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.errors import innermost
 from vswitch.ports import policy as policies
 from vswitch.supervision import is_cancelled
-from vswitch.testing import evidence, guest_image, pause
+from vswitch.testing import evidence, guest_image, pause, snapshot
 from vswitch.testing import topology as topologies
 from vswitch.testing.conditions import Always, Condition, eventually
 from vswitch.testing.doors import QMP, Doors
@@ -153,6 +153,8 @@ class Lan(Expectations, NetworkFaults):
         modules: Sequence[str] = (),
         gateway: str = "",
         netboot: bool = False,
+        start: str = "",
+        prepare: Callable[[Guest], Awaitable[object]] | None = None,
         **port: Any,
     ) -> Guest:
         """Boots a guest; returns when it takes commands.
@@ -160,8 +162,9 @@ class Lan(Expectations, NetworkFaults):
         Without `image` it is the tiny one, with Debian's `packages` and kernel `modules` on top. `ip`, and `port`, the
         URL parameters of its port (`vlan=10`), are for its only card; `nics` are for several. With `netboot` it has no
         image, and boots from the network. `accelerator`: `kvm` where that works. `arguments` are more words for QEMU's
-        command line. Raises InputError for a name or address that is taken, GuestImageError if there is no image,
-        QemuError if it does not come up.
+        command line. With `start`, it goes on from a snapshot of that name; if there is none, it boots, `prepare` is
+        awaited, and the snapshot is made. Raises InputError for a name or address that is taken, GuestImageError if
+        there is no image, QemuError if it does not come up.
         """
         if nics is not None and (ip is not None or port):
             said = ", ".join([*(["ip"] if ip is not None else []), *port])
@@ -175,13 +178,22 @@ class Lan(Expectations, NetworkFaults):
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
         machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
+        kept = snapshot.find(machine, [card.device for card in cards], start) if start else None
+        if kept is not None:
+            cards = snapshot.cards_of(kept.facts, cards)
+            self._check_absent(name, start, cards)
+        elif start and prepare is None:
+            raise InputError(f"{name}: {snapshot.missing(start)}, or give prepare=")
         guest = Guest(name, machine, [], self._nursery, gateway, self._guest_is_up, self.timeline, cold=self.cold)
         try:
             for number, card in enumerate(cards):
                 port_name = f"{name}-{number + 1}" if number else name
                 guest.links.append(self._link(port_name, f"{name}/{number}", card))
             self.guests[name] = guest
-            await guest.boot()
+            await guest.boot(start if kept is not None else "")
+            if start and kept is None and prepare is not None:
+                await prepare(guest)
+                await guest.snapshot(start)
         except InputError:
             await self._forget(guest.links)
             self.guests.pop(name, None)
@@ -343,6 +355,13 @@ class Lan(Expectations, NetworkFaults):
                 there = ", ".join(dict.fromkeys(known)) or "none"
                 raise InputError(f"there is no port {name!r}; there are {there}")
         return names
+
+    def _check_absent(self, name: str, start: str, cards: Iterable[Nic]) -> None:
+        """Raises InputError if the machine of a snapshot is on the LAN already."""
+        macs = {card.mac for card in cards}
+        for link in self._links.values():
+            if link.mac in macs:
+                raise InputError(f"{name}: {link.name} is the machine of snapshot {start!r} already; there can be one")
 
     def _check_name(self, name: str) -> None:
         if name in self._links:

@@ -10,6 +10,7 @@ from vswitch.testing.guest_image import GuestImage
 
 CARDS_IN_SLOTS = 16  # of their own: QEMU finds them; there are some 28 in all
 FIRST_SHARED_SLOT, CARDS_MAX = 8, 8 * 23
+DRIVE = "disk0"  # QEMU's name for it
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class Disk:
     path: str | Path
     format: str = "qcow2"
     keep: bool = False
+
+
+@dataclass(frozen=True)
+class WrittenDisk(Disk):
+    """A disk and what was written on it: layers of qcow2 that name no backing file, the oldest first."""
+
+    layers: Sequence[Path] = ()
 
 
 Image = GuestImage | Kernel | Disk
@@ -65,19 +73,21 @@ class Card:
 
 
 def command_line(
-    name: str, machine: Machine, cards: Sequence[Card], *, shell: int = -1, words: str = "", memory_file: str = ""
+    name: str, machine: Machine, cards: Sequence[Card], *, shell: int = -1, words: str = "", memory: str = ""
 ) -> list[str]:
     """Arguments for QEMU.
 
     `shell` is the descriptor of where commands come from: the tiny guest's port, or else the serial console, if there
-    is a login. `words` are what the tiny guest's kernel is told. `memory_file` are options of QEMU's
-    memory-backend-file, if the memory is one.
+    is a login. `words` are what the tiny guest's kernel is told. `memory` is a memory backend of QEMU's, with its
+    options, if the memory is to be one.
     """
-    in_file = ",memory-backend=ram" if memory_file else ""
-    arguments = ["-name", name, "-machine", f"q35{in_file}", "-accel", machine.accelerator]
+    named = ",memory-backend=ram" if memory else ""
+    arguments = ["-name", name, "-machine", f"q35{named}", "-accel", machine.accelerator]
     arguments += ["-m", machine.memory, "-smp", str(machine.cpus), "-no-reboot"]
-    if memory_file:
-        arguments += ["-object", f"memory-backend-file,id=ram,size={machine.memory},{memory_file}"]
+    if memory:
+        kind, _, options = memory.partition(",")
+        size = f"size={machine.memory}"
+        arguments += ["-object", ",".join(filter(None, [kind, "id=ram", size, options]))]
     console = "stdio,id=console,signal=off"
     if isinstance(machine.image, GuestImage):
         arguments += ["-chardev", f"socket,id=shell,fd={shell}"]
@@ -110,9 +120,20 @@ def _booted(machine: Machine, words: str) -> list[str]:
         initrd = ["-initrd", str(image.initrd)] if image.initrd is not None else []
         return ["-kernel", str(image.kernel), "-append", f"{image.append} {machine.append}".strip(), *initrd]
     if isinstance(image, Disk):
-        snapshot = "off" if image.keep else "on"
-        return ["-drive", f"file={quoted(image.path)},format={image.format},if=virtio,snapshot={snapshot}"]
+        return ["-drive", _drive(image)]
     return []
+
+
+def _drive(disk: Disk) -> str:
+    """Options of QEMU's -drive. Of several layers, the last one is the drive, and each has the one before below it."""
+    layers = [(disk.format, disk.path)]
+    if isinstance(disk, WrittenDisk):
+        layers += [("qcow2", layer) for layer in disk.layers]
+    options = [f"id={DRIVE}", "if=virtio", f"snapshot={'off' if disk.keep else 'on'}"]
+    for depth, (kind, path) in enumerate(reversed(layers)):
+        below = "backing." * depth
+        options += [f"{below}driver={kind}", f"{below}file.filename={quoted(path)}"]
+    return ",".join(options)
 
 
 def quoted(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""A machine that runs: QEMU, and the shell in it. It boots, or it is a clone of a template that has booted."""
+"""A machine that runs: QEMU, and the shell in it. It boots, or goes on from a template or a snapshot."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
-from vswitch.testing import template
+from vswitch.testing import snapshot, template
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.machine import Card, Machine, command_line, kernel_words
 from vswitch.testing.qemu import Channel, Qemu, QemuError
 from vswitch.testing.shell import SerialShell, Shell, VirtioShell
+from vswitch.testing.snapshot import Snapshot
 from vswitch.testing.template import BOOT_TIMEOUT_S, Template
 
 CLONE_TIMEOUT_S = 20.0
@@ -19,8 +20,8 @@ CLONE_TIMEOUT_S = 20.0
 class Running:
     """`shell` is None where nobody says how to get one. `own` are the words that make the tiny guest itself.
 
-    `has_answered`: its shell has. `descriptors` are what the cards' netdevs name by `fd=`. Raises QemuError if there is
-    no QEMU.
+    It boots, or goes on from an `origin`. `has_answered`: its shell has. `descriptors` are what the cards' netdevs name
+    by `fd=`. Raises QemuError if there is no QEMU.
     """
 
     def __init__(
@@ -31,13 +32,13 @@ class Running:
         own: Sequence[str],
         *,
         descriptors: Sequence[int] = (),
-        clone_of: Template | None = None,
+        origin: Template | Snapshot | None = None,
     ) -> None:
         self.shell: Shell | None = None
         self.has_answered = False
+        self.origin = origin
         self._name = name
         self._own = own
-        self._is_clone = clone_of is not None
         self._state = -1
         with ExitStack() as stack, ExitStack() as passed:
             channels = []
@@ -46,31 +47,45 @@ class Running:
                 self.shell = _shell_at(channels[0], name, machine)
             arguments = command_line(
                 name,
-                machine,
+                origin.machine(machine) if isinstance(origin, Snapshot) else machine,
                 cards,
                 shell=channels[0].theirs.fileno() if channels else -1,
                 words=kernel_words(*own),
-                memory_file=clone_of.memory_file() if clone_of is not None else "",
+                memory=_memory(origin),
             )
             inherited = list(descriptors)
-            if clone_of is not None:
-                self._state = passed.enter_context(clone_of.state.open("rb")).fileno()
+            if origin is not None:
+                self._state = passed.enter_context(origin.state.open("rb")).fileno()
                 inherited.append(self._state)
                 arguments += ["-incoming", "defer"]
             self.qemu = stack.enter_context(closing(Qemu(*arguments, channels=channels, pass_fds=inherited)))
             self._resources = stack.pop_all()
 
+    @property
+    def has_named_memory(self) -> bool:
+        return bool(_memory(self.origin))
+
     async def come_up(self) -> None:
         """Returns when it takes commands, or has started if there is no shell. Raises QemuError if it does not."""
         await self.qemu.started(f"guest {self._name}: ")
-        if self.shell is None:
-            return
-        with self.qemu.bounded(f"guest {self._name}: booting", CLONE_TIMEOUT_S if self._is_clone else BOOT_TIMEOUT_S):
-            if self._is_clone:
+        if isinstance(self.origin, Snapshot):
+            await self._go_on(self.origin)
+        elif self.origin is not None:
+            with self.qemu.bounded(f"guest {self._name}: booting", CLONE_TIMEOUT_S):
                 await template.load(self.qemu, self._state)
                 await self._become_itself()
-            else:
+        elif self.shell is not None:
+            with self.qemu.bounded(f"guest {self._name}: booting", BOOT_TIMEOUT_S):
                 await self.shell.open()
+                self.has_answered = True
+
+    async def _go_on(self, origin: Snapshot) -> None:
+        """As the machine that it was; its clock is set, if it has a shell that can do that."""
+        with self.qemu.bounded(f"guest {self._name}: going on from a snapshot", BOOT_TIMEOUT_S):
+            await snapshot.load(self.qemu, self._state)
+            if self.shell is not None:
+                self.shell.resume(origin.facts.shell)
+                await self.shell.run(f"date -s @{int(time.time())}", b"")
                 self.has_answered = True
 
     async def _become_itself(self) -> None:
@@ -90,6 +105,13 @@ class Running:
     def close(self) -> None:
         """Ends it at once."""
         self._resources.close()
+
+
+def _memory(origin: Template | Snapshot | None) -> str:
+    """The memory backend of a machine, if it is to have one."""
+    if isinstance(origin, Template):
+        return origin.memory()
+    return "memory-backend-ram" if origin is not None and origin.facts.named_memory else ""
 
 
 def _shell_at(channel: Channel, name: str, machine: Machine) -> Shell:

@@ -6,7 +6,8 @@ import re
 import secrets
 import shlex
 import string
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,6 +77,16 @@ class Shell(Protocol):
 
     async def run(self, command: str, input: bytes) -> Result: ...
 
+    @property
+    def position(self) -> int:
+        """What another one has to know to go on from here."""
+
+    def resume(self, position: int) -> None:
+        """Goes on in a guest that was at that position, instead of `open`."""
+
+    def still(self) -> AbstractAsyncContextManager[object]:
+        """Nothing is half said in its block."""
+
 
 class VirtioShell:
     """The tiny guest's, over a virtio-serial port: its `INIT` in guest_scripts.py has the other half."""
@@ -101,6 +112,18 @@ class VirtioShell:
         while (at := self._channel.buffer.find(answer)) < 0:
             await self._channel.receive()
         del self._channel.buffer[: at + len(answer)]
+
+    @property
+    def position(self) -> int:
+        return self._commands
+
+    def resume(self, position: int) -> None:
+        self._commands = position  # no number comes twice: what still runs in the guest will have an answer
+
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        await self.run("true", b"")
+        yield
 
     async def run(self, command: str, input: bytes) -> Result:
         return await self._result(command, await self._send(command, input))
@@ -197,6 +220,17 @@ class SerialShell:
                 self._decode = decode
                 return
         raise self._lacks(f"any of {', '.join(command.split()[0] for command, _, _ in ENCODERS)}")
+
+    @property
+    def position(self) -> int:
+        """Which of ENCODERS the guest uses; the login goes on in the guest."""
+        return next(number for number, (_, _, decode) in enumerate(ENCODERS) if decode is self._decode)
+
+    def resume(self, position: int) -> None:
+        self._decode = ENCODERS[position][2]
+
+    def still(self) -> AbstractAsyncContextManager[object]:
+        return self._busy
 
     async def run(self, command: str, input: bytes) -> Result:
         """Raises QemuError where a result cannot be had; that is told from a command that failed."""

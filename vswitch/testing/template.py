@@ -54,9 +54,9 @@ class NoTemplateError(Exception):
 class Template:
     directory: Path
 
-    def memory_file(self) -> str:
-        """Options of QEMU's memory-backend-file: a clone's writes are its own."""
-        return f"mem-path={quoted(self.directory / MEMORY)},share=off"
+    def memory(self) -> str:
+        """A memory backend of QEMU's: a clone's writes are its own."""
+        return f"memory-backend-file,mem-path={quoted(self.directory / MEMORY)},share=off"
 
     @property
     def state(self) -> Path:
@@ -80,7 +80,7 @@ async def load(qemu: Qemu, state: int) -> None:
     await _ignore_memory(qemu)
     await qemu.execute("migrate-set-parameters", **{"announce-rounds": 0})  # it has moved from nowhere: no RARP
     await qemu.execute("migrate-incoming", uri=f"fd:{state}")
-    await _migrated(qemu)
+    await migrated(qemu)
     await qemu.execute("cont")
 
 
@@ -155,7 +155,7 @@ async def _make(template: Template, machine: Machine, devices: Sequence[str]) ->
             cards,
             shell=channel.theirs.fileno(),
             words=kernel_words(*WORDS),
-            memory_file=f"mem-path={quoted(new / MEMORY)},share=on",
+            memory=f"memory-backend-file,mem-path={quoted(new / MEMORY)},share=on",
         )
         with closing(Qemu(*arguments, channels=[channel])) as qemu:
             await qemu.started()
@@ -180,10 +180,11 @@ async def _save(qemu: Qemu, path: Path) -> None:
         await _ignore_memory(qemu)
         await qemu.give("state", file.fileno())
         await qemu.execute("migrate", uri="fd:state")
-        await _migrated(qemu)
+        await migrated(qemu)
 
 
-async def _migrated(qemu: Qemu) -> None:
+async def migrated(qemu: Qemu) -> None:
+    """Waits until a state was written, or read. Raises QemuError if it cannot be."""
     while (found := await qemu.execute("query-migrate")).get("status") != "completed":
         if found.get("status") == "failed":
             raise QemuError(f"its state: {found.get('error-desc', 'QEMU does not say why')}")
