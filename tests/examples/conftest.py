@@ -3,6 +3,7 @@
 import pytest
 
 from tests.e2e.guest import guest_image
+from tests.namespaces import needed_for_tap
 
 WITHOUT_GUESTS = ("test_cluster",)
 
@@ -11,3 +12,10 @@ WITHOUT_GUESTS = ("test_cluster",)
 def guests_can_boot(request: pytest.FixtureRequest) -> None:
     if request.module.__name__.rpartition(".")[2] not in WITHOUT_GUESTS:
         guest_image()
+
+
+@pytest.fixture(autouse=True)
+def namespaces_can_be_made(request: pytest.FixtureRequest) -> None:
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("station") == "namespace":
+        needed_for_tap()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vswitch.testing.lan import Lan
     from vswitch.testing.link import Link, Nic
     from vswitch.testing.machine import Disk, Kernel, Login
+    from vswitch.testing.namespace import Namespace
+    from vswitch.testing.program import Program
     from vswitch.testing.qemu import QemuError
     from vswitch.testing.shell import CommandFailed, Result
     from vswitch.testing.sync import SyncLan
@@ -32,7 +34,9 @@ __all__ = [
     "Lan",
     "Link",
     "Login",
+    "Namespace",
     "Nic",
+    "Program",
     "QemuError",
     "Result",
     "ScapyHost",
@@ -54,7 +58,9 @@ _WHERE = {
     "Lan": "lan",
     "Link": "link",
     "Login": "machine",
+    "Namespace": "namespace",
     "Nic": "link",
+    "Program": "program",
     "QemuError": "qemu",
     "Result": "shell",
     "ScapyHost": "host",

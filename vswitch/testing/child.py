@@ -119,7 +119,7 @@ class Child:
     async def _tidy(self, numbers: list[int]) -> None:
         """Takes away all machines but some, also those of which the test does not know."""
         lan, kept = self._objects[LAN], [self._objects[number] for number in numbers]
-        for machine in [*lan.guests.values(), *lan.hosts.values()]:
+        for machine in lan.machines.values():
             if not any(machine is one for one in kept):
                 await lan.remove(machine)
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import trio
 
-from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, VSwitch
+from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, RefusedError, VSwitch
 from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.errors import innermost
 from vswitch.ports import policy as policies
@@ -33,11 +33,14 @@ from vswitch.testing.expectations import Expectations
 from vswitch.testing.guest import Guest, GuestDied
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link, Nic
-from vswitch.testing.machine import CARDS_MAX, Image, Login, Machine
+from vswitch.testing.machine import CARDS_MAX, Image, Login
+from vswitch.testing.machine import Machine as QemuMachine
+from vswitch.testing.namespace import Namespace
 from vswitch.testing.network_faults import NetworkFaults
+from vswitch.testing.program import Program
 from vswitch.testing.prompt import ask, names_of
 from vswitch.testing.qemu import QemuError
-from vswitch.testing.stations import Station, name_of
+from vswitch.testing.stations import Machine, Station, name_of
 from vswitch.testing.timeline import Step, Timeline
 from vswitch.testing.topology import Topology
 
@@ -71,6 +74,8 @@ class Lan(Expectations, NetworkFaults):
         self.switch = VSwitch("lan", record=record) if topology is None else topologies.switch_of(topology, record)
         self.guests: dict[str, Guest] = {}
         self.hosts: dict[str, ScapyHost] = {}
+        self.namespaces: dict[str, Namespace] = {}
+        self.programs: dict[str, Program] = {}
         self._taken: set[ipaddress.IPv4Address] = set()
         self._links: dict[str, Link] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
@@ -82,8 +87,13 @@ class Lan(Expectations, NetworkFaults):
         self._topology = topology
 
     def __repr__(self) -> str:
-        machines: list[Guest | ScapyHost] = [*self.guests.values(), *self.hosts.values()]
-        return f"<Lan {self.network}: {', '.join(f'{one.name} {one.ip}'.strip() for one in machines) or 'empty'}>"
+        machines = ", ".join(f"{one.name} {one.ip}".strip() for one in self.machines.values())
+        return f"<Lan {self.network}: {machines or 'empty'}>"
+
+    @property
+    def machines(self) -> dict[str, Machine]:
+        """All there are, by name."""
+        return {**self.guests, **self.hosts, **self.namespaces, **self.programs}
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -133,6 +143,9 @@ class Lan(Expectations, NetworkFaults):
 
     async def _power_off(self) -> None:
         with trio.CancelScope(shield=True):
+            processes: list[Namespace | Program] = [*self.namespaces.values(), *self.programs.values()]
+            for process in processes:
+                process.close()
             for guest in self.guests.values():
                 await guest.power_off()
 
@@ -177,7 +190,7 @@ class Lan(Expectations, NetworkFaults):
         if image is None and not netboot:
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
-        machine = Machine(image, login, accelerator, memory, cpus, arguments, append)
+        machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append)
         kept = snapshot.find(machine, [card.device for card in cards], start) if start else None
         if kept is not None:
             cards = snapshot.cards_of(kept.facts, cards)
@@ -228,11 +241,50 @@ class Lan(Expectations, NetworkFaults):
         await self._tell_names()
         return host
 
+    async def namespace(
+        self, name: str, ip: str | None = None, *, mac: str = "", gateway: str = "", **port: Any
+    ) -> Namespace:
+        """Plugs in a network namespace of this machine's, in which programs can be run.
+
+        Raises InputError for a name or address that is taken, RefusedError where the system does not allow it.
+        """
+        link = self._link(name, f"{name}/0", Nic(ip, mac, port=port))
+        made: Namespace | None = None
+        try:
+            with await link.plug() as stream:
+                made = Namespace(name, link, stream.fileno())
+            await made.start()
+            if gateway:
+                (await made.run(f"ip route add default via {gateway}")).check()
+        except BaseException:
+            if made is not None:
+                made.close()
+            await self._forget([link])
+            raise
+        self.namespaces[name] = made
+        await self._tell_names()
+        return made
+
+    async def program(self, name: str, command: Sequence[str], *, ip: str = "", **port: Any) -> Program:
+        """Plugs in a program, with arguments, that speaks QEMU's stream on a descriptor: `{fd}` is its number.
+
+        `ip` is what the others are to know it by, if it has an address. Raises InputError.
+        """
+        link = self._link(name, f"{name}/0", Nic(ip, port=port))
+        try:
+            with await link.plug() as stream:
+                self.programs[name] = Program(name, link, command, stream.fileno())
+        except (InputError, RefusedError):
+            await self._forget([link])
+            raise
+        await self._tell_names()
+        return self.programs[name]
+
     async def attach(self, target: Any, **parameters: object) -> Attachment:
         """Lets in what else there is, by an endpoint URL or a socket; see VSwitch.attach."""
         return await self.switch.attach(target, **parameters)
 
-    async def remove(self, machine: Guest | ScapyHost) -> None:
+    async def remove(self, machine: Machine) -> None:
         """Takes a machine away, with its cables; its name and address are free again."""
         if isinstance(machine, Guest):
             if self._doors is not None:
@@ -240,6 +292,11 @@ class Lan(Expectations, NetworkFaults):
             await machine.power_off()
             del self.guests[machine.name]
             await self._forget(machine.links)
+        elif isinstance(machine, Namespace | Program):
+            machine.close()
+            self.namespaces.pop(machine.name, None)
+            self.programs.pop(machine.name, None)
+            await self._forget([machine.link])
         else:
             self._scopes.pop(machine.name).cancel()
             del self.hosts[machine.name]
@@ -329,7 +386,7 @@ class Lan(Expectations, NetworkFaults):
         """Stands still, while everything goes on, until somebody presses Enter at the terminal."""
         greeting = pause.greeting(why, await self.how_to_look(), "await lan.report()")
         with pause.at_terminal():
-            await ask(names_of(self, {**self.hosts, **self.guests}), greeting, enter_ends=True)
+            await ask(names_of(self, self.machines), greeting, enter_ends=True)
 
     async def _guest_is_up(self, guest: Guest) -> None:
         await self._tell_names()

@@ -3,8 +3,12 @@
 from vswitch.testing.guest import Guest
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link
+from vswitch.testing.namespace import Namespace
+from vswitch.testing.program import Program
 
-Station = Guest | ScapyHost | Link | str
+Machine = Guest | ScapyHost | Namespace | Program
+
+Station = Machine | Link | str
 """What can be named where a machine is meant: itself, one of its cables, or the name of a port or endpoint."""
 
 

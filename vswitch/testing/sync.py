@@ -305,4 +305,4 @@ def _receive(stream: socket.socket, messages: "queue.SimpleQueue[bytes | None]")
 
 def _is_made(remote: Remote) -> bool:
     """Whether it is to be taken away, or mended, when the test ends."""
-    return remote._kind.__name__ in ("Guest", "ScapyHost", "Fault")
+    return remote._kind.__name__ in ("Guest", "ScapyHost", "Namespace", "Program", "Fault")

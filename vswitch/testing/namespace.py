@@ -1,0 +1,97 @@
+"""Stations that are Linux network namespaces: this machine's own kernel and programs, with a card on the LAN.
+
+Without root, a user namespace makes it possible, where the system allows that and lets this user open /dev/net/tun. The
+processes in it are in a process namespace, too, and end with its first one, which ends when the LAN does.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import trio
+
+from vswitch.errors import RefusedError
+from vswitch.testing.link import Link
+from vswitch.testing.namespace_child import READY
+from vswitch.testing.program import Program, needed
+from vswitch.testing.qemu import QemuError
+from vswitch.testing.shell import Result
+
+START_TIMEOUT_S = 20.0
+COMMAND_TIMEOUT_S = 30.0
+POLL_S = 0.01
+
+
+class Namespace:
+    """A namespace, which `lan.namespace` makes. Its card is eth0; its files are this machine's."""
+
+    def __init__(self, name: str, link: Link, descriptor: int) -> None:
+        self.name = name
+        self.link = link
+        self._nsenter = needed("nsenter", "util-linux")
+        self._is_root = os.geteuid() == 0
+        own_user = [] if self._is_root else ["--user", "--map-root-user"]
+        apart = ["--net", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
+        interface = link.interface
+        addresses = [str(interface.ip), str(interface.netmask)] if interface is not None else ["", ""]
+        child = [sys.executable, "-m", "vswitch.testing.namespace_child", "{fd}", name, link.mac, *addresses]
+        self._program = Program(name, link, [needed("unshare", "util-linux"), *own_user, *apart, *child], descriptor)
+
+    def __repr__(self) -> str:
+        return f"<Namespace {' '.join(filter(None, [self.name, self.ip, self.mac]))}>"
+
+    @property
+    def mac(self) -> str:
+        return self.link.mac
+
+    @property
+    def ip(self) -> str:
+        return self.link.ip
+
+    @property
+    def pid(self) -> int:
+        """Its first process, as this machine numbers it: for nsenter. Raises RefusedError if there is none."""
+        unshare = self._program.process.pid
+        try:
+            return int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0])
+        except (OSError, IndexError):
+            raise RefusedError(f"namespace {self.name} has ended: {self._program.output.strip()}") from None
+
+    async def start(self) -> None:
+        """Waits until its card is there. Raises RefusedError, with what the system has said, if it does not come."""
+        with trio.move_on_after(START_TIMEOUT_S):
+            while not self._program.output.endswith(READY.decode()):
+                if not self._program.running:
+                    break
+                await trio.sleep(POLL_S)
+            else:
+                return
+        said = self._program.output.strip().rpartition("\n")[2] or "the system does not say why"
+        rights = "" if self._is_root else "; run as root, or allow user namespaces and /dev/net/tun"
+        raise RefusedError(f"namespace {self.name} cannot be made: {said}{rights}")
+
+    async def run(self, command: str, *, input: bytes = b"", timeout: float = COMMAND_TIMEOUT_S) -> Result:  # noqa: ASYNC109
+        """Runs a shell command in it; as a `Guest`'s.
+
+        Returns when the command itself ends; what it has left in the background runs on. Raises QemuError if `timeout`
+        seconds pass: then, too, the command runs on.
+        """
+        own_user = [] if self._is_root else ["--user", "--preserve-credentials"]
+        inside = [self._nsenter, "--target", str(self.pid), "--net", "--uts", "--pid", "--mount", *own_user]
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            with trio.move_on_after(timeout) as limit:
+                done = await trio.run_process(
+                    [*inside, "sh", "-c", command], stdin=input, stdout=output, stderr=errors, check=False
+                )
+            if limit.cancelled_caught:
+                raise QemuError(f"namespace {self.name}: {command}: no answer in {timeout:g} s")
+            return Result(command, done.returncode, _all_of(output.fileno()), _all_of(errors.fileno()))
+
+    def close(self) -> None:
+        """Ends it, with all that runs in it."""
+        self._program.close()
+
+
+def _all_of(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

@@ -1,0 +1,92 @@
+"""Stations that are programs: processes that speak QEMU's stream on a descriptor they inherit."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+import trio
+
+from vswitch.errors import InputError, RefusedError
+from vswitch.testing.link import Link
+
+OUTPUT_SHOWN_MAX = 32768  # bytes
+PLACE = "{fd}"
+
+
+class Program:
+    """A program that runs, which `lan.program` has started. It is killed when its LAN ends.
+
+    `{fd}` in its arguments is the number of the descriptor; so is the environment's VSWITCH_FD.
+    """
+
+    def __init__(self, name: str, link: Link, command: Sequence[str], descriptor: int) -> None:
+        self.name = name
+        self.link = link
+        words = [word.replace(PLACE, str(descriptor)) for word in command]
+        if shutil.which(words[0]) is None:
+            raise InputError(f"{name}: {words[0]!r} is no program that can be run")
+        mortal = [needed("setpriv", "util-linux"), "--pdeathsig", "KILL"]
+        self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [*mortal, *words],
+            env=os.environ | {"VSWITCH_FD": str(descriptor)},
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            pass_fds=[descriptor],
+            process_group=0,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Program {self.name}{'' if self.running else ', not running'}>"
+
+    @property
+    def mac(self) -> str:
+        return self.link.mac
+
+    @property
+    def ip(self) -> str:
+        return self.link.ip
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """The last of what it has printed."""
+        if self._output.closed:
+            return ""
+        descriptor = self._output.fileno()
+        start = max(0, os.fstat(descriptor).st_size - OUTPUT_SHOWN_MAX)
+        return os.pread(descriptor, OUTPUT_SHOWN_MAX, start).decode(errors="backslashreplace")
+
+    async def ended(self) -> int:
+        """Waits for its end; answers its exit status."""
+        if self.process.returncode is None:
+            descriptor = os.pidfd_open(self.process.pid)
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
+        return self.process.wait()
+
+    def close(self) -> None:
+        """Kills it, with what it has started in its process group."""
+        if self.process.returncode is None:
+            try:
+                os.killpg(self.process.pid, 9)
+            except ProcessLookupError:
+                self.process.kill()
+        self.process.wait()
+        self._output.close()
+
+
+def needed(program: str, package: str) -> str:
+    """Where a program is. Raises RefusedError, which names its package."""
+    found = shutil.which(program)
+    if found is None:
+        raise RefusedError(f"{program} not found: install the package {package}")
+    return found
