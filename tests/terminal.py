@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import subprocess
 import termios
@@ -49,7 +50,8 @@ class Terminal:
         data = b""
         with suppress(OSError):  # EIO: nobody has the other end any more
             data = os.read(self._primary, 65536)
-        self.shown += data.decode(errors="replace").replace("\r\n", "\n")
+        self.shown = (self.shown + data.decode(errors="replace")).replace("\r\n", "\n")
+        self.shown = re.sub(r"\r(lan|\.\.\.)> ", "", self.shown)  # a prompt once more, in its own place
         return data != b""
 
 

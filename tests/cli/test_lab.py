@@ -66,9 +66,9 @@ def piped(home: Home, typed: str, *arguments: str) -> subprocess.CompletedProces
 def test_in_the_background_until_it_is_told_to_end(office: Home) -> None:
     (pid,) = [json.loads(office.run("status", "--json").stdout)["pid"]]
     assert sorted(port["name"] for port in json.loads(office.run("ports", "--json").stdout)) == ["a", "b"]
-    done = piped(office, "hostname; ping -c1 b | grep -o '1 packets received'\n", "console", "a")
+    done = piped(office, "hostname\n", "console", "a")
     assert done.returncode == 0
-    assert "\na\n1 packets received\n" in done.stdout.replace("\r", "")
+    assert "\na\n" in done.stdout.replace("\r", "")
     with socket.socket(socket.AF_UNIX) as qmp:
         qmp.connect(str(office.directory / "office.lab" / "b.qmp"))
         stream = qmp.makefile("rw")
@@ -162,6 +162,33 @@ def test_a_signal_ends_it_and_the_terminal_is_as_before(lab: Home, number: signa
     assert not (lab.directory / "lab.lab").exists()
 
 
+def test_ctrl_c_interrupts_what_holds_everything_up_and_exit_ends_it(lab: Home) -> None:
+    with terminal([*PROGRAM, "lab", "up", "office.toml"], env=lab.env, cwd=lab.root) as person:
+        person.expect("lan> ")
+        person.type("print('beg' + 'un'); import time; time.sleep(1000)\n")
+        person.expect("begun")
+        person.type("\x03")
+        assert "KeyboardInterrupt\n" in person.expect("lan> ")
+        person.type("await a.run('poweroff -f', timeout=5)\n")
+        person.expect("lan> ")
+        person.type("await a.boot()\n")  # that a guest ends does not end the lab
+        person.expect("lan> ")
+        person.type("(await a.run('ping -c1 b')).ok\n")
+        assert "True\n" in person.expect("lan> ")
+        person.type("exit()\n")
+        assert person.wait() == 0
+
+
+def test_with_nobody_there_it_does_not_ask(lab: Home) -> None:
+    """Standard output goes elsewhere."""
+    with terminal(["sh", "-c", f"{' '.join(PROGRAM)} lab up | cat; echo over"], env=lab.env, cwd=lab.root) as person:
+        person.expect("a's QMP")
+        until(lambda: lab.run("lab", "down").returncode == 0, "it is told to end")
+        person.expect("over")
+        assert "lan> " not in person.shown
+        assert person.wait() == 0
+
+
 def test_what_was_killed_is_in_nobodys_way(lab: Home) -> None:
     for _ in range(2):
         assert lab.run("lab", "up", "-d").returncode == 0
@@ -177,29 +204,31 @@ def test_the_module_is_the_same(lab: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "code", "said"),
     [
-        (None, "office.toml: No such file or directory; a configuration is a TOML file"),
-        ("[[guest]]\nname = 1", 'office.toml:2: [[guest]] 1: has no name; write name = "a"'),
-        ("[[guest]]\nname = 'a'\ndisk = 'gone.qcow2'", "gone.qcow2"),
+        (None, 2, "office.toml: No such file or directory; a configuration is a TOML file"),
+        ("[[guest]]\nname = 1", 2, 'office.toml:2: [[guest]] 1: has no name; write name = "a"'),
+        ("[[guest]]\nname = 'a'\ndisk = 'gone.qcow2'", 1, "gone.qcow2"),
         (
             "[[guest]]\nname = 'a'\nmemory = 'much'\nnetboot = true",
+            1,
             "guest a: starting QEMU: QEMU ended with status 1; it printed: qemu",
         ),
         (
             "[[guest]]\nname = 'a'\nip = '10.0.0'",
+            2,
             "office.toml:3: [[guest]] 1: ip: '10.0.0' is no IPv4 address; write one like 10.0.0.9",
         ),
     ],
 )
 @pytest.mark.parametrize("how", [[], ["-d"]], ids=["here", "background"])
-def test_what_is_wrong_is_said_in_one_line(lab: Home, text: str | None, said: str, how: list[str]) -> None:
+def test_what_is_wrong_is_said_in_one_line(lab: Home, text: str | None, code: int, said: str, how: list[str]) -> None:
     file = lab.root / "office.toml"
     file.unlink()
     if text is not None:
         file.write_text(text)
     done = lab.run("lab", "up", *how, "office.toml")
-    assert done.returncode in (1, 2)
+    assert done.returncode == code
     assert said in error_of(done)
     until(lambda: not (lab.directory / "office.lab").exists(), "nothing is left", STOP_TIMEOUT_S)
 

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from tests import captures
 from tests.cli.program import package_root
 from tests.needs import require
-from vswitch.testing import Lan, QemuError, screen, timeline
+from vswitch.testing import Lan, QemuError, kept, screen, timeline
 
 FAILS = """
     import pytest, trio
@@ -183,9 +183,28 @@ def test_on_githubs_runners_it_is_folded(pytester: pytest.Pytester, monkeypatch:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     pytester.makepyfile(FAILS.replace("they lose each other", "::error::they lose each other\\n::set-env x::y"))
     result = run(pytester)
-    result.stdout.fnmatch_lines(["::group::the LAN", "what the test did:", "* partition", "::endgroup::"])
+    shown = ["::group::the LAN", "::stop-commands::*", "what the test did:", "* partition", "::*::", "::endgroup::"]
+    result.stdout.fnmatch_lines(shown)
     commands = [line for line in result.outlines if line.startswith("::")]
-    assert commands == ["::group::the LAN", "::endgroup::"]
+    assert "::error::they lose each other\\n::set-env x::y: an error" in str(result.stdout)
+    resume = commands[1].removeprefix("::stop-commands")
+    assert commands == ["::group::the LAN", f"::stop-commands{resume}", f"{resume}::", "::endgroup::"]
+
+
+def test_a_guest_gives_no_commands_to_githubs_runner() -> None:
+    """They are read within lines, and behind blanks; sequences for a terminal are shown as what they are."""
+    said = kept._group(("a.console.txt", "\t::add-mask::x\n x ##[error]y\n\x1b[31mred\n")).splitlines()
+    token = said[1].removeprefix("::stop-commands::")
+    assert len(token) == 32
+    assert said == [
+        "::group::a.console.txt",
+        f"::stop-commands::{token}",
+        "        ::add-mask::x",
+        " x # # [error]y",
+        "\\x1b[31mred",
+        f"::{token}::",
+        "::endgroup::",
+    ]
 
 
 def test_a_picture_becomes_a_png() -> None:

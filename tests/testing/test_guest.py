@@ -38,6 +38,9 @@ async def test_what_a_guest_is_told(lan: Lan, tmp_path: Path) -> None:
     await a.put(b"", "/tmp/empty")
     assert await a.get("/tmp/a file") == content
     assert await a.get("/tmp/empty") == b""
+    assert await a.get("/tmp/a file", tmp_path / "back") == b""
+    assert (tmp_path / "back").read_bytes() == content
+    assert b"MemTotal" in await a.get("/proc/meminfo")
     await a.put("#!/bin/sh\necho höher\n", "/tmp/script", mode=0o755)
     assert (await a.run("/tmp/script")).stdout == "höher\n"
     assert (await a.run("stat -c %a '/tmp/a file'")).stdout == "750\n"

@@ -46,9 +46,9 @@ FAILS = """
 
 
 @contextmanager
-def pytest_at(home: Home, pytester: pytest.Pytester, *arguments: str) -> Iterator[Terminal]:
-    """pytest on the tests above, at a terminal."""
-    pytester.makepyfile(test_it=FAILS)
+def pytest_at(home: Home, pytester: pytest.Pytester, *arguments: str, tests: str = FAILS) -> Iterator[Terminal]:
+    """pytest at a terminal."""
+    pytester.makepyfile(test_it=tests)
     env = home.env | {"PATH": os.environ["PATH"], "VSWITCH_CACHE": str(CACHE), "COLUMNS": "200"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", *arguments]
     with terminal(command, env=env, cwd=pytester.path) as person:
@@ -140,3 +140,73 @@ def test_where_nobody_is_at_the_terminal_it_goes_on(home: Home, pytester: pytest
     )
     assert done.returncode == 4
     assert "--vswitch-pause asks at the terminal, which -n leaves to nobody; use -n 0" in done.stderr
+
+
+STANDS_STILL = """
+    import pytest, trio
+
+    @pytest.mark.xfail
+    async def test_xfail(lan):
+        assert False
+
+    @pytest.mark.xfail(strict=True)
+    def test_strict(sync_lan):
+        pass
+
+    async def test_still(lan):
+        g = await lan.guest("g")
+        await g.stop()
+        await lan.host("h")
+        assert False, "the guest stands still"
+
+    def test_sync_dies(sync_lan):
+        with sync_lan.isolate(sync_lan.host("x")):
+            sync_lan._process.kill()
+            sync_lan.now()
+
+    @pytest.mark.vswitch_timeout(5)
+    async def test_late(lan):
+        await lan.host("h")
+        await trio.sleep(60)
+"""
+
+
+def test_a_pause_is_for_failures_and_hangs_on_nothing(home: Home, pytester: pytest.Pytester) -> None:
+    guest_image()
+    with pytest_at(home, pytester, "--vswitch-pause", tests=STANDS_STILL) as person:
+        shown = person.expect("lan> ")
+        assert "test_it.py::test_still has failed: AssertionError: the guest stands still" in shown
+        person.type("await lan.report()\n")
+        assert "ports:" in person.expect("lan> ")
+        person.type("exit()\n")
+        assert "test_late has failed: the test took longer than 5 s (vswitch_timeout)" in person.expect("lan> ")
+        person.type("h.ip\n")
+        assert "10.0.0.1\n" in person.expect("lan> ")
+        person.type("\n")
+        rest = person.expect("4 failed, 1 xfailed")
+        assert "no pause: " in rest
+        assert re.search(r"h +up ", rest), "as it looked before the LAN ended"
+        assert person.wait() == 1
+
+
+def test_several_lans_of_a_test_have_names_of_their_own(home: Home, pytester: pytest.Pytester) -> None:
+    tests = """
+        from vswitch.testing import Lan
+
+        async def test_it(lan):
+            async with Lan() as other:
+                await lan.pause()
+                await other.pause()
+    """
+    stale = home.directory / "test-1.lab"
+    stale.mkdir(parents=True)
+    home.directory.chmod(0o700)
+    with pytest_at(home, pytester, tests=tests) as person:
+        first = named(person.expect("lan> "))
+        assert not stale.exists()
+        ended = subprocess.run([*PROGRAM, "lab", "down"], env=home.env, capture_output=True, text=True, timeout=20)
+        assert ended.stderr == "vswitch: no lab is running; start one with: vswitch lab up FILE\n", "it is a test"
+        person.type("\n")
+        assert named(person.expect("lan> ")) == f"{first}-2"
+        person.type("\n")
+        person.expect("1 passed")

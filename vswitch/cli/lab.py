@@ -20,17 +20,17 @@ import click
 from vswitch.cli import daemon, guests, process
 from vswitch.cli import image as guest_images
 from vswitch.cli.output import complain, in_background, said, say
-from vswitch.control import client, operations
+from vswitch.control import client, operations, runtime
 from vswitch.errors import InputError, RefusedError
 
 if TYPE_CHECKING:
     from vswitch.testing.topology import Topology
 
-LAB, CONSOLE = ".lab", ".console"
+LAB, CONSOLE, MARK = ".lab", ".console", "lab"  # as vswitch.testing.doors has them, which takes long to load
 ESCAPE = b"\x1d"  # Ctrl-], as in telnet
 READ_BYTES = 1 << 16
 END_TIMEOUT_S, END_POLL_S = 20.0, 0.05
-QUIET_S = 1.0  # after the end of what is piped in
+QUIET_S = 3.0  # after the end of what is piped in
 STDIN, STDOUT = 0, 1
 
 which = click.option("--name", metavar="NAME", help="Which lab; not needed where only one runs.")
@@ -50,11 +50,12 @@ def lab() -> None:
 def up(file: str | None, detach: bool) -> None:
     """Start the guests of a topology FILE, on a switch of their own.
 
-    Without FILE: two guests, a and b. At a terminal there is a prompt for Python, with the guests by name. It runs
-    until that is left, Ctrl-C, or `vswitch lab down`.
+    Without FILE: two guests, a and b. At a terminal there is a prompt for Python, with the guests by name, and it runs
+    until that is left by Ctrl-D. Elsewhere it runs until Ctrl-C, or `vswitch lab down`.
     """
     guests.check_needs("vswitch lab")
     from vswitch.testing import lab as labs
+    from vswitch.testing.terminal import is_attended
 
     topology = labs.topology_of(file)
     with guests.refusing():
@@ -63,7 +64,7 @@ def up(file: str | None, detach: bool) -> None:
         daemon.detach(partial(_run, topology, say=lambda line: None, prompt=False), os.getcwd())
         say(f"lab {topology.name} is up; to look: vswitch console, vswitch ports; to end it: vswitch lab down")
         return
-    number = _run(topology, lambda: None, say=say, prompt=sys.stdin is not None and sys.stdin.isatty())
+    number = _run(topology, lambda: None, say=say, prompt=is_attended())
     if number is not None:
         sys.exit(128 + number)
 
@@ -92,7 +93,7 @@ def _run(topology: "Topology", ready: Callable[[], None], *, say: Callable[[str]
 @which
 def down(name: str | None) -> None:
     """End a lab that runs, with all its guests."""
-    path = _find(name)
+    path = _find(name, mark=MARK)
     pid = client.call(path, operations.STATUS).pid
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
@@ -103,17 +104,21 @@ def down(name: str | None) -> None:
         time.sleep(END_POLL_S)
 
 
-def _find(name: str | None) -> Path:
-    """The control socket of a lab. Raises RefusedError."""
-    labs = {path.stem: path for path in client.running() if path.with_suffix(LAB).is_dir()}
+def _find(name: str | None, *, mark: str = "") -> Path:
+    """The control socket of a lab, or of a test, unless a `mark` says which. Raises RefusedError."""
+    labs: dict[str, Path] = {}
+    for path in client.running():
+        if (path.with_suffix(LAB) / mark).exists():
+            labs.setdefault(path.stem, path)
     if name is not None and name not in labs:
         there = f"; there are {', '.join(labs)}" if labs else ""
         raise RefusedError(f"no lab {name!r} is running{there}; start one with: vswitch lab up FILE")
     if not labs:
         raise RefusedError("no lab is running; start one with: vswitch lab up FILE")
-    if name is None and len(labs) > 1:
-        raise RefusedError(f"several labs are running: {', '.join(labs)}; choose one with --name")
-    return labs[name] if name is not None else next(iter(labs.values()))
+    here = {name: path for name, path in labs.items() if path.parent == runtime.directory()} or labs
+    if name is None and len(here) > 1:
+        raise RefusedError(f"several labs are running: {', '.join(here)}; choose one with --name")
+    return labs[name] if name is not None else next(iter(here.values()))
 
 
 @click.command()

@@ -53,7 +53,7 @@ async def gather(switch: VSwitch, guests: Iterable[Guest]) -> Evidence:
 async def _screen(guest: Guest, screens: dict[str, bytes]) -> None:
     try:
         screens[guest.name] = await guest.screenshot()
-    except QemuError:  # it has none, or has ended
+    except (QemuError, OSError, ValueError):  # it has none, or has ended; or there is no room for it
         return
 
 

@@ -1,5 +1,6 @@
 """Guests: machines that QEMU runs, on the LAN of a test."""
 
+import io
 import logging
 import re
 import shlex
@@ -7,7 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import trio
 
@@ -54,6 +55,7 @@ class Guest:
         timeline: Timeline,
         *,
         cold: bool = False,
+        may_end: bool = False,
     ) -> None:
         self.name = name
         self.links = list(links)
@@ -63,8 +65,10 @@ class Guest:
         self._when_up = when_up
         self._timeline = timeline
         self._cold = cold
+        self._may_end = may_end
         self._is_up = False
         self._running: Running | None = None
+        self.has_died = False  # and nobody has asked for it
         self._last_console = ""
         self._expected_to_end = False
 
@@ -90,6 +94,11 @@ class Guest:
         return self._running is not None
 
     @property
+    def is_up(self) -> bool:
+        """Whether it runs, and has come as far as to take commands."""
+        return self._is_up
+
+    @property
     def alive(self) -> Running:
         """What runs it now. Raises QemuError if nothing does."""
         if self._running is None:
@@ -106,18 +115,27 @@ class Guest:
             return await self._a_shell().run(command, input)
 
     async def put(self, content: bytes | str | Path, path: str, *, mode: int = 0o644) -> None:
-        """Writes a file in the guest: bytes, a text, or what is in the file here that a `Path` names."""
-        if isinstance(content, Path):
-            content = await trio.Path(content).read_bytes()
-        data = bytes(content, "utf-8") if isinstance(content, str) else content
+        """Writes a file in the guest: bytes, a text, or what is in the file here that a `Path` names, of any size."""
         quoted = shlex.quote(path)
         (await self.run(f": >{quoted} && chmod {mode:o} {quoted}")).check()
-        for at in range(0, len(data), PIECE_BYTES):
-            (await self.run(f"cat >>{quoted}", input=data[at : at + PIECE_BYTES])).check()
+        with _opened(content) as file:
+            while piece := file.read(PIECE_BYTES):
+                (await self.run(f"cat >>{quoted}", input=piece)).check()
 
-    async def get(self, path: str) -> bytes:
-        """What is in a file in the guest."""
-        return (await self.run(f"cat {shlex.quote(path)}")).check().output
+    async def get(self, path: str, into: Path | None = None) -> bytes:
+        """What is in a file in the guest; or nothing, and it is in the file here that `into` names.
+
+        A large file comes in pieces, as what a command prints takes memory in the guest.
+        """
+        quoted = shlex.quote(path)
+        size = int((await self.run(f"stat -L -c %s {quoted}")).check().stdout)
+        with into.open("wb") if into is not None else io.BytesIO() as file:
+            if size <= PIECE_BYTES:  # or it does not say, as those in /proc
+                file.write((await self.run(f"cat {quoted}")).check().output)
+            for number in range(-(-size // PIECE_BYTES) if size > PIECE_BYTES else 0):
+                dd = f"dd if={quoted} bs={PIECE_BYTES} skip={number} count=1 2>/dev/null"
+                file.write((await self.run(dd)).check().output)
+            return file.getvalue() if isinstance(file, io.BytesIO) else b""
 
     async def wait_for(self, command: str, *, timeout: float = COMMAND_TIMEOUT_S) -> Result:  # noqa: ASYNC109
         """Runs a command again and again until it succeeds. Raises QemuError if it has not after `timeout` seconds."""
@@ -324,9 +342,12 @@ class Guest:
         """Raises GuestDied when QEMU ends and nobody has asked for it."""
         status = await qemu.ended()
         if not self._expected_to_end and self._running is not None and self._running.qemu is qemu:
-            raise GuestDied(
-                f"guest {self.name} has died: QEMU ended with status {status}; {telling_lines(qemu.output)}"
-            )
+            said = f"QEMU ended with status {status}; {telling_lines(qemu.output)}"
+            if not self._may_end:
+                self.has_died = True
+                raise GuestDied(f"guest {self.name} has died: {said}")
+            _log.warning("guest %s has ended: %s", self.name, " ".join(said.split()[-12:]))
+            await self.power_off()
 
     def _alive(self) -> Qemu:
         return self.alive.qemu
@@ -335,3 +356,9 @@ class Guest:
         if self._running is None or self._running.shell is None:
             raise QemuError(f"guest {self.name} has no shell: give lan.guest a login=Login(…) for its serial console")
         return self._running.shell
+
+
+def _opened(content: bytes | str | Path) -> BinaryIO:
+    if isinstance(content, Path):
+        return content.open("rb")
+    return io.BytesIO(content.encode() if isinstance(content, str) else content)

@@ -1,6 +1,6 @@
 """What is kept of a test with a LAN, and where it is told: the report's text, JUnit's XML, pytest-html's page.
 
-Only the standard library and pytest are used: the plugin is loaded wherever vswitch is installed.
+Only the standard library, pytest and vswitch.errors are used: the plugin is loaded wherever vswitch is installed.
 """
 
 import base64
@@ -8,11 +8,14 @@ import hashlib
 import inspect
 import os
 import re
+import secrets
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vswitch.errors import printable
 
 NAME_MAX = 120  # characters of a directory's name
 TITLE = "vswitch"
@@ -61,12 +64,19 @@ def _is_github() -> bool:
 
 
 def _for_github(text: str, consoles: list[Path]) -> str:
-    """Folded, with the consoles: on a runner, the files are gone when the job ends."""
+    """Folded, with the consoles: on a runner, the files are gone when the job ends.
+
+    What a guest has printed is to give no commands to the runner (GitHub, "Workflow commands").
+    """
     parts = [("the LAN", text), *((file.name, file.read_text(errors="replace")) for file in consoles)]
-    # A line of a guest's own that begins with "::" would be a command to the runner.
-    return "\n".join(
-        f"::group::{title}\n{re.sub('(?m)^(?=::)', ' ', content.rstrip())}\n::endgroup::" for title, content in parts
-    )
+    return "\n".join(map(_group, parts))
+
+
+def _group(part: tuple[str, str]) -> str:
+    title, content = part
+    shown = "\n".join(printable(line).replace("##[", "# # [") for line in content.rstrip().expandtabs().split("\n"))
+    resume = secrets.token_hex(16)
+    return f"::group::{title}\n::stop-commands::{resume}\n{shown}\n::{resume}::\n::endgroup::"
 
 
 def _attach(report: pytest.TestReport, text: str, files: list[Path]) -> None:

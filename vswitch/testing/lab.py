@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from vswitch import CaptureRequest
-from vswitch.control.capture_requests import FileRequest
 from vswitch.control.config import SwitchConfig
 from vswitch.testing.lan import Lan
 from vswitch.testing.link import Nic
@@ -14,6 +12,7 @@ from vswitch.testing.topology import GuestSpec, Topology, read
 
 NAME = "lab"
 GUESTS = ("a", "b")
+MARK = "lab"  # in the directory of its doors: of a test there is none
 
 
 def topology_of(file: str | None) -> Topology:
@@ -31,11 +30,8 @@ async def run(
     `tell` is given lines to print, and `begun` is called, when all guests are up. Raises as `Lan.from_file` and its
     block do.
     """
-    async with Lan(topology=topology, seed=topology.name) as lan:
-        await lan.open(topology.name)
-        if topology.switch.capture is not None:
-            capture = await lan.switch.captures.prepare(CaptureRequest())
-            await lan.switch.captures.write(FileRequest(path=topology.switch.capture), capture)
+    async with Lan(topology=topology, seed=topology.name, guests_may_end=True) as lan:
+        await lan.open(topology.name, mark=MARK)
         for machine in lan.guests.values():
             tell(f"{machine.name}  {' '.join(link.ip or link.mac for link in machine.links)}")
         for endpoint in lan.switch.endpoints():

@@ -11,8 +11,9 @@ import os
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ from typing import Any, Self
 import trio
 
 from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, RefusedError, VSwitch
+from vswitch.control.capture_requests import FileRequest
 from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.errors import innermost
 from vswitch.ports import policy as policies
@@ -46,6 +48,7 @@ from vswitch.testing.topology import Topology
 
 NETWORK = "10.0.0.0/24"
 RECORD = RecordLimits(64 * 2**20, 1e6)
+_opened_here = count(1)
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
@@ -55,7 +58,7 @@ class Lan(Expectations, NetworkFaults):
     `seed` makes `random`, which everything goes by that is left to chance. `network` is where addresses come from.
     `record`: how much of what passes is kept in memory, for `expect` and `save`. `cold`: guests boot, instead of being
     clones of one that has. What is in a `topology` is there when the block begins. Raises GuestDied from the block if a
-    guest does.
+    guest does, unless `guests_may_end`.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Lan(Expectations, NetworkFaults):
         record: RecordLimits = RECORD,
         cold: bool = False,
         topology: Topology | None = None,
+        guests_may_end: bool = False,
     ) -> None:
         self.seed = seed
         self.random = random.Random(str(seed))
@@ -85,10 +89,16 @@ class Lan(Expectations, NetworkFaults):
         self._seen: Evidence | None = None
         self._doors: Doors | None = None
         self._topology = topology
+        self._guests_may_end = guests_may_end
 
     def __repr__(self) -> str:
         machines = ", ".join(f"{one.name} {one.ip}".strip() for one in self.machines.values())
         return f"<Lan {self.network}: {machines or 'empty'}>"
+
+    @property
+    def ended_of(self) -> str:
+        """A guest that nobody has asked to end, and that has; "" if there is none."""
+        return next((f"guest {guest.name} has died" for guest in self.guests.values() if guest.has_died), "")
 
     @property
     def machines(self) -> dict[str, Machine]:
@@ -122,6 +132,11 @@ class Lan(Expectations, NetworkFaults):
         """Raises as `attach` and `guest` do."""
         await self.switch.configuration.begin(topology.switch)
         specs = topologies.addressed(topology.guests, self._free_addresses())
+        if topology.switch.capture is not None:
+            file = FileRequest(path=topology.switch.capture)
+            await self.switch.captures.write(file, await self.switch.captures.prepare(CaptureRequest()))
+        if topology.switch.metrics is not None:
+            await self.switch.serve_metrics(topology.switch.metrics)
         await side_by_side(partial(self.guest, one.name, **one.options) for one in specs)
         self.guests = {one.name: self.guests[one.name] for one in specs}  # in this order, whoever was first
 
@@ -129,7 +144,8 @@ class Lan(Expectations, NetworkFaults):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         if error is not None:
-            await self.look()
+            with suppress(Exception):  # this error is what counts
+                await self.look()
         self._is_running = False
         try:
             if error is not None and not is_cancelled(error):  # the block's own error: as it is, not in a group
@@ -197,7 +213,17 @@ class Lan(Expectations, NetworkFaults):
             self._check_absent(name, start, cards)
         elif start and prepare is None:
             raise InputError(f"{name}: {snapshot.missing(start)}, or give prepare=")
-        guest = Guest(name, machine, [], self._nursery, gateway, self._guest_is_up, self.timeline, cold=self.cold)
+        guest = Guest(
+            name,
+            machine,
+            [],
+            self._nursery,
+            gateway,
+            self._guest_is_up,
+            self.timeline,
+            cold=self.cold,
+            may_end=self._guests_may_end,
+        )
         try:
             for number, card in enumerate(cards):
                 port_name = f"{name}-{number + 1}" if number else name
@@ -237,7 +263,7 @@ class Lan(Expectations, NetworkFaults):
         host = ScapyHost(name, link.mac, link.interface, stream, seed, gateway=gateway or None)
         self.hosts[name] = host
         scope = self._scopes[name] = trio.CancelScope()
-        self._nursery.start_soon(self._run_host, host, stream, scope)
+        self._beside.start_soon(self._run_host, host, stream, scope)
         await self._tell_names()
         return host
 
@@ -288,7 +314,7 @@ class Lan(Expectations, NetworkFaults):
         """Takes a machine away, with its cables; its name and address are free again."""
         if isinstance(machine, Guest):
             if self._doors is not None:
-                self._doors.remove(machine)
+                await self._doors.remove(machine)
             await machine.power_off()
             del self.guests[machine.name]
             await self._forget(machine.links)
@@ -312,6 +338,7 @@ class Lan(Expectations, NetworkFaults):
     def begin_test(self) -> int:
         """For one of several tests on the same LAN: what others did is not in its report. Answers the moment."""
         self.timeline.forget()
+        self._seen = None
         return self.now()
 
     def step(self, what: str) -> Step:
@@ -331,14 +358,16 @@ class Lan(Expectations, NetworkFaults):
         return await eventually(condition, within, every)
 
     async def look(self) -> None:
-        """Keeps how everything looks now, for `report` and `save`."""
-        if self._is_running:
+        """Keeps how everything looks now, for when it has ended. Only the first time counts, when a test fails."""
+        if self._is_running and self._seen is None:
             self._seen = await evidence.gather(self.switch, self.guests.values())
 
     async def report(self) -> str:
         """What the test did, and how its LAN looks, or looked when it failed. May be called when it has ended."""
-        await self.look()
-        return evidence.text(self.timeline, self._seen)
+        return evidence.text(self.timeline, await self._sight())
+
+    async def _sight(self) -> Evidence | None:
+        return await evidence.gather(self.switch, self.guests.values()) if self._is_running else self._seen
 
     async def save(self, directory: Path, since: int | None = None) -> list[Path]:
         """Writes what is known into a directory: every port's frames, since a moment, as pcapng; the report; guests'
@@ -350,11 +379,12 @@ class Lan(Expectations, NetworkFaults):
         files = [directory / "lan.pcapng", directory / "lan.txt"]
         async with aclosing(self.switch.captures.recorded(CaptureRequest(), since=since or 0)) as blocks:
             await evidence.write_capture(files[0], blocks, self.timeline)
-        files[1].write_text(f"{await self.report()}\n")
+        seen = await self._sight()
+        files[1].write_text(f"{evidence.text(self.timeline, seen)}\n")
         for guest in self.guests.values():
             files.append(directory / f"{guest.name}.console.txt")
             files[-1].write_text(guest.console)
-        for name, screen in (self._seen.screens if self._seen is not None else {}).items():
+        for name, screen in (seen.screens if seen is not None else {}).items():
             files.append(directory / f"{name}.png")
             files[-1].write_bytes(screen)
         return files
@@ -364,15 +394,15 @@ class Lan(Expectations, NetworkFaults):
             async with stream:
                 await host.run()
 
-    async def open(self, name: str = "") -> Doors:
+    async def open(self, name: str = "", *, mark: str = "") -> Doors:
         """Lets other programs in, by a name for their `--name`: onto the control socket, consoles and QMP."""
         if self._doors is None:
-            doors = Doors(name or f"test-{os.getpid()}", self.switch, self._beside)
-            await doors.open()
+            doors = Doors(name or _unique_name(), self.switch, self._beside)
+            await doors.open(mark)
             self._stack.callback(doors.close)
             self._doors = doors
             for guest in self.guests.values():
-                if guest.running:
+                if guest.is_up:
                     await doors.add(guest)
         return self._doors
 
@@ -433,6 +463,8 @@ class Lan(Expectations, NetworkFaults):
     def _mac(self, name: str, seed: str, nic: Nic) -> str:
         """A card's address, which its port's policy has to let in. Raises InputError."""
         try:
+            if nic.mac:
+                policies.read_mac(nic.mac)
             policy = policies.read({key: value for key, value in nic.port.items() if key in policies.PARAMETERS})
             lacking = policy.lacks(policies.read_mac(nic.mac)) if nic.mac and policy.senders is not None else []
         except InputError as error:
@@ -472,3 +504,9 @@ async def side_by_side(calls: Iterable[Callable[[], Awaitable[object]]]) -> None
                 nursery.start_soon(call)
     except BaseExceptionGroup as group:
         raise innermost(group) from None
+
+
+def _unique_name() -> str:
+    """For the LAN of a test, of which a process may have several."""
+    number = next(_opened_here)
+    return f"test-{os.getpid()}" + (f"-{number}" if number > 1 else "")

@@ -53,6 +53,11 @@ class Limit:
             signal.signal(signal.SIGALRM, self._before or signal.SIG_DFL)  # type: ignore[arg-type]
             self._timeout_s = 0.0
 
+    @property
+    def struck(self) -> str:
+        """What to say when it has; "" before."""
+        return str(self._error()) if self._has_struck else ""
+
     async def watch(self) -> None:
         """Raises TestTimeout when it is time; trio's clock, which may be virtual, does not count."""
         import trio

@@ -3,21 +3,23 @@
 import ast
 import code
 import inspect
+import os
 import signal
 import sys
-import termios
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import trio
 
 from vswitch.errors import printable
+from vswitch.testing import terminal
 from vswitch.testing.shell import Result
 
 PROMPT, MORE = "lan> ", "...> "
+TYPED = "<console>"  # where code has come from that was typed
 
 Code = Callable[[], Any]
 
@@ -25,23 +27,26 @@ Code = Callable[[], Any]
 class Prompt(code.InteractiveConsole):
     """`run` is given what was typed, as a function, and answers the values that it has to show.
 
-    With `enter_ends`, a line with nothing in it is the end, as Ctrl-D always is. `submitted` is called when a line has
-    come.
+    With `enter_ends`, a line with nothing in it is the end, as Ctrl-D and exit() always are. `end` is a descriptor that
+    can be read when nobody is to be asked any more. `submitted` is called when a line has come.
     """
 
     def __init__(
         self,
-        names: dict[str, Any],
+        names: Mapping[str, Any],
         run: Callable[[Code], Iterable[object]],
+        end: int,
         *,
         enter_ends: bool,
         submitted: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(names)
+        super().__init__({**names, "exit": self._leave, "quit": self._leave})
         self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self._run = run
+        self._end = end
         self._enter_ends = enter_ends
         self._submitted = submitted
+        self._is_over = False
 
     def read(self, greeting: str) -> None:
         with suppress(ImportError):
@@ -50,6 +55,8 @@ class Prompt(code.InteractiveConsole):
             self.interact(greeting, exitmsg="")
 
     def raw_input(self, prompt: str = "") -> str:
+        if self._is_over or not terminal.wait_for_key(prompt, self._end):
+            raise EOFError
         line = super().raw_input(prompt)
         self._submitted()
         if self._enter_ends and prompt == PROMPT and not line.strip():
@@ -68,11 +75,13 @@ class Prompt(code.InteractiveConsole):
         try:
             for value in self._run(types.FunctionType(code, self.locals)):
                 self.show(value)
-        except (SystemExit, trio.Cancelled, trio.RunFinishedError):
+        except (trio.Cancelled, trio.RunFinishedError):
             raise
+        except SystemExit:
+            self._leave()
         except KeyboardInterrupt:
             self.write("KeyboardInterrupt\n")
-        except Exception as error:
+        except (Exception, BaseExceptionGroup) as error:
             if type(error).__module__.startswith("vswitch."):
                 self.write(f"{type(error).__name__}: {error}\n")
             else:
@@ -88,20 +97,69 @@ class Prompt(code.InteractiveConsole):
         elif value is not None:
             self.write(f"{value if isinstance(value, str) else repr(value)}\n")
 
-
-def _typed(at: types.TracebackType | None) -> types.TracebackType | None:
-    """A traceback from what was typed on."""
-    while at is not None and at.tb_frame.f_code.co_filename != "<console>":
-        at = at.tb_next
-    return at
+    def _leave(self, *_: object) -> None:
+        """What exit() and quit() are: Python's own close standard input."""
+        self._is_over = True
 
 
-def run_here(function: Code) -> Iterable[object]:
-    """What was typed, where nothing is to be awaited."""
-    shown: list[object] = []
-    with _set(sys, "displayhook", shown.append):
-        function()
-    return shown
+def ask_here(names: Mapping[str, Any], greeting: str) -> None:
+    """Asks until Enter, where nothing is to be awaited; at once back if nobody is there."""
+
+    def run(function: Code) -> Iterable[object]:
+        shown: list[object] = []
+        with _set(sys, "displayhook", shown.append):
+            function()
+        return shown
+
+    if not terminal.is_attended():
+        return
+    end, unused = os.pipe()
+    try:
+        with terminal.kept():
+            Prompt(names, run, end, enter_ends=True).read(greeting)
+    finally:
+        os.close(end)
+        os.close(unused)
+
+
+async def ask(names: Mapping[str, Any], greeting: str, *, enter_ends: bool) -> None:
+    """Asks in a thread, and runs what is typed here. Returns when the person is done, at once if nobody is there.
+
+    Ctrl-C ends what runs.
+    """
+    if not terminal.is_attended():
+        return
+    running = trio.CancelScope()
+
+    async def execute(function: Code) -> Iterable[object]:
+        shown: Iterable[object] = []
+        with running:
+            shown = await _run_in_trio(function)
+        if running.cancelled_caught:
+            raise KeyboardInterrupt
+        return shown
+
+    def submitted() -> None:
+        nonlocal running
+        running = trio.CancelScope()  # which Ctrl-C cancels even before it is entered
+
+    end, over = os.pipe()
+
+    def read() -> None:
+        def run(function: Code) -> Iterable[object]:
+            return trio.from_thread.run(execute, function)
+
+        try:
+            with suppress(trio.Cancelled, trio.RunFinishedError):
+                Prompt(names, run, end, enter_ends=enter_ends, submitted=submitted).read(greeting)
+        finally:
+            os.close(end)
+
+    try:
+        with terminal.kept(), _interrupts(lambda: running.cancel()):
+            await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+    finally:
+        os.close(over)  # the thread, if it waits for a person still, ends
 
 
 async def _run_in_trio(function: Code) -> Iterable[object]:
@@ -112,6 +170,35 @@ async def _run_in_trio(function: Code) -> Iterable[object]:
         if inspect.iscoroutine(answer):
             await answer
     return [await value if inspect.isawaitable(value) else value for value in shown]
+
+
+@contextmanager
+def _interrupts(cancel: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C interrupts code that was typed and holds trio up, or else calls `cancel` in trio."""
+    token = trio.lowlevel.current_trio_token()
+
+    def strike(number: int, frame: types.FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename == TYPED:
+                raise KeyboardInterrupt
+            if frame.f_globals.get("__name__", "").partition(".")[0] == "trio":
+                break
+            frame = frame.f_back
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(cancel)
+
+    before = signal.signal(signal.SIGINT, strike)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _typed(at: types.TracebackType | None) -> types.TracebackType | None:
+    """A traceback from what was typed on."""
+    while at is not None and at.tb_frame.f_code.co_filename != TYPED:
+        at = at.tb_next
+    return at
 
 
 @contextmanager
@@ -127,59 +214,6 @@ def _set(thing: Any, name: str, value: object) -> Iterator[None]:
             setattr(thing, name, before)
 
 
-async def ask(names: dict[str, Any], greeting: str, *, enter_ends: bool) -> None:
-    """Reads at the terminal in a thread, and runs what is typed here. Returns when the user is done.
-
-    Ctrl-C ends what runs.
-    """
-    running = trio.CancelScope()
-
-    async def execute(function: Code) -> Iterable[object]:
-        nonlocal running
-        shown: Iterable[object] = []
-        with running:
-            shown = await _run_in_trio(function)
-        if running.cancelled_caught:
-            raise KeyboardInterrupt
-        return shown
-
-    def submitted() -> None:
-        nonlocal running
-        running = trio.CancelScope()  # which Ctrl-C cancels even before it is entered
-
-    async def interrupt(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT) as interrupts:
-            task_status.started()
-            async for _ in interrupts:
-                running.cancel()
-
-    def read() -> None:
-        with suppress(trio.Cancelled, trio.RunFinishedError):
-            run = lambda code: trio.from_thread.run(execute, code)  # noqa: E731
-            Prompt(names, run, enter_ends=enter_ends, submitted=submitted).read(greeting)
-
-    with terminal_kept():
-        async with trio.open_nursery() as nursery:
-            await nursery.start(interrupt)
-            await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-            nursery.cancel_scope.cancel()
-
-
-@contextmanager
-def terminal_kept() -> Iterator[None]:
-    """Leaves the terminal as it was, also where a thread that reads lines is left behind."""
-    try:
-        before = termios.tcgetattr(0)
-    except (termios.error, ValueError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        with suppress(termios.error):
-            termios.tcsetattr(0, termios.TCSANOW, before)
-
-
-def names_of(lan: Any, machines: Any, name: str = "lan") -> dict[str, Any]:
+def names_of(lan: Any, machines: Mapping[str, Any], name: str = "lan") -> dict[str, Any]:
     """What can be named at the prompt: the LAN, and each machine whose name is one of Python's."""
     return {name: lan, **{key: machine for key, machine in machines.items() if key.isidentifier()}}

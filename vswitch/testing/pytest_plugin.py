@@ -5,7 +5,7 @@ It is loaded wherever vswitch is installed, so it imports the rest only when a t
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import TracebackType
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vswitch.testing import pause
-from vswitch.testing.kept import tell
+from vswitch.testing.kept import TITLE, tell
 from vswitch.testing.limit import Limit
-from vswitch.testing.reports import readable
+from vswitch.testing.reports import first_of, readable
 
 if TYPE_CHECKING:
     from vswitch.testing.lan import Lan
@@ -87,7 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_scopes] = []
     if config.getoption("--vswitch-pause") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--vswitch-pause asks at the terminal, which -n leaves to nobody; use -n 0")
-    pause.at_terminal = lambda: _not_captured(config)
+    pause.at_terminal = lambda: _at_terminal(config)
     config.addinivalue_line("markers", "vswitch_timeout(seconds): end a test with a LAN that takes longer")
 
 
@@ -184,7 +184,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
             await function(**fixtures)
         except BaseException as error:
             item.stash[_where] = error.__traceback__
-            if not isinstance(error, KeyboardInterrupt | pytest.skip.Exception):
+            if not isinstance(error, KeyboardInterrupt | pytest.skip.Exception | pytest.xfail.Exception):
                 await _look(item, error)
             raise
 
@@ -197,44 +197,56 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 async def _look(item: pytest.Item, error: BaseException) -> None:
     """At what will have ended when the report is made; so may do whoever sits at the terminal."""
-    for made in item.stash.get(_lans, []):
-        await made.look()
-    if item.config.getoption("--vswitch-pause"):
+    made = item.stash.get(_lans, [])
+    for one in made:
+        await one.look()
+    why = _why_to_pause(item, error)
+    if why:
         import trio
 
-        with trio.CancelScope(shield=True), _nothing_lost(item):
-            for made in item.stash.get(_lans, []):
-                await _pause(item, made, error)
+        with trio.CancelScope(shield=True), _nothing_lost(lambda text: item.add_report_section("call", TITLE, text)):
+            for one in made:
+                await one.pause(why)
 
 
-def _pause(item: pytest.Item, made: Any, error: BaseException) -> Any:
-    """A Lan's, to be awaited, or a SyncLan's."""
-    _limit_of(item).end()
-    first = str(error).strip().partition("\n")[0]
-    return made.pause(f"{item.nodeid} has failed: {type(error).__name__}{f': {first}' if first else ''}")
+def _why_to_pause(item: pytest.Item, error: BaseException) -> str:
+    """What to tell whoever sits at the terminal; "" if the test goes on, or has not failed."""
+    if not item.config.getoption("--vswitch-pause") or item.get_closest_marker("xfail") is not None:
+        return ""
+    if not isinstance(error, Exception | pytest.fail.Exception):  # it was cancelled, as somebody else has failed
+        what = _limit_of(item).struck or next(filter(None, (one.ended_of for one in item.stash.get(_lans, []))), "")
+        return f"{item.nodeid} has failed: {what}" if what else ""
+    first = first_of(error)
+    said = str(first).strip().partition("\n")[0]
+    return f"{item.nodeid} has failed: {type(first).__name__}{f': {said}' if said else ''}"
 
 
 @contextmanager
-def _nothing_lost(item: pytest.Item) -> Iterator[None]:
+def _nothing_lost(tell: Callable[[str], object]) -> Iterator[None]:
     """The test's own failure is what is to be told, also where nobody can look, as the LAN has ended of it."""
     try:
         yield
     except Exception as error:
-        item.add_report_section("call", "vswitch", f"no pause: {error}")
+        tell(f"no pause: {error}")
 
 
 @contextmanager
-def _not_captured(config: pytest.Config) -> Iterator[None]:
-    """The terminal is a person's meanwhile."""
-    manager = config.pluginmanager.getplugin("capturemanager")
+def _at_terminal(config: pytest.Config) -> Iterator[None]:
+    """The terminal is a person's meanwhile, and no time limit counts."""
+    if (item := config.stash.get(_item, None)) is not None:
+        _limit_of(item).end()
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
     if manager is None:
         yield
         return
+    capturing = getattr(manager, "_global_capturing", None)
+    was_capturing = capturing is not None and capturing.is_started()
     manager.suspend(in_=True)
     try:
         yield
     finally:
-        manager.resume()
+        if was_capturing:
+            manager.resume()
 
 
 def seed_of(node: pytest.Item | pytest.Collector) -> str:
@@ -310,10 +322,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         made = [shared]
     if made and (report.failed or (call.when == "call" and item.config.getoption("--vswitch-pcap") == "on")):
         tell(item, report, made, seed_of(item))
-        if report.failed and hasattr(made[0], "end_test") and item.config.getoption("--vswitch-pause"):
-            assert call.excinfo is not None
-            with _nothing_lost(item):
-                _pause(item, made[0], call.excinfo.value)
+        if report.failed and call.excinfo is not None and hasattr(made[0], "end_test"):
+            why = _why_to_pause(item, call.excinfo.value)
+            with _nothing_lost(lambda text: report.sections.append((TITLE, text))):
+                if why:
+                    made[0].pause(why)
     if made and call.excinfo is not None and isinstance(call.excinfo.value, KeyboardInterrupt):
         item.session.shouldstop = "Ctrl-C"  # trio has it in a group, for which pytest would go on
     if call.when == "teardown":

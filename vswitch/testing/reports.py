@@ -30,6 +30,12 @@ def readable(error: BaseException, where: TracebackType | None, *, full: bool = 
     return leaves[0] if len(leaves) == 1 else error
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The first error of a group, and one of ours if there is one."""
+    leaves = _leaves(error)
+    return next((leaf for leaf in leaves if type(leaf).__module__.startswith("vswitch.")), leaves[0])
+
+
 def own_part(traceback: TracebackType | None) -> TracebackType | None:
     """A traceback without what comes after the last line of the test's own; None if it has none."""
     frames = []

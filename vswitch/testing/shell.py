@@ -194,9 +194,14 @@ class SerialShell:
         self._prompt = prompt
         self._decode: Callable[[str], bytes] = base64.b64decode
         self._busy = trio.Lock()
+        self._lent: trio.CancelScope | None = None
 
     async def open(self) -> None:
-        """Raises QemuError, in one line, for a login that is refused, and for a shell that lacks what it needs."""
+        """Also after a reset. Raises QemuError, in one line, for a login that is refused, and for a shell that lacks
+        what it needs."""
+        while self._lent is not None:
+            self._lent.cancel()  # who sits there has no shell any more
+            await trio.lowlevel.checkpoint()
         await self._until(re.escape(self._prompt))
         await self._say(self._user)
         if self._password:
@@ -245,6 +250,7 @@ class SerialShell:
     async def lend(self, stream: trio.SocketStream) -> None:
         """Joins a client with the console until it hangs up. Commands wait meanwhile."""
         async with self._busy, trio.open_nursery() as nursery:
+            self._lent = nursery.cancel_scope
 
             async def show() -> None:
                 with contextlib.suppress(EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -263,6 +269,7 @@ class SerialShell:
             nursery.cancel_scope.cancel()
             with contextlib.suppress(EOFError):
                 await self._channel.send(b"stty -echo 2>/dev/null\n")
+        self._lent = None
 
     async def _write(self, name: str, data: bytes) -> None:
         """Writes a file in the guest."""

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from vswitch.testing import pause
 from vswitch.testing.conditions import ConditionFailed, failed_within
-from vswitch.testing.prompt import Prompt, names_of, run_here
+from vswitch.testing.prompt import ask_here, names_of
 from vswitch.testing.wire import LENGTH, Function, pack, unpack
 
 END_TIMEOUT_S = 10.0
@@ -182,9 +182,8 @@ class SyncLan(Remote):
     def pause(self, why: str = pause.WHY) -> None:
         """As a `Lan`'s."""
         greeting = pause.greeting(why, self.how_to_look(), "print(lan.report())")
-        machines = {remote.name: remote for _, remote in self._made if not hasattr(remote._kind, "restore")}
         with pause.at_terminal():
-            Prompt(names_of(self, machines), run_here, enter_ends=True).read(greeting)
+            ask_here(names_of(self, self.machines), greeting)
 
     def always(self, *_: Any, **__: Any) -> Any:
         """Not here: nothing can ask while the test is busy."""
@@ -248,6 +247,7 @@ class SyncLan(Remote):
         self._to_send.put(pack((number, *message), self._reference))
         while True:
             if (body := self._heard.get()) is None:
+                self._heard.put(None)  # for the next call
                 assert self._process is not None
                 return "ended", RuntimeError(f"the LAN's process has ended with status {self._process.wait()}")
             about, what, value = unpack(body, self._resolve)

@@ -7,6 +7,8 @@ from typing import Self
 
 import trio
 
+from vswitch.errors import printable
+
 SPANS_MAX = 1000  # the last of them
 WHAT_MAX = 500  # characters
 
@@ -15,7 +17,7 @@ class Span:
     """Something that began, and may have ended. `begun_s` is trio's clock, `time_ns` the wall clock."""
 
     def __init__(self, what: str) -> None:
-        self.what = what[:WHAT_MAX]
+        self.what = printable(what[:WHAT_MAX])
         self.begun_s = trio.current_time()
         self.time_ns = time.time_ns()
         self.took_s: float | None = None

@@ -33,10 +33,13 @@ from typing import Any
 
 from vswitch import RecordLimits, VSwitch
 from vswitch.control import config
+from vswitch.control.captures import BUDGET_DEFAULT
 from vswitch.control.config import SwitchConfig, WrongError
 from vswitch.endpoints.url import parse
 from vswitch.errors import InputError
 from vswitch.ports import policy
+from vswitch.testing import guest_image
+from vswitch.testing.guest_image import GuestImageError
 from vswitch.testing.link import Nic
 from vswitch.testing.machine import Disk, Image, Kernel, Login
 from vswitch.values import check_name, instead
@@ -135,9 +138,11 @@ def _guest(table: dict[str, Any], directory: Path) -> GuestSpec:
         options["image"] = image
     if "login" in table:
         options["login"] = _login(_typed(table, "login", *IMAGE["login"]))
+    _check(options)
     own = [key for key in (*CARD, *PORT) if key in table]
     if nics is None:
-        options["nics"] = [_nic(table)]
+        nic = _nic(table)
+        options["nics"] = [replace(nic, ip="") if options.get("netboot") and nic.ip is None else nic]
     else:
         if own:
             raise WrongError(f"{own[0]}: of which card? write it in [[guest.nic]]", own[0])
@@ -149,6 +154,20 @@ def _guest(table: dict[str, Any], directory: Path) -> GuestSpec:
                 _known(nic, (*CARD, *PORT))
                 options["nics"].append(_nic(nic))
     return GuestSpec(name, options)
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """What would be found out too late, and in QEMU's words."""
+    if options.get("cpus", 1) < 1:
+        raise WrongError("cpus: a machine has 1 at least", "cpus")
+    try:
+        guest_image.check(options.get("packages", ()), ())
+    except GuestImageError as error:
+        raise WrongError(f"packages: {error}", "packages") from None
+    try:
+        guest_image.check((), options.get("modules", ()))
+    except GuestImageError as error:
+        raise WrongError(f"modules: {error}", "modules") from None
 
 
 def _named(name: str) -> str:
@@ -202,6 +221,11 @@ def _nic(table: Mapping[str, Any]) -> Nic:
             IPv4Interface(card["ip"])
         except ValueError:
             raise WrongError(f"ip: {card['ip']!r} is no IPv4 address; write one like 10.0.0.9", "ip") from None
+    if "mac" in card:
+        try:
+            policy.read_mac(card["mac"])
+        except InputError as error:
+            raise WrongError(f"mac: {error}", "mac") from None
     port = {key: table[key] for key in PORT if key in table}
     try:
         parse("fd://0", port)  # what plugs it in takes the same
@@ -219,6 +243,7 @@ def switch_of(topology: Topology, record: RecordLimits) -> VSwitch:
         ageing_s=said.ageing_s if said.ageing_s is not None else config.AGEING_DEFAULT_S,
         table_size=said.table_size if said.table_size is not None else config.TABLE_SIZE_DEFAULT,
         record=said.record if said.record is not None else record,
+        capture_memory=said.capture_memory if said.capture_memory is not None else BUDGET_DEFAULT,
     )
 
 
