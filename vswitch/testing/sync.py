@@ -205,9 +205,9 @@ class SyncLan(Remote):
         own = [remote for is_own, remote in self._made if is_own]
         self._made = [made for made in self._made if not made[0]]
         for remote in reversed(own):
-            if hasattr(remote._kind, "restore"):
+            if _is_fault(remote):
                 remote.restore()
-        self._ask("tidy", [remote._number for _, remote in self._made if not hasattr(remote._kind, "restore")])
+        self._ask("tidy", [remote._number for _, remote in self._made if not _is_fault(remote)])
 
     def _ask(self, what: str, number: Any, *words: Any) -> Any:
         if what == "call" and number == LAN:
@@ -301,6 +301,10 @@ def _receive(stream: socket.socket, messages: "queue.SimpleQueue[bytes | None]")
         while len(head := file.read(LENGTH.size)) == LENGTH.size:
             messages.put(file.read(*LENGTH.unpack(head)))
     messages.put(None)
+
+
+def _is_fault(remote: Remote) -> bool:
+    return remote._kind.__name__ == "Fault"
 
 
 def _is_made(remote: Remote) -> bool:
