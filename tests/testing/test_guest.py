@@ -261,7 +261,7 @@ async def test_a_person_may_sit_at_that_console_while_commands_wait(
 async def test_a_result_is_one_or_an_error(lan: Lan, own: Kernel) -> None:
     guest = await lan.guest("own", image=own, login=SECRET)
     # Whatever the kernel prints is no part of a result.
-    noise = "while :; do echo '<0>look' >/dev/kmsg; sleep 0.05; done"
+    noise = "while :; do echo '<0>look' >/dev/kmsg; usleep 20000; done"
     await guest.run(f"({noise}) >/dev/null 2>&1 & echo $! >/dev/noise")
     for number in range(5):
         assert (await guest.run(f"seq {number} 400")).output.split() == [b"%d" % n for n in range(number, 401)]

@@ -42,6 +42,7 @@ from vswitch.testing.network_faults import NetworkFaults
 from vswitch.testing.program import Program
 from vswitch.testing.prompt import ask, names_of
 from vswitch.testing.qemu import QemuError
+from vswitch.testing.snapshot import Snapshot
 from vswitch.testing.stations import Machine, Station, name_of
 from vswitch.testing.timeline import Step, Timeline
 from vswitch.testing.topology import Topology
@@ -195,24 +196,13 @@ class Lan(Expectations, NetworkFaults):
         awaited, and the snapshot is made. Raises InputError for a name or address that is taken, GuestImageError if
         there is no image, QemuError if it does not come up.
         """
-        if nics is not None and (ip is not None or port):
-            said = ", ".join([*(["ip"] if ip is not None else []), *port])
-            raise InputError(f"{name}: {said}: of which card? say it in nics, like Nic(ip=…, port={{…}})")
-        if netboot and ip is None:
-            ip = ""  # nobody would tell it
-        cards = list(nics) if nics is not None else [Nic(ip=ip, port=port)]
-        if len(cards) > CARDS_MAX:
-            raise InputError(f"{name}: {len(cards)} cards; a guest has room for {CARDS_MAX}")
+        cards = _cards(name, nics, Nic(ip="" if netboot and ip is None else ip, port=port))  # nobody would tell it
         if image is None and not netboot:
             build = partial(guest_image.build, packages=packages, modules=modules)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
         machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append)
-        kept = snapshot.find(machine, [card.device for card in cards], start) if start else None
-        if kept is not None:
-            cards = snapshot.cards_of(kept.facts, cards)
-            self._check_absent(name, start, cards)
-        elif start and prepare is None:
-            raise InputError(f"{name}: {snapshot.missing(start)}, or give prepare=")
+        kept = self._find_snapshot(name, machine, cards, start, needed=prepare is None) if start else None
+        cards = cards if kept is None else snapshot.cards_of(kept.facts, cards)
         guest = Guest(
             name,
             machine,
@@ -234,6 +224,7 @@ class Lan(Expectations, NetworkFaults):
                 await prepare(guest)
                 await guest.snapshot(start)
         except InputError:
+            await guest.power_off()
             await self._forget(guest.links)
             self.guests.pop(name, None)
             raise
@@ -443,12 +434,20 @@ class Lan(Expectations, NetworkFaults):
                 raise InputError(f"there is no port {name!r}; there are {there}")
         return names
 
-    def _check_absent(self, name: str, start: str, cards: Iterable[Nic]) -> None:
-        """Raises InputError if the machine of a snapshot is on the LAN already."""
-        macs = {card.mac for card in cards}
+    def _find_snapshot(
+        self, name: str, machine: QemuMachine, cards: Sequence[Nic], start: str, *, needed: bool
+    ) -> Snapshot | None:
+        """What a guest is to go on from. Raises InputError if it is `needed` and not there, or its machine is here."""
+        kept = snapshot.find(machine, [card.device for card in cards], start)
+        if kept is None:
+            if needed:
+                raise InputError(f"{name}: {snapshot.missing(start)}, or give prepare=")
+            return None
+        macs = kept.facts.macs
         for link in self._links.values():
             if link.mac in macs:
                 raise InputError(f"{name}: {link.name} is the machine of snapshot {start!r} already; there can be one")
+        return kept
 
     def _check_name(self, name: str) -> None:
         if name in self._links:
@@ -494,6 +493,17 @@ class Lan(Expectations, NetworkFaults):
                 raise InputError(f"{found.ip} is somebody else's already; give this one another ip")
         self._taken.add(found.ip)
         return found
+
+
+def _cards(name: str, nics: Sequence[Nic] | None, only: Nic) -> list[Nic]:
+    """A guest's cards: several, or one. Raises InputError for too many, or both."""
+    if nics is None:
+        return [only]
+    if said := [*(["ip"] if only.ip else []), *only.port]:
+        raise InputError(f"{name}: {', '.join(said)}: of which card? say it in nics, like Nic(ip=…, port={{…}})")
+    if len(nics) > CARDS_MAX:
+        raise InputError(f"{name}: {len(nics)} cards; a guest has room for {CARDS_MAX}")
+    return list(nics)
 
 
 async def side_by_side(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:

@@ -17,7 +17,7 @@ from vswitch.testing.qemu import Channel, QemuError
 
 PLAIN = string.ascii_letters + string.digits + " ./_=,:"
 LOGIN_TRIES_S = 1.0
-READ_TRIES = 5
+READ_TRIES = 10
 PIECE = 90  # bytes that a line tells a serial console's shell, of at most 4 characters each
 BATCH = 8  # lines that a terminal keeps for a shell that is busy: 4 KiB
 DIRECTORIES = ("/tmp", "/run", "/dev/shm", "/var/run", "/dev")  # where files may be written
@@ -283,18 +283,36 @@ class SerialShell:
                 raise QemuError(f"guest {self._name}: its shell cannot write what it is told; is the disk full?")
 
     async def _read(self, name: str) -> bytes:
-        """What is in a file in the guest; once more, if the kernel has said something meanwhile."""
+        """What is in a file in the guest: all at once, or if the kernel says something meanwhile, line by line."""
+        begin, end = secrets.token_hex(8), secrets.token_hex(8)
+        line = f"echo {begin[:8]}''{begin[8:]}$(enc <$D/vs.{name} && echo .){end[:8]}''{end[8:]}"
+        found = re.search(rf"(?s){begin}(.*?){end}", (await self._finish(line)).string)
+        text, whole, _ = "".join(found[1].split()).partition(".") if found else ("", "", "")
+        with contextlib.suppress(ValueError):  # it is not all of the encoder's making
+            if whole:
+                return self._decode(text)
+        lines: dict[int, str] = {}
         for _ in range(READ_TRIES):
-            begin, end = secrets.token_hex(8), secrets.token_hex(8)
-            line = f"echo {begin[:8]}''{begin[8:]}$(enc <$D/vs.{name} && echo .){end[:8]}''{end[8:]}"
-            found = re.search(rf"(?s){begin}(.*?){end}", (await self._finish(line)).string)
-            text, whole, _ = "".join(found[1].split()).partition(".") if found else ("", "", "")
-            with contextlib.suppress(ValueError):  # it is not all of the encoder's making
-                if whole:
-                    return self._decode(text)
+            if await self._read_lines(name, lines):
+                with contextlib.suppress(ValueError):
+                    return self._decode("".join("".join(lines[number].split()) for number in sorted(lines)))
         raise QemuError(
             f"guest {self._name}: its shell's answer is not whole; is its disk full, or does its kernel print much?"
         )
+
+    async def _read_lines(self, name: str, lines: dict[int, str]) -> bool:
+        """Adds the lines that have come whole, which their length tells; answers whether there are all by now."""
+        mark = secrets.token_hex(8)
+        say = f"{mark[:8]}''{mark[8:]}"
+        each = f'i=$((i+1)); echo {say} $i ${{#l}} "$l"'
+        last = f"for _ in 1 2 3; do echo {say} end $i.; done"
+        loop = f'i=0; while IFS= read -r l || [ "$l" ]; do {each}; done; {last}'
+        text = (await self._finish(f"[ -r $D/vs.{name} ] && enc <$D/vs.{name} | {{ {loop}; }}")).string
+        for number, length, content in re.findall(rf"{mark} (\d+) (\d+) ([^\r\n]*)\r?\n", text):
+            if len(content) == int(length):
+                lines[int(number)] = content
+        total = re.search(rf"{mark} end (\d+)\.", text)
+        return total is not None and lines.keys() == set(range(1, int(total[1]) + 1))
 
     async def _done(self, line: str, refusal: str = "(?!)") -> int:
         """Runs a line; answers its status. Raises QemuError if the console says `refusal` instead."""
