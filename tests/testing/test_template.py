@@ -17,8 +17,9 @@ from scapy.layers.l2 import ARP
 from tests.e2e.guest import guest_image
 from vswitch.endpoints.guests import qemu_program
 from vswitch.testing import Guest, GuestImage, Lan, Nic, QemuError, template
+from vswitch.testing.image_cache import MANIFEST
 from vswitch.testing.machine import Machine
-from vswitch.testing.template import MANIFEST, PER_IMAGE_MAX, STATE, NoTemplateError, Template, find, key
+from vswitch.testing.template import PER_IMAGE_MAX, STATE, NoTemplateError, Template, find, key
 
 CARDS = ["virtio-net-pci"]
 # What is to be each guest's own.

@@ -11,7 +11,7 @@ from librt.strings import BytesWriter
 from vswitch import VSwitch
 from vswitch.control import flow_text
 from vswitch.control.model import FlowInfo, MacInfo, PortInfo
-from vswitch.edges.pcapng import comment_option, write_packet
+from vswitch.edges.pcapng import PACKET, comment_option, write_packet
 from vswitch.testing.guest import Guest
 from vswitch.testing.qemu import QemuError
 from vswitch.testing.timeline import Timeline
@@ -22,7 +22,6 @@ PORT_HEADS = ("PORT", "IS", "IN", "OUT", "QUEUED", "DROPS")
 STATION_HEADS = ("MAC", "VLAN", "PORT", "AGE")
 FLOW_HEADS = ("PORT", "SOURCE", "DESTINATION", "VLAN", "WHAT", "FRAMES", "BYTES", "AGO", "BECAME OF IT")
 
-_PACKET = 6  # a block type
 _EMPTY = bytes(4)  # a frame of no bytes
 
 
@@ -112,7 +111,7 @@ async def _interleaved(blocks: AsyncIterable[bytes], timeline: Timeline) -> Asyn
         begin = at = 0
         while spans and at < len(data):
             kind, size = int.from_bytes(data[at : at + 4], "little"), int.from_bytes(data[at + 4 : at + 8], "little")
-            if kind == _PACKET and _time_ns(data, at) > spans[-1].time_ns:
+            if kind == PACKET and _time_ns(data, at) > spans[-1].time_ns:
                 yield data[begin:at]
                 begin = at
                 yield _comment(spans[-1].time_ns, spans.pop().what)

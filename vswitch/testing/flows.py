@@ -27,9 +27,11 @@ class Wanted:
             return False
         if self.service not in (None, flow.service):
             return False
-        reached = not self.destination or not self.destination.isdisjoint(flow.forwarded)
+        if self.destination is None:
+            return bool(flow.forwarded) if self.dropped is None else self.dropped in flow.drops
+        reached = not self.destination.isdisjoint(flow.forwarded)
         if self.dropped is None:
-            return reached if self.destination else bool(flow.forwarded)
+            return reached
         meant = not self.addresses.isdisjoint({flow.destination, flow.destination_ip})
         return self.dropped in flow.drops and (reached or meant)
 

@@ -130,11 +130,12 @@ class Guest:
         quoted = shlex.quote(path)
         size = int((await self.run(f"stat -L -c %s {quoted}")).check().stdout)
         with into.open("wb") if into is not None else io.BytesIO() as file:
+            piece = f"dd if={quoted} bs={PIECE_BYTES} count=1 2>/dev/null"
+            commands = [f"{piece} skip={number}" for number in range(-(-size // PIECE_BYTES))]
             if size <= PIECE_BYTES:  # or it does not say, as those in /proc
-                file.write((await self.run(f"cat {quoted}")).check().output)
-            for number in range(-(-size // PIECE_BYTES) if size > PIECE_BYTES else 0):
-                dd = f"dd if={quoted} bs={PIECE_BYTES} skip={number} count=1 2>/dev/null"
-                file.write((await self.run(dd)).check().output)
+                commands = [f"cat {quoted}"]
+            for command in commands:
+                file.write((await self.run(command)).check().output)
             return file.getvalue() if isinstance(file, io.BytesIO) else b""
 
     async def wait_for(self, command: str, *, timeout: float = COMMAND_TIMEOUT_S) -> Result:  # noqa: ASYNC109
@@ -179,17 +180,11 @@ class Guest:
 
     async def restore(self, name: str = "ready") -> None:
         """Has the machine be as it was at a snapshot. Raises InputError if there is none of that name."""
-        found = self._snapshot(name)
-        await self.power_off()
-        await self._start(found)
-        self._nursery.start_soon(self._watch, self._alive())
-        await self._now_up()
-
-    def _snapshot(self, name: str) -> Snapshot:
         found = snapshot.find(self.machine, self._devices, name)
         if found is None:
             raise InputError(f"guest {self.name}: {snapshot.missing(name)}")
-        return found
+        await self.power_off()
+        await self.boot(found)
 
     @property
     def _devices(self) -> list[str]:
@@ -261,16 +256,16 @@ class Guest:
             raise
         await self.power_off()
 
-    async def boot(self, start: str = "") -> None:
+    async def boot(self, origin: Snapshot | None = None) -> None:
         """Starts it; returns when it takes commands, or at once where nobody says how to get a shell.
 
-        It goes on from a snapshot, if `start` names one. The tiny guest goes on from where a template was left that has
+        It goes on from `origin`, if there is one. The tiny guest goes on from where a template was left that has
         booted, unless it is `cold`. From then on its nursery ends with GuestDied if QEMU ends and nobody has asked for
         it.
         """
-        if start:
-            await self._start(self._snapshot(start))
-        why = "" if start else await self._clone()
+        if origin is not None:
+            await self._start(origin)
+        why = await self._clone() if origin is None else ""
         if self._running is None:
             await self._start(None)
             if why:

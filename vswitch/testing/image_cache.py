@@ -16,6 +16,7 @@ from vswitch.testing.guest_image import WANTED, default_cache, digest
 
 HOST = "-host"
 SNAPSHOTS = "snapshots"
+MANIFEST = "manifest.json"  # of each snapshot, and of each template
 OF = "of.json"  # what the image of a machine with snapshots is made of
 
 
@@ -92,6 +93,13 @@ def prune_snapshots(cache: Path | None = None, *, everything: bool = False) -> l
     return removed
 
 
+def least_used(directory: Path, most: int) -> list[Path]:
+    """What is too much in a directory of snapshots, or templates, of which so many are kept."""
+    found = [path for path in directory.iterdir() if (path / MANIFEST).exists()]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return found[most:]
+
+
 def file_stamp(path: Path) -> list[object]:
     """A file, and what tells it from another one of its name."""
     try:
@@ -107,6 +115,6 @@ def _read_snapshots(directory: Path) -> CachedSnapshots:
         current = all(file_stamp(Path(stamp[0])) == stamp and stamp[1] is not None for stamp in stamps)
     except (OSError, ValueError, LookupError, TypeError):
         current = False
-    names = sorted(path.parent.name for path in directory.glob("*/manifest.json"))
+    names = sorted(path.parent.name for path in directory.glob(f"*/{MANIFEST}"))
     size = sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
     return CachedSnapshots(directory, names, size, current)

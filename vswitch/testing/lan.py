@@ -219,7 +219,7 @@ class Lan(Expectations, NetworkFaults):
                 port_name = f"{name}-{number + 1}" if number else name
                 guest.links.append(self._link(port_name, f"{name}/{number}", card))
             self.guests[name] = guest
-            await guest.boot(start if kept is not None else "")
+            await guest.boot(kept)
             if start and kept is None and prepare is not None:
                 await prepare(guest)
                 await guest.snapshot(start)
@@ -351,7 +351,7 @@ class Lan(Expectations, NetworkFaults):
     async def look(self) -> None:
         """Keeps how everything looks now, for when it has ended. Only the first time counts, when a test fails."""
         if self._is_running and self._seen is None:
-            self._seen = await evidence.gather(self.switch, self.guests.values())
+            self._seen = await self._sight()
 
     async def report(self) -> str:
         """What the test did, and how its LAN looks, or looked when it failed. May be called when it has ended."""

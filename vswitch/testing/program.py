@@ -2,16 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
 
-import trio
-
 from vswitch.errors import InputError, RefusedError
+from vswitch.testing import child_process
 from vswitch.testing.link import Link
 
-OUTPUT_SHOWN_MAX = 32768  # bytes
 PLACE = "{fd}"
 
 
@@ -57,27 +56,17 @@ class Program:
     @property
     def output(self) -> str:
         """The last of what it has printed."""
-        if self._output.closed:
-            return ""
-        descriptor = self._output.fileno()
-        start = max(0, os.fstat(descriptor).st_size - OUTPUT_SHOWN_MAX)
-        return os.pread(descriptor, OUTPUT_SHOWN_MAX, start).decode(errors="backslashreplace")
+        return "" if self._output.closed else child_process.last_of(self._output)
 
     async def ended(self) -> int:
         """Waits for its end; answers its exit status."""
-        if self.process.returncode is None:
-            descriptor = os.pidfd_open(self.process.pid)
-            try:
-                await trio.lowlevel.wait_readable(descriptor)
-            finally:
-                os.close(descriptor)
-        return self.process.wait()
+        return await child_process.ended(self.process)
 
     def close(self) -> None:
         """Kills it, with what it has started in its process group."""
         if self.process.returncode is None:
             try:
-                os.killpg(self.process.pid, 9)
+                os.killpg(self.process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 self.process.kill()
         self.process.wait()

@@ -214,6 +214,6 @@ def _set(thing: Any, name: str, value: object) -> Iterator[None]:
             setattr(thing, name, before)
 
 
-def names_of(lan: Any, machines: Mapping[str, Any], name: str = "lan") -> dict[str, Any]:
+def names_of(lan: Any, machines: Mapping[str, Any]) -> dict[str, Any]:
     """What can be named at the prompt: the LAN, and each machine whose name is one of Python's."""
-    return {name: lan, **{key: machine for key, machine in machines.items() if key.isidentifier()}}
+    return {"lan": lan, **{key: machine for key, machine in machines.items() if key.isidentifier()}}

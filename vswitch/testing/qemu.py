@@ -10,7 +10,6 @@ so that Ctrl-C reaches who started it, and not the guests that are to be looked 
 """
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -24,10 +23,10 @@ from typing import Any
 import trio
 
 from vswitch.endpoints.guests import qemu_program
+from vswitch.testing import child_process
 
 START_TIMEOUT_S = 20.0
 QMP_TIMEOUT_S = 20.0
-SHOWN_BYTES_MAX = 32768
 LINES_SHOWN, LINES_BEFORE_PANIC = 20, 8  # of a console
 # What to do about it, by what QEMU says.
 ADVICE = {
@@ -120,9 +119,7 @@ class Qemu:
         """The last of what QEMU printed."""
         if self._output.closed:
             return self._printed_in_all
-        descriptor = self._output.fileno()
-        start = max(0, os.fstat(descriptor).st_size - SHOWN_BYTES_MAX)
-        return os.pread(descriptor, SHOWN_BYTES_MAX, start).decode(errors="backslashreplace")
+        return child_process.last_of(self._output)
 
     async def started(self, who: str = "") -> None:
         """Waits until all netdevs and devices are there: an answer comes from QEMU's main loop, which begins
@@ -132,13 +129,7 @@ class Qemu:
 
     async def ended(self) -> int:
         """Waits for QEMU's end; answers its exit status."""
-        if self.process.returncode is None:  # else nobody, or somebody else, has that process id
-            descriptor = os.pidfd_open(self.process.pid)
-            try:
-                await trio.lowlevel.wait_readable(descriptor)
-            finally:
-                os.close(descriptor)
-        return self.process.wait()
+        return await child_process.ended(self.process)
 
     async def qmp(self, command: str, /, **arguments: object) -> Any:
         """Executes a QMP command, such as `stop`, `cont` or `set_link`, and returns its result."""

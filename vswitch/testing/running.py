@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
-from vswitch.testing import snapshot, template
+from vswitch.testing import migration
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.machine import Card, Machine, command_line, kernel_words
 from vswitch.testing.qemu import Channel, Qemu, QemuError
@@ -72,7 +72,7 @@ class Running:
             await self._go_on(self.origin)
         elif self.origin is not None:
             with self.qemu.bounded(f"guest {self._name}: booting", CLONE_TIMEOUT_S):
-                await template.load(self.qemu, self._state)
+                await migration.load(self.qemu, self._state, memory=False)
                 await self._become_itself()
         elif self.shell is not None:
             with self.qemu.bounded(f"guest {self._name}: booting", BOOT_TIMEOUT_S):
@@ -82,7 +82,7 @@ class Running:
     async def _go_on(self, origin: Snapshot) -> None:
         """As the machine that it was; its clock is set, if it has a shell that can do that."""
         with self.qemu.bounded(f"guest {self._name}: going on from a snapshot", BOOT_TIMEOUT_S):
-            await snapshot.load(self.qemu, self._state)
+            await migration.load(self.qemu, self._state, memory=True)
             if self.shell is not None:
                 self.shell.resume(origin.facts.shell)
                 await self.shell.run(f"date -s @{int(time.time())}", b"")

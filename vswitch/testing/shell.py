@@ -267,9 +267,9 @@ class SerialShell:
                 while data := await stream.receive_some():
                     await self._channel.send(data)
             nursery.cancel_scope.cancel()
-            with contextlib.suppress(EOFError):
-                await self._channel.send(b"stty -echo 2>/dev/null\n")
         self._lent = None
+        with contextlib.suppress(EOFError):
+            await self._channel.send(b"stty -echo 2>/dev/null\n")
 
     async def _write(self, name: str, data: bytes) -> None:
         """Writes a file in the guest."""

@@ -23,19 +23,18 @@ from pathlib import Path
 import trio
 
 from vswitch.errors import InputError
-from vswitch.testing import template
+from vswitch.testing import migration, template
 from vswitch.testing.build_process import work_directory
 from vswitch.testing.guest_image import GuestImage, default_cache
-from vswitch.testing.image_cache import OF, SNAPSHOTS, file_stamp
+from vswitch.testing.image_cache import MANIFEST, OF, SNAPSHOTS, file_stamp, least_used
 from vswitch.testing.link import Nic
 from vswitch.testing.machine import DRIVE, Disk, Kernel, Machine, WrittenDisk
 from vswitch.testing.qemu import Qemu, QemuError
 
-STATE, LAYER, MANIFEST = "state", ".qcow2", "manifest.json"
+STATE, LAYER = "state", ".qcow2"
 SNAPSHOTS_MAX = 8
 SAVE_TIMEOUT_S = 300.0
 PIECE_BYTES = 1 << 20
-BANDWIDTH = 1 << 40  # bytes a second: as fast as it goes
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,62}")
 
 
@@ -55,6 +54,7 @@ class Facts:
 @dataclass(frozen=True)
 class Snapshot:
     directory: Path
+    facts: Facts
 
     @property
     def state(self) -> Path:
@@ -65,14 +65,6 @@ class Snapshot:
         """What was written to its disk, the oldest first."""
         return sorted(self.directory.glob(f"*{LAYER}"), key=lambda path: int(path.name.removesuffix(LAYER)))
 
-    @property
-    def facts(self) -> Facts:
-        """Raises OSError, ValueError or TypeError for what is not whole."""
-        said = json.loads((self.directory / MANIFEST).read_bytes())
-        if said.pop("size") != self.state.stat().st_size:
-            raise ValueError("its state was changed")
-        return Facts(**said)
-
     def machine(self, machine: Machine) -> Machine:
         """The machine that goes on from here: with the disk as it was."""
         disk = machine.image
@@ -82,14 +74,19 @@ class Snapshot:
 
 
 def find(machine: Machine, devices: Sequence[str], name: str) -> Snapshot | None:
-    """The snapshot of that name of such a machine with such cards, if there is one. Raises InputError for a name."""
-    found = Snapshot(_directory(machine, devices) / _checked(name))
+    """The snapshot of that name of such a machine with such cards, if it is there, and whole.
+
+    Raises InputError for a name.
+    """
+    directory = _directory(machine, devices) / _checked(name)
     try:
-        assert found.facts
-    except (OSError, ValueError, TypeError):
+        said = json.loads((directory / MANIFEST).read_bytes())
+        if said.pop("size") != (directory / STATE).stat().st_size:
+            return None
+        found = Snapshot(directory, Facts(**said))
+        os.utime(directory)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
-    with suppress(OSError):
-        os.utime(found.directory)
     return found
 
 
@@ -106,7 +103,7 @@ def cards_of(facts: Facts, cards: Sequence[Nic]) -> list[Nic]:
 
 async def keep(
     qemu: Qemu, machine: Machine, devices: Sequence[str], name: str, facts: Facts, origin: Snapshot | None
-) -> Snapshot:
+) -> None:
     """Keeps a machine as it is now, in the place of an older snapshot of that name; it stands still meanwhile.
 
     `origin` is the snapshot that it went on from, if it did. Raises QemuError, InputError.
@@ -114,6 +111,7 @@ async def keep(
     if isinstance(machine.image, Disk) and machine.image.keep:
         raise InputError("its disk keeps what is written; a snapshot needs Disk(keep=False)")
     directory = _directory(machine, devices)
+    kept = directory / _checked(name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / OF).write_text(json.dumps(_files(machine.image)))
@@ -123,7 +121,7 @@ async def keep(
             with qemu.bounded(f"the snapshot {name}", SAVE_TIMEOUT_S):
                 await qemu.execute("stop")
                 try:
-                    await _save_state(qemu, new / STATE)
+                    await migration.save(qemu, new / STATE, memory=True)
                     if isinstance(machine.image, Disk):  # whose writes are in its file by now
                         await _copy_disk(qemu, new, origin.layers if origin is not None else [])
                 finally:
@@ -131,32 +129,13 @@ async def keep(
                         await qemu.execute("cont")
             said = asdict(facts) | {"size": (new / STATE).stat().st_size}
             (new / MANIFEST).write_text(json.dumps(said))
-            found = Snapshot(directory / _checked(name))
             with suppress(FileNotFoundError):
-                found.directory.rename(work / "old")
-            new.rename(found.directory)
+                kept.rename(work / "old")
+            new.rename(kept)
     except OSError as error:
         raise QemuError(f"the snapshot {name} cannot be kept in {directory}: {error.strerror}") from None
-    _remove_old(directory)
-    return found
-
-
-async def load(qemu: Qemu, state: int) -> None:
-    """Has a QEMU that was started with `-incoming defer` go on from a state, an inherited descriptor."""
-    await qemu.execute("migrate-set-parameters", **{"announce-rounds": 0})
-    await qemu.execute("migrate-incoming", uri=f"fd:{state}")
-    await template.migrated(qemu)
-    await qemu.execute("cont")
-
-
-async def _save_state(qemu: Qemu, path: Path) -> None:
-    with path.open("wb") as file:
-        await qemu.execute("migrate-set-parameters", **{"max-bandwidth": BANDWIDTH})
-        memory_too = [{"capability": "x-ignore-shared", "state": False}]  # also of a clone, which began without
-        await qemu.execute("migrate-set-capabilities", capabilities=memory_too)
-        await qemu.give("state", file.fileno())
-        await qemu.execute("migrate", uri="fd:state")
-        await template.migrated(qemu)
+    for path in least_used(directory, SNAPSHOTS_MAX):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 async def _copy_disk(qemu: Qemu, directory: Path, below: Sequence[Path]) -> None:
@@ -217,10 +196,3 @@ def _files(image: object) -> list[list[object]]:
     elif isinstance(image, Kernel | GuestImage):
         paths = [image.kernel, image.initrd]
     return [file_stamp(Path(path).absolute()) for path in paths if path is not None]
-
-
-def _remove_old(directory: Path) -> None:
-    found = [path for path in directory.iterdir() if (path / MANIFEST).exists()]
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found[SNAPSHOTS_MAX:]:
-        shutil.rmtree(path, ignore_errors=True)

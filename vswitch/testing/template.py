@@ -23,14 +23,16 @@ import trio
 
 from vswitch.endpoints.guests import qemu_program
 from vswitch.endpoints.guests.qemu import guest_mac
+from vswitch.testing import migration
 from vswitch.testing.build_process import work_directory
 from vswitch.testing.guest_image import WANTED, GuestImage
+from vswitch.testing.image_cache import MANIFEST, least_used
 from vswitch.testing.machine import Card, Machine, command_line, kernel_words, quoted
 from vswitch.testing.qemu import Channel, Qemu, QemuError
 from vswitch.testing.shell import VirtioShell
 
 DIRECTORY = "templates"
-MEMORY, STATE, MANIFEST = "memory", "state", "manifest.json"
+MEMORY, STATE = "memory", "state"
 PER_IMAGE_MAX = 8
 # Cards whose driver only the clone loads, so that it finds the clone's own address.
 DEVICES = {"virtio-net-pci", "virtio-net-pci-transitional", "virtio-net-pci-non-transitional"}
@@ -40,7 +42,6 @@ IS_NOBODY = "dmesg >/run/dmesg && ! grep 'crng init done' /run/dmesg && rm /run/
 WORDS = ("vswitch.template", "random.trust_cpu=off", "random.trust_bootloader=off")
 BOOT_TIMEOUT_S = 90.0
 SAVE_TIMEOUT_S = 30.0
-POLL_S = 0.01
 LOCK_POLL_S = 0.05
 
 _unmakeable: set[Path] = set()  # in this process: what failed once is not tried again
@@ -73,15 +74,6 @@ class Template:
         """Clones that run keep what they have."""
         with suppress(OSError), work_directory(self.directory.parent) as work:  # or somebody else removes it
             self.directory.rename(work / self.directory.name)
-
-
-async def load(qemu: Qemu, state: int) -> None:
-    """Make a QEMU that was started with `-incoming defer` a clone. `state` is a descriptor that it has inherited."""
-    await _ignore_memory(qemu)
-    await qemu.execute("migrate-set-parameters", **{"announce-rounds": 0})  # it has moved from nowhere: no RARP
-    await qemu.execute("migrate-incoming", uri=f"fd:{state}")
-    await migrated(qemu)
-    await qemu.execute("cont")
 
 
 async def find(machine: Machine, devices: Sequence[str]) -> Template | None:
@@ -175,26 +167,9 @@ async def _make(template: Template, machine: Machine, devices: Sequence[str]) ->
 
 
 async def _save(qemu: Qemu, path: Path) -> None:
-    with qemu.bounded("a template: keeping it", SAVE_TIMEOUT_S), path.open("wb") as file:
+    with qemu.bounded("a template: keeping it", SAVE_TIMEOUT_S):
         await qemu.execute("stop")
-        await _ignore_memory(qemu)
-        await qemu.give("state", file.fileno())
-        await qemu.execute("migrate", uri="fd:state")
-        await migrated(qemu)
-
-
-async def migrated(qemu: Qemu) -> None:
-    """Waits until a state was written, or read. Raises QemuError if it cannot be."""
-    while (found := await qemu.execute("query-migrate")).get("status") != "completed":
-        if found.get("status") == "failed":
-            raise QemuError(f"its state: {found.get('error-desc', 'QEMU does not say why')}")
-        await trio.sleep(POLL_S)
-
-
-async def _ignore_memory(qemu: Qemu) -> None:
-    """It is in a file already."""
-    wanted = [{"capability": "x-ignore-shared", "state": True}]
-    await qemu.execute("migrate-set-capabilities", capabilities=wanted)
+        await migration.save(qemu, path, memory=False)
 
 
 def _manifest(directory: Path) -> dict[str, list[int]]:
@@ -204,8 +179,5 @@ def _manifest(directory: Path) -> dict[str, list[int]]:
 
 
 def _remove_old(directory: Path) -> None:
-    """Removes what was not used for longest."""
-    found = [path for path in directory.iterdir() if (path / MANIFEST).exists()]
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found[PER_IMAGE_MAX:]:
+    for path in least_used(directory, PER_IMAGE_MAX):
         Template(path).remove()

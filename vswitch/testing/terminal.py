@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 
 IN, OUT = 0, 1
 LOCAL_MODES = 3  # where termios has them
-GAVE_UP = "the wait for a person is over"
 
 
 def is_attended() -> bool:
