@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,3 +18,11 @@ def until(condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -
         assert time.monotonic() < deadline, f"not in {timeout_s:g} s: {what}"
         time.sleep(PAUSE_S)
     return answer
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process has ended; nobody may have asked for its exit code yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

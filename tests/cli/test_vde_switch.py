@@ -22,7 +22,7 @@ from tests.namespaces import needed_for_tap
 from tests.needs import require
 from tests.signals import default_signals
 from tests.vde2 import program
-from tests.waiting import until
+from tests.waiting import is_over, until
 from vswitch.cli import vde_options
 
 COMMAND = (sys.executable, "-m", "vswitch.cli.vde_switch")
@@ -456,14 +456,6 @@ def daemon(home: Home, *arguments: str, under: Sequence[str] = ()) -> Iterator[i
             with suppress(OSError):
                 if f"HOME={home.root}\0".encode() in path.read_bytes():
                     os.kill(int(path.parent.name), signal.SIGKILL)
-
-
-def is_over(pid: int) -> bool:
-    """Whether a process has ended; nobody may have asked for its exit code yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_a_daemon_is_ready_when_the_command_returns_and_has_left_everything_behind(home: Home) -> None:

@@ -12,7 +12,7 @@ import trio
 from tests.cli.program import package_root
 from tests.e2e.guest import guest_image
 from tests.namespaces import needed_for_tap
-from tests.waiting import until
+from tests.waiting import is_over, until
 from vswitch import InputError, RefusedError
 from vswitch.testing import Lan, QemuError, SyncLan
 
@@ -24,14 +24,6 @@ print("up", flush=True)
 while data := stream.recv(65536):
     stream.sendall(data)  # every frame comes back
 """
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs, and does not just wait to be looked after."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 async def test_a_namespace_is_a_machine_like_others(lan: Lan) -> None:
@@ -63,7 +55,7 @@ async def test_a_namespace_is_a_machine_like_others(lan: Lan) -> None:
     assert len(pids) < 10, "only its own processes"
     first = ns.pid
     await lan.remove(ns)
-    await lan.eventually(lambda: not alive(first))
+    await lan.eventually(lambda: is_over(first))
     assert lan.machines == {"guest": guest, "host": host}
     with pytest.raises(RefusedError, match="namespace ns has ended"):
         await ns.run("true")
@@ -136,9 +128,9 @@ trio.run(main)
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 2
-        assert all(map(alive, pids))
+        assert not any(map(is_over, pids))
         process.send_signal(number)
-    until(lambda: not any(map(alive, pids)), "all have ended")
+    until(lambda: all(map(is_over, pids)), "all have ended")
 
 
 async def test_a_program_is_a_station(lan: Lan) -> None:

@@ -15,6 +15,7 @@ from vswitch.cli import guests, process
 from vswitch.cli import image as guest_images
 from vswitch.cli.capturing.pcapng_text import TextCapture
 from vswitch.cli.output import in_background, said, say
+from vswitch.control import text
 from vswitch.control.capture_requests import CaptureRequest
 from vswitch.errors import RefusedError, printable
 
@@ -108,20 +109,19 @@ async def _boot(lan: "Lan", image: "GuestImage", count: int) -> "list[Guest]":
 
 async def _show_wire(lan: "Lan") -> None:
     """Every frame: the guests send nothing unasked."""
-    text = TextCapture()
+    frames = TextCapture()
     async with aclosing(lan.switch.captures.recorded(CaptureRequest())) as blocks:
         async for data in blocks:
-            for line in text.feed(data):
+            for line in frames.feed(data):
                 say(line)
-    text.finish()
+    frames.finish()
 
 
 async def _show_stations(lan: "Lan") -> None:
     """As `vswitch macs` does."""
     say(f"{'MAC':17}  VLAN  PORT  AGE")
     for station in await lan.switch.macs():
-        age = "static" if station.age_s is None else f"{station.age_s:.0f}s"
-        say(f"{station.mac:17}  {station.vlan:4}  {station.port:4}  {age:>3}")
+        say(f"{station.mac:17}  {station.vlan:4}  {station.port:4}  {text.age(station):>3}")
 
 
 def _listed(words: Sequence[str]) -> str:

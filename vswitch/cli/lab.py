@@ -6,7 +6,6 @@ import select
 import signal
 import socket
 import sys
-import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
@@ -20,13 +19,14 @@ import click
 from vswitch.cli import daemon, guests, process
 from vswitch.cli import image as guest_images
 from vswitch.cli.output import complain, in_background, said, say
-from vswitch.control import client, operations, runtime
+from vswitch.control import client, operations
+from vswitch.control.runtime import BY_HAND, CONSOLE, LAB
 from vswitch.errors import InputError, RefusedError
+from vswitch.testing import terminal
 
 if TYPE_CHECKING:
     from vswitch.testing.topology import Topology
 
-LAB, CONSOLE, MARK = ".lab", ".console", "lab"  # as vswitch.testing.doors has them, which takes long to load
 ESCAPE = b"\x1d"  # Ctrl-], as in telnet
 READ_BYTES = 1 << 16
 END_TIMEOUT_S, END_POLL_S = 20.0, 0.05
@@ -55,7 +55,6 @@ def up(file: str | None, detach: bool) -> None:
     """
     guests.check_needs("vswitch lab")
     from vswitch.testing import lab as labs
-    from vswitch.testing.terminal import is_attended
 
     topology = labs.topology_of(file)
     with guests.refusing():
@@ -64,7 +63,7 @@ def up(file: str | None, detach: bool) -> None:
         daemon.detach(partial(_run, topology, say=lambda line: None, prompt=False), os.getcwd())
         say(f"lab {topology.name} is up; to look: vswitch console, vswitch ports; to end it: vswitch lab down")
         return
-    number = _run(topology, lambda: None, say=say, prompt=is_attended())
+    number = _run(topology, lambda: None, say=say, prompt=terminal.is_attended())
     if number is not None:
         sys.exit(128 + number)
 
@@ -93,7 +92,7 @@ def _run(topology: "Topology", ready: Callable[[], None], *, say: Callable[[str]
 @which
 def down(name: str | None) -> None:
     """End a lab that runs, with all its guests."""
-    path = _find(name, mark=MARK)
+    path = _find(name, mark=BY_HAND)
     pid = client.call(path, operations.STATUS).pid
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
@@ -106,19 +105,13 @@ def down(name: str | None) -> None:
 
 def _find(name: str | None, *, mark: str = "") -> Path:
     """The control socket of a lab, or of a test, unless a `mark` says which. Raises RefusedError."""
-    labs: dict[str, Path] = {}
-    for path in client.running():
-        if (path.with_suffix(LAB) / mark).exists():
-            labs.setdefault(path.stem, path)
+    labs = client.by_name(lambda path: (path.with_suffix(LAB) / mark).exists())
     if name is not None and name not in labs:
         there = f"; there are {', '.join(labs)}" if labs else ""
         raise RefusedError(f"no lab {name!r} is running{there}; start one with: vswitch lab up FILE")
     if not labs:
         raise RefusedError("no lab is running; start one with: vswitch lab up FILE")
-    here = {name: path for name, path in labs.items() if path.parent == runtime.directory()} or labs
-    if name is None and len(here) > 1:
-        raise RefusedError(f"several labs are running: {', '.join(here)}; choose one with --name")
-    return labs[name] if name is not None else next(iter(here.values()))
+    return labs[name] if name is not None else client.only_one(labs, "labs")
 
 
 @click.command()
@@ -160,12 +153,11 @@ def _raw_terminal() -> Iterator[None]:
     if not os.isatty(STDIN):
         yield
         return
-    before = termios.tcgetattr(STDIN)
     try:
-        tty.setraw(STDIN)
-        yield
+        with terminal.kept():
+            tty.setraw(STDIN)
+            yield
     finally:
-        termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
         complain("")
 
 

@@ -2,7 +2,7 @@
 
 import http.client
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,20 +49,25 @@ def find(name: str | None) -> Path:
         )
     if not found:
         raise RefusedError(f"no switch is running ({looked}); start one with: vswitch serve")
+    return only_one(found, "switches")
+
+
+def only_one(found: dict[str, Path], what: str) -> Path:
+    """Which is meant where no name says so, as in `find`. Raises RefusedError if there are several."""
     here = {name: path for name, path in found.items() if path.parent == runtime.directory()}
     meant = here or found
     if len(meant) > 1:
-        raise RefusedError(f"several switches are running: {', '.join(meant)}; choose one with --name")
+        raise RefusedError(f"several {what} are running: {', '.join(meant)}; choose one with --name")
     return next(iter(meant.values()))
 
 
-def by_name() -> dict[str, Path]:
+def by_name(is_wanted: Callable[[Path], bool] = lambda path: True) -> dict[str, Path]:
     """Where this user's switches answer; of several with one name, the first that is found.
 
     Raises RefusedError if they cannot be looked for.
     """
     found: dict[str, Path] = {}
-    for path in running():
+    for path in filter(is_wanted, running()):
         found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 

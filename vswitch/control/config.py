@@ -104,11 +104,9 @@ def convert(content: dict[str, Any], *, whole: bool) -> SwitchConfig:
         raise WrongError("[[guest]] is for: vswitch lab up", "guest")
     only(content, ("switch", "endpoint"), "the file")
     switch = content.get("switch", {})
-    endpoints = content.get("endpoint", [])
     if not isinstance(switch, dict):
         raise WrongError("switch is not a table; write [switch]", "switch")
-    if not isinstance(endpoints, list) or not all(isinstance(endpoint, dict) for endpoint in endpoints):
-        raise WrongError("endpoint is not a list of tables; write [[endpoint]]", "endpoint")
+    endpoints = tables(content, "endpoint", "[[endpoint]]")
     only(switch, tuple(SWITCH), "[switch]", "switch")
     values: dict[str, Any] = {}
     for name, (field, kind, likely) in _WRITTEN.items():
@@ -182,6 +180,14 @@ def _in_endpoint(number: int, table: dict[str, Any]) -> Iterator[None]:
     except InputError as error:
         entry = [name for name in (error.parameter, "url") if name in table][:1]
         raise WrongError(f"[[endpoint]] {number}: {error}", "endpoint", number, *entry) from None
+
+
+def tables(table: dict[str, Any], name: str, written: str) -> list[dict[str, Any]]:
+    """The tables of a name; none if there are none. Raises WrongError if it is anything else."""
+    found = table.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise WrongError(f"{name} is not a list of tables; write {written}", name)
+    return found
 
 
 def only(table: dict[str, Any], allowed: tuple[str, ...], where: str, *place: str | int) -> None:

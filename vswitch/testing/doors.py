@@ -13,6 +13,7 @@ import trio
 
 from vswitch import VSwitch
 from vswitch.control import client, runtime
+from vswitch.control.runtime import CONSOLE, LAB, QMP
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.unix_socket import InUseError
 from vswitch.errors import RefusedError, VSwitchError
@@ -22,8 +23,6 @@ from vswitch.testing.qmp_relay import relay
 from vswitch.testing.running import Running
 from vswitch.testing.shell import SerialShell, VirtioShell
 
-SUFFIX = ".lab"
-CONSOLE, QMP = ".console", ".qmp"
 SHELL_TIMEOUT_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class Doors:
             await self._switch.serve_control(runtime.socket_path(f"{self.name}.ctl"))
         except InUseError:
             raise RefusedError(f"a switch {self.name!r} runs already; give this one another name") from None
-        self._directory = runtime.directory() / f"{self.name}{SUFFIX}"
+        self._directory = runtime.directory() / f"{self.name}{LAB}"
         self.close()
         self._directory.mkdir(mode=0o700)
         if mark:
@@ -93,7 +92,7 @@ class Doors:
 
     def path(self, guest: Guest, kind: str) -> str:
         """Where one of a guest's sockets is. Raises InputError if the path is too long for one."""
-        return runtime.socket_path(f"{self.name}{SUFFIX}/{guest.name}{kind}")
+        return runtime.socket_path(f"{self.name}{LAB}/{guest.name}{kind}")
 
     def close(self) -> None:
         if self._directory is not None:
@@ -130,7 +129,7 @@ class _Opened:
 def remove_stale() -> None:
     """What LANs that were killed have left."""
     answering = set(client.running())
-    for directory in runtime.directory().glob(f"*{SUFFIX}"):
+    for directory in runtime.directory().glob(f"*{LAB}"):
         control = directory.with_suffix(".ctl")
         if control not in answering:
             shutil.rmtree(directory, ignore_errors=True)

@@ -9,7 +9,7 @@ import trio
 from librt.strings import BytesWriter
 
 from vswitch import VSwitch
-from vswitch.control import flow_text
+from vswitch.control import text as texts
 from vswitch.control.model import FlowInfo, MacInfo, PortInfo
 from vswitch.edges.pcapng import PACKET, comment_option, write_packet
 from vswitch.testing.guest import Guest
@@ -70,7 +70,7 @@ def text(timeline: Timeline, found: Evidence | None) -> str:
 
 def flow_lines(flows: Sequence[FlowInfo], now_s: float) -> list[str]:
     """A table of flows; none if there are none. `now_s` is seconds since 1970."""
-    return aligned(FLOW_HEADS, [flow_text.row(flow, now_s) for flow in flows])
+    return aligned(FLOW_HEADS, [texts.flow_row(flow, now_s) for flow in flows])
 
 
 def _part(title: str, lines: Sequence[str]) -> str:
@@ -84,8 +84,7 @@ def _port(port: PortInfo) -> tuple[str, ...]:
 
 
 def _station(station: MacInfo) -> tuple[str, ...]:
-    age = "static" if station.age_s is None else f"{station.age_s:.0f}s"
-    return station.mac, str(station.vlan), station.port, age
+    return station.mac, str(station.vlan), station.port, texts.age(station)
 
 
 def aligned(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from vswitch.control.config import SwitchConfig
+from vswitch.control.runtime import BY_HAND
 from vswitch.testing.lan import Lan
 from vswitch.testing.link import Nic
 from vswitch.testing.prompt import ask, names_of
@@ -12,7 +13,6 @@ from vswitch.testing.topology import GuestSpec, Topology, read
 
 NAME = "lab"
 GUESTS = ("a", "b")
-MARK = "lab"  # in the directory of its doors: of a test there is none
 
 
 def topology_of(file: str | None) -> Topology:
@@ -31,11 +31,11 @@ async def run(
     block do.
     """
     async with Lan(topology=topology, seed=topology.name, guests_may_end=True) as lan:
-        await lan.open(topology.name, mark=MARK)
+        await lan.open(topology.name, mark=BY_HAND)
         for machine in lan.guests.values():
             tell(f"{machine.name}  {' '.join(link.ip or link.mac for link in machine.links)}")
         for endpoint in lan.switch.endpoints():
-            if "://" in endpoint.url and not endpoint.url.startswith("fd://"):  # which are guests' cables
+            if not endpoint.url.startswith("fd://"):  # which are guests' cables
                 tell(f"{endpoint.name}  {endpoint.url}")
         tell(f"\n{await lan.how_to_look()}\n")
         await begun()

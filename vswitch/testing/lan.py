@@ -10,8 +10,8 @@ import ipaddress
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import Any, Self
 
 import trio
 
-from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, RefusedError, VSwitch
+from vswitch import Attachment, CaptureRequest, InputError, RecordLimits, VSwitch
 from vswitch.control.capture_requests import FileRequest
+from vswitch.control.runtime import QMP
 from vswitch.endpoints.guests.qemu import guest_mac, next_mac
 from vswitch.errors import innermost
 from vswitch.ports import policy as policies
@@ -29,7 +30,7 @@ from vswitch.supervision import is_cancelled
 from vswitch.testing import evidence, guest_image, pause, snapshot
 from vswitch.testing import topology as topologies
 from vswitch.testing.conditions import Always, Condition, eventually
-from vswitch.testing.doors import QMP, Doors
+from vswitch.testing.doors import Doors
 from vswitch.testing.evidence import Evidence
 from vswitch.testing.expectations import Expectations
 from vswitch.testing.guest import Guest, GuestDied
@@ -244,12 +245,8 @@ class Lan(Expectations, NetworkFaults):
         self, name: str, ip: str | None = None, *, mac: str = "", gateway: str = "", **port: Any
     ) -> ScapyHost:
         """Plugs in a host that is made of scapy packets. Raises InputError for a name or address that is taken."""
-        link = self._link(name, f"{name}/0", Nic(ip, mac, port=port))
-        try:
+        async with self._new_link(name, Nic(ip, mac, port=port)) as link:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(await link.plug()))
-        except InputError:
-            await self._forget([link])
-            raise
         seed = random.Random(f"{self.seed}/{name}")
         host = ScapyHost(name, link.mac, link.interface, stream, seed, gateway=gateway or None)
         self.hosts[name] = host
@@ -265,19 +262,16 @@ class Lan(Expectations, NetworkFaults):
 
         Raises InputError for a name or address that is taken, RefusedError where the system does not allow it.
         """
-        link = self._link(name, f"{name}/0", Nic(ip, mac, port=port))
-        made: Namespace | None = None
-        try:
+        async with self._new_link(name, Nic(ip, mac, port=port)) as link:
             with await link.plug() as stream:
-                made = Namespace(name, link, stream.fileno())
-            await made.start()
-            if gateway:
-                (await made.run(f"ip route add default via {gateway}")).check()
-        except BaseException:
-            if made is not None:
+                made = Namespace(link, stream.fileno())
+            try:
+                await made.start()
+                if gateway:
+                    (await made.run(f"ip route add default via {gateway}")).check()
+            except BaseException:
                 made.close()
-            await self._forget([link])
-            raise
+                raise
         self.namespaces[name] = made
         await self._tell_names()
         return made
@@ -287,13 +281,9 @@ class Lan(Expectations, NetworkFaults):
 
         `ip` is what the others are to know it by, if it has an address. Raises InputError.
         """
-        link = self._link(name, f"{name}/0", Nic(ip, port=port))
-        try:
+        async with self._new_link(name, Nic(ip, port=port)) as link:
             with await link.plug() as stream:
-                self.programs[name] = Program(name, link, command, stream.fileno())
-        except (InputError, RefusedError):
-            await self._forget([link])
-            raise
+                self.programs[name] = Program(link, command, stream.fileno())
         await self._tell_names()
         return self.programs[name]
 
@@ -318,6 +308,17 @@ class Lan(Expectations, NetworkFaults):
             self._scopes.pop(machine.name).cancel()
             del self.hosts[machine.name]
             await self._forget([self._links[machine.name]])
+
+    @asynccontextmanager
+    async def _new_link(self, name: str, nic: Nic) -> AsyncIterator[Link]:
+        """The only cable of a machine, which is forgotten if that cannot be plugged in."""
+        link = self._link(name, f"{name}/0", nic)
+        try:
+            yield link
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._forget([link])
+            raise
 
     async def _forget(self, links: Iterable[Link]) -> None:
         for link in links:

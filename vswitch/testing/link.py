@@ -64,3 +64,19 @@ class Link:
         if self._attachment is not None:
             attachment, self._attachment = self._attachment, None
             await attachment.detach()
+
+
+class WithOneCable:
+    """A machine at the end of one cable, and named like it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.name = link.name
+
+    @property
+    def mac(self) -> str:
+        return self.link.mac
+
+    @property
+    def ip(self) -> str:
+        return self.link.ip

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from vswitch.errors import RefusedError
-from vswitch.testing.link import Link
+from vswitch.testing.link import Link, WithOneCable
 from vswitch.testing.namespace_child import READY
 from vswitch.testing.program import Program, needed
 from vswitch.testing.qemu import QemuError
@@ -23,31 +23,22 @@ COMMAND_TIMEOUT_S = 30.0
 POLL_S = 0.01
 
 
-class Namespace:
+class Namespace(WithOneCable):
     """A namespace, which `lan.namespace` makes. Its card is eth0; its files are this machine's."""
 
-    def __init__(self, name: str, link: Link, descriptor: int) -> None:
-        self.name = name
-        self.link = link
+    def __init__(self, link: Link, descriptor: int) -> None:
+        super().__init__(link)
         self._nsenter = needed("nsenter", "util-linux")
         self._is_root = os.geteuid() == 0
         own_user = [] if self._is_root else ["--user", "--map-root-user"]
         apart = ["--net", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
         interface = link.interface
         addresses = [str(interface.ip), str(interface.netmask)] if interface is not None else ["", ""]
-        child = [sys.executable, "-m", "vswitch.testing.namespace_child", "{fd}", name, link.mac, *addresses]
-        self._program = Program(name, link, [needed("unshare", "util-linux"), *own_user, *apart, *child], descriptor)
+        child = [sys.executable, "-m", "vswitch.testing.namespace_child", "{fd}", self.name, link.mac, *addresses]
+        self._program = Program(link, [needed("unshare", "util-linux"), *own_user, *apart, *child], descriptor)
 
     def __repr__(self) -> str:
         return f"<Namespace {' '.join(filter(None, [self.name, self.ip, self.mac]))}>"
-
-    @property
-    def mac(self) -> str:
-        return self.link.mac
-
-    @property
-    def ip(self) -> str:
-        return self.link.ip
 
     @property
     def pid(self) -> int:

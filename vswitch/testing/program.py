@@ -9,23 +9,22 @@ from collections.abc import Sequence
 
 from vswitch.errors import InputError, RefusedError
 from vswitch.testing import child_process
-from vswitch.testing.link import Link
+from vswitch.testing.link import Link, WithOneCable
 
 PLACE = "{fd}"
 
 
-class Program:
+class Program(WithOneCable):
     """A program that runs, which `lan.program` has started. It is killed when its LAN ends.
 
     `{fd}` in its arguments is the number of the descriptor; so is the environment's VSWITCH_FD.
     """
 
-    def __init__(self, name: str, link: Link, command: Sequence[str], descriptor: int) -> None:
-        self.name = name
-        self.link = link
+    def __init__(self, link: Link, command: Sequence[str], descriptor: int) -> None:
+        super().__init__(link)
         words = [word.replace(PLACE, str(descriptor)) for word in command]
         if shutil.which(words[0]) is None:
-            raise InputError(f"{name}: {words[0]!r} is no program that can be run")
+            raise InputError(f"{self.name}: {words[0]!r} is no program that can be run")
         mortal = [needed("setpriv", "util-linux"), "--pdeathsig", "KILL"]
         self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -40,14 +39,6 @@ class Program:
 
     def __repr__(self) -> str:
         return f"<Program {self.name}{'' if self.running else ', not running'}>"
-
-    @property
-    def mac(self) -> str:
-        return self.link.mac
-
-    @property
-    def ip(self) -> str:
-        return self.link.ip
 
     @property
     def running(self) -> bool:

@@ -95,9 +95,8 @@ def read(path: str) -> Topology:
     """
     text, content = config.load(path)
     with config.located(path, text):
-        tables = content.pop("guest", [])
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            raise WrongError("guest is not a list of tables; write [[guest]]", "guest")
+        tables = config.tables(content, "guest", "[[guest]]")
+        content.pop("guest", None)
         switch = config.convert(content, whole=True)
         guests: dict[str, GuestSpec] = {}
         for number, table in enumerate(tables, 1):
@@ -131,7 +130,6 @@ def _guest(table: dict[str, Any], directory: Path) -> GuestSpec:
     if not isinstance(table.get("name"), str):
         raise WrongError('has no name; write name = "a"', *(["name"] if "name" in table else []))
     name = _named(table["name"])
-    nics = table.get("nic")
     _known(table, ("name", "nic", *OPTIONS, *IMAGE, *CARD, *PORT))
     options = {key: _typed(table, key, *OPTIONS[key]) for key in OPTIONS if key in table}
     if (image := _image(table, directory)) is not None:
@@ -140,16 +138,14 @@ def _guest(table: dict[str, Any], directory: Path) -> GuestSpec:
         options["login"] = _login(_typed(table, "login", *IMAGE["login"]))
     _check(options)
     own = [key for key in (*CARD, *PORT) if key in table]
-    if nics is None:
-        nic = _nic(table)
-        options["nics"] = [replace(nic, ip="") if options.get("netboot") and nic.ip is None else nic]
+    if "nic" not in table:
+        only = _nic(table)
+        options["nics"] = [replace(only, ip="") if options.get("netboot") and only.ip is None else only]
     else:
         if own:
             raise WrongError(f"{own[0]}: of which card? write it in [[guest.nic]]", own[0])
-        if not isinstance(nics, list) or not all(isinstance(nic, dict) for nic in nics):
-            raise WrongError("nic is not a list of tables; write [[guest.nic]]", "nic")
         options["nics"] = []
-        for card, nic in enumerate(nics, 1):
+        for card, nic in enumerate(config.tables(table, "nic", "[[guest.nic]]"), 1):
             with _in_guest("nic", card):
                 _known(nic, (*CARD, *PORT))
                 options["nics"].append(_nic(nic))
@@ -206,9 +202,8 @@ def _image(table: Mapping[str, Any], directory: Path) -> Image | None:
 
 
 def _login(table: dict[str, Any]) -> Login:
+    config.only(table, LOGIN, "login", "login")
     for key, value in table.items():
-        if key not in LOGIN:
-            raise WrongError(f"login has an unknown entry {key!r}; {instead(key, LOGIN)}", "login", key)
         if not isinstance(value, str):
             raise WrongError(f"login: {key} is {config.shown_value(value)}; write a text", "login", key)
     return Login(**table)

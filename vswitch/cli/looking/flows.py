@@ -10,7 +10,7 @@ from vswitch.cli.names import complete_port
 from vswitch.cli.options import asks_switch
 from vswitch.cli.output import say
 from vswitch.cli.table import Column
-from vswitch.control import client, flow_text, operations
+from vswitch.control import client, operations, text
 from vswitch.control.model import FlowsRequest
 from vswitch.errors import InputError
 
@@ -48,7 +48,7 @@ def flows(since: str | None, port: str | None, name: str | None, as_json: bool, 
         say(body.decode())
         return
     now_s = time.time()
-    table.show(COLUMNS, [flow_text.row(flow, now_s) for flow in found.flows], wide)
+    table.show(COLUMNS, [text.flow_row(flow, now_s) for flow in found.flows], wide)
     if found.older:
         say(f"and {found.older:,} flows that were heard before; --since and --port leave fewer")
     if found.others:

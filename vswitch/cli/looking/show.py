@@ -10,7 +10,7 @@ from vswitch.cli import table
 from vswitch.cli.options import asks_switch, names_switch
 from vswitch.cli.output import say
 from vswitch.cli.table import Column
-from vswitch.control import client, model, operations
+from vswitch.control import client, model, operations, text
 from vswitch.control.operations import Operation
 from vswitch.errors import InputError
 
@@ -121,10 +121,7 @@ def macs(name: str | None, as_json: bool, wide: bool) -> None:
     shown = _ask(name, operations.MACS, as_json)
     if shown is None:
         return
-    rows = [
-        (station.mac, str(station.vlan), station.port, "static" if station.age_s is None else f"{station.age_s:.0f}s")
-        for station in shown
-    ]
+    rows = [(station.mac, str(station.vlan), station.port, text.age(station)) for station in shown]
     table.show(MAC_COLUMNS, rows, wide)
 
 

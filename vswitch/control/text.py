@@ -1,9 +1,9 @@
-"""A flow as a line of words, for whoever prints some."""
+"""Flows and stations in words, for whoever prints some."""
 
-from vswitch.control.model import FlowInfo
+from vswitch.control.model import FlowInfo, MacInfo
 
 
-def row(flow: FlowInfo, now_s: float) -> tuple[str, ...]:
+def flow_row(flow: FlowInfo, now_s: float) -> tuple[str, ...]:
     """Port, source, destination, VLAN, what it is, frames, bytes, how long ago, what became of it.
 
     `now_s` is seconds since 1970.
@@ -13,6 +13,11 @@ def row(flow: FlowInfo, now_s: float) -> tuple[str, ...]:
     vlan = "-" if flow.vlan is None else str(flow.vlan)
     ago = f"{max(0.0, now_s - flow.last_s):.0f}s"
     return flow.port, *ends, vlan, what, f"{flow.frames:,}", f"{flow.bytes:,}", ago, _became(flow)
+
+
+def age(station: MacInfo) -> str:
+    """How long ago it was heard."""
+    return "static" if station.age_s is None else f"{station.age_s:.0f}s"
 
 
 def _became(flow: FlowInfo) -> str:
