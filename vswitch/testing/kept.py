@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from vswitch.errors import printable
+from vswitch.testing.reports import REPORT
 
 NAME_MAX = 120  # characters of a directory's name
 TITLE = "vswitch"
@@ -32,10 +33,10 @@ def tell(item: pytest.Item, report: pytest.TestReport, made: list[Any], seed: st
     for number, one in enumerate(made):
         into = directory / str(number + 1) if number else directory
         try:
-            if wants_files:
-                files += _call(one.save, into)
+            kept = _call(one.save, into) if wants_files else []
+            files += kept
             if report.failed:
-                parts.append(_call(one.report))
+                parts += [file.read_text().rstrip() for file in kept if file.name == REPORT] or [_call(one.report)]
         except Exception as error:
             said.append(f"nothing kept in {into}: {error}")
     if not report.failed:

@@ -43,6 +43,7 @@ from vswitch.testing.network_faults import NetworkFaults
 from vswitch.testing.program import Program
 from vswitch.testing.prompt import ask, names_of
 from vswitch.testing.qemu import QemuError
+from vswitch.testing.reports import REPORT
 from vswitch.testing.snapshot import Snapshot
 from vswitch.testing.stations import Machine, Station, name_of
 from vswitch.testing.timeline import Step, Timeline
@@ -368,7 +369,7 @@ class Lan(Expectations, NetworkFaults):
         May be called when the LAN has ended. Answers the files.
         """
         directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
-        files = [directory / "lan.pcapng", directory / "lan.txt"]
+        files = [directory / "lan.pcapng", directory / REPORT]
         async with aclosing(self.switch.captures.recorded(CaptureRequest(), since=since or 0)) as blocks:
             await evidence.write_capture(files[0], blocks, self.timeline)
         seen = await self._sight()

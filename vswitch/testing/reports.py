@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 from types import TracebackType
 
+REPORT = "lan.txt"  # the file of it, among those that a LAN keeps
 PACKAGE = str(Path(__file__).parents[1])
 # Whatever is in none of these is the test's own code.
 INSTALLED = tuple({PACKAGE, *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))})

@@ -249,7 +249,16 @@ class SerialShell:
 
     async def lend(self, stream: trio.SocketStream) -> None:
         """Joins a client with the console until it hangs up. Commands wait meanwhile."""
-        async with self._busy, trio.open_nursery() as nursery:
+        async with self._busy:
+            try:
+                await self._join(stream)
+            finally:
+                self._lent = None
+        with contextlib.suppress(EOFError):
+            await self._channel.send(b"stty -echo 2>/dev/null\n")
+
+    async def _join(self, stream: trio.SocketStream) -> None:
+        async with trio.open_nursery() as nursery:
             self._lent = nursery.cancel_scope
 
             async def show() -> None:
@@ -267,9 +276,6 @@ class SerialShell:
                 while data := await stream.receive_some():
                     await self._channel.send(data)
             nursery.cancel_scope.cancel()
-        self._lent = None
-        with contextlib.suppress(EOFError):
-            await self._channel.send(b"stty -echo 2>/dev/null\n")
 
     async def _write(self, name: str, data: bytes) -> None:
         """Writes a file in the guest."""
