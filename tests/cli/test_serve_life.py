@@ -7,6 +7,8 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -123,6 +125,23 @@ def test_endpoints_that_get_no_answer_do_not_hold_it_up_even_before_it_is_ready(
         until(lambda: "cannot connect" in serving.log, "the first of them has tried")
         assert serving.stop() == 0
     assert list(home.directory.iterdir()) == []
+
+
+def test_signals_are_ignored_before_trio_closes_what_python_writes_them_to() -> None:
+    program = """
+import signal, trio
+from vswitch.cli import process
+
+class AtTheEnd(trio.abc.Instrument):
+    def after_run(self):
+        print(signal.getsignal(signal.SIGTERM).name)
+
+async def main():
+    trio.lowlevel.add_instrument(AtTheEnd())
+
+process.run(main)
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "SIG_IGN\n"
 
 
 @pytest.mark.parametrize("number", SIGNALS)

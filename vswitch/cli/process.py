@@ -40,7 +40,7 @@ def run(
     says that the terminal is gone.
     """
     numbers = signals.ending()
-    early: list[int] = []  # before and after trio looks at signals
+    early: list[int] = []  # before and after main, while trio is not looking at signals
     for number in numbers:
         signal.signal(number, lambda number, _: early.append(number))
     received: list[int] = []
@@ -65,19 +65,19 @@ def run(
             act(number, nursery)
 
     async def run_until_told() -> None:
-        with trio.open_signal_receiver(*numbers) as coming:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(listen, coming, nursery)
-                for number in early:
-                    act(number, nursery)
-                await main(*args)
-                nursery.cancel_scope.cancel()
+        try:
+            with trio.open_signal_receiver(*numbers) as coming:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(listen, coming, nursery)
+                    for number in early:
+                        act(number, nursery)
+                    await main(*args)
+                    nursery.cancel_scope.cancel()
+        finally:  # before trio closes the socket that Python writes signals to: one in between would be a traceback
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)
 
-    try:
-        trio.run(run_until_told)
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
+    trio.run(run_until_told)
     return received[0] if received else None
 
 

@@ -23,13 +23,17 @@ class Moves:
         self._ports = ports
         self._seen = ports.table.moves
         self._flapping = Flapping()
+        self._called: dict[int, str] = {}  # what the moves of a station were said to be, while they go on
 
     def look(self, now_s: float) -> None:
         """Say what has been wrong since this was asked last."""
         table = self._ports.table
         self._flapping.note(table.moved(self._seen), table.moves - self._seen, now_s)
         self._seen = table.moves
-        for stations, indices, count in self._flapping.found():
+        found = list(self._flapping.found())
+        moving = {station for stations, _, _ in found for station in stations}
+        self._called = {station: code for station, code in self._called.items() if station in moving}
+        for stations, indices, count in found:
             self._say(stations, indices, count)
 
     def _say(self, stations: list[int], indices: frozenset[int], count: int) -> None:
@@ -48,21 +52,24 @@ class Moves:
                 )
             say("loop" if is_loop else "mac_flap", where, f"{moves}: {what}", ports=names)
             return
-        mac = mac_text(stations[0])
-        is_default = stations[0] == QEMU_MAC
+        [station] = stations
+        mac = mac_text(station)
+        is_default = station == QEMU_MAC
         moves = f"{mac} moves between {where}, {often}"
         if len(names) > 2 and count >= LOOP_MOVES and not is_default:
             what = "most likely a loop, as two of them lead to one LAN; leave one of them connected"
             say("loop", where, f"{moves}: {what}", ports=names, mac=mac)
-        elif is_default or all(self._ports.table.held(port.port.index) <= 1 for port in found):
+            return
+        is_alone = is_default or all(self._ports.table.held(port.port.index) <= 1 for port in found)
+        code = self._called.setdefault(station, "duplicate_mac" if is_alone else "mac_flap")
+        if code == "duplicate_mac":
             whose = ", which QEMU gives every guest that is told none" if is_default else ""
             what = f"two guests have this MAC address{whose}, or one has a bond over these ports"
             what += "; give each guest its own, with mac= on its -device"
-            say("duplicate_mac", mac, f"{moves}: {what}", ports=names, mac=mac)
         else:
             what = "two guests have this MAC address, one has a bond over these ports, or there is a loop"
             what += "; give each guest its own (mac=), or take one link out"
-            say("mac_flap", mac, f"{moves}: {what}", ports=names, mac=mac)
+        say(code, mac, f"{moves}: {what}", ports=names, mac=mac)
 
 
 class Flapping:
