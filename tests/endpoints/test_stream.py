@@ -139,6 +139,6 @@ async def test_a_connector_keeps_trying_and_comes_back(autojump_clock: trio.test
             async with listener:
                 peer = Peer(await listener.accept())
                 await until(lambda: up(switch) == {"uplink"})
-                peer.stream.socket.close()
-                await until(lambda: up(switch) == set())
+            peer.stream.socket.close()
+            await until(lambda: up(switch) == set())
         assert [port.name for port in switch.ports()] == ["uplink"]
