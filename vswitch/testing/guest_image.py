@@ -41,8 +41,8 @@ PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "iperf3")
 FOLLOWED = ("linux-image-", "lib")
 # What the guest loads. The modules these depend on come along, those built into the kernel are skipped.
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "8021q", "af_packet")
-# What no two guests may share comes by these; a template has not loaded them yet. Nothing depends on them.
-OWN_MODULES = ("virtio_net", "virtio_rng")
+# The driver of what no two guests may share: a template loads it when it has put its cards away. Nothing depends on it.
+OWN_MODULES = ("virtio_net",)
 APT_OPTIONS = ("-oAPT::Sandbox::User=root", "-oAcquire::Retries=3", "-oAcquire::http::Timeout=30")
 PROGRAM_DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
 # Where a host keeps its libraries; Debian has a directory per architecture, Alpine all in /lib and /usr/lib.

@@ -39,11 +39,13 @@ trap 'poweroff -f' USR1 USR2
 # OUT_SIZE ERR_SIZE" goes out and then as many bytes, its stdout and stderr. Until then its output is in files, so
 # that neither odd bytes nor a process left running in the background can spoil the framing. For the same reason
 # input is read to the byte, before the next line, and by dd, as head -c reads ahead.
-# With "-" as its INPUT_SIZE, a command is one for this shell itself, such as become: no process is started for it.
+# With "-" as its INPUT_SIZE, a command is one for this shell itself, such as become: no process is started for it. What
+# it prints goes out only if it fails, so that there are no files to remove, which takes a process, too.
 until [ -c /dev/vport0p1 ]; do usleep 5000; done
 mkfifo /run/ended
 exec 8<>/dev/vport0p1 9<>/run/ended
 while read -r number status <&9; do
+    if [ $status = ok ]; then echo $number 0 0 0; continue; fi
     set -- /run/$number.out /run/$number.err
     if [ -s $1 ] || [ -s $2 ]; then
         set -- $(stat -c %s $1 $2)
@@ -57,8 +59,12 @@ while read -r number status <&9; do
 done >&8 &
 while read -r number size command <&8; do
     if [ $size = - ]; then
-        status=0
-        eval "$command" >/run/$number.out 2>/run/$number.err || status=$?
+        status=ok
+        eval "$command" >/run/own.out 2>/run/own.err || status=$?
+        if [ $status != ok ]; then
+            mv /run/own.out /run/$number.out
+            mv /run/own.err /run/$number.err
+        fi
         echo $number $status >&9
         continue
     fi
@@ -83,13 +89,14 @@ load_own() {
     for module in /modules/own/*.ko; do insmod $module; done
 }
 
-# Takes what is to be each clone's own from a machine that has booted: its drivers are loaded, and have no devices.
+# Takes what is to be each clone's own from a machine that has booted: the cards' driver is loaded, and has no cards.
+# The source of random numbers has been asked for some, and answers only in the clone.
 be_nobody() {
     own=
     for device in /sys/bus/pci/drivers/virtio-pci/*:*; do
         read -r class <$device/class
         case $class in
-            0x020000 | 0x00ff00)  # cards, and the source of random numbers
+            0x020000)
                 own="$own ${device##*/}"
                 echo ${device##*/} >/sys/bus/pci/drivers/virtio-pci/unbind ;;
         esac
@@ -100,12 +107,8 @@ be_nobody() {
 # vswitch.name=HOST, vswitch.ip=ADDRESS/LENGTH for eth0, vswitch.ip1= for eth1 and so on, vswitch.gateway=ADDRESS for
 # the default route, and vswitch.time=SECONDS since 1970.
 become() {
-    # As they are bound, a clone's devices are reset. Until then its cards tell the template's addresses.
+    # As they are bound, a clone's cards are reset. Until then they tell the template's addresses.
     for device in $own; do echo $device >/sys/bus/pci/drivers/virtio-pci/bind || return; done
-    for seed in 1 2 3; do
-        IFS= read -r -n 32 seed </dev/hwrng || :  # up to 32 bytes: a newline ends them
-        echo "$seed"
-    done >/dev/urandom
     read -r -n 1 seed </dev/random || :  # returns when there are random numbers
     read -r id </proc/sys/kernel/random/uuid
     echo ${id//-/} >/etc/machine-id
@@ -152,7 +155,7 @@ know() {
 # What /init calls, wherever busybox comes from. Their names are in its table of applets.
 APPLETS = (
     *("cat", "date", "dd", "grep", "head", "insmod", "ip", "ln", "mkdir"),
-    *("mkfifo", "mount", "poweroff", "reboot", "rm", "sh", "stat", "usleep"),
+    *("mkfifo", "mount", "mv", "poweroff", "reboot", "rm", "sh", "stat", "usleep"),
 )
 
 UDHCPC = r"""#!/bin/sh

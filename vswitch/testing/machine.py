@@ -73,13 +73,21 @@ class Card:
 
 
 def command_line(
-    name: str, machine: Machine, cards: Sequence[Card], *, shell: int = -1, words: str = "", memory: str = ""
+    name: str,
+    machine: Machine,
+    cards: Sequence[Card],
+    *,
+    shell: int = -1,
+    words: str = "",
+    memory: str = "",
+    random: str = "",
 ) -> list[str]:
     """Arguments for QEMU.
 
     `shell` is the descriptor of where commands come from: the tiny guest's port, or else the serial console, if there
     is a login. `words` are what the tiny guest's kernel is told. `memory` is a memory backend of QEMU's, with its
-    options, if the memory is to be one.
+    options, if the memory is to be one. `random` is the id of an object of QEMU's, if one is to give random numbers
+    instead of the host's kernel.
     """
     named = ",memory-backend=ram" if memory else ""
     arguments = ["-name", name, "-machine", f"q35{named}", "-accel", machine.accelerator]
@@ -95,7 +103,8 @@ def command_line(
     elif machine.login is not None:
         console = f"socket,id=console,fd={shell},logfile=/dev/stdout,logappend=on"
     arguments += _booted(machine, words)
-    arguments += ["-chardev", console, "-serial", "chardev:console", "-device", "virtio-rng-pci"]
+    arguments += ["-chardev", console, "-serial", "chardev:console"]
+    arguments += ["-device", f"virtio-rng-pci,rng={random}" if random else "virtio-rng-pci"]
     rom = ",romfile=" if isinstance(machine.image, GuestImage) else ""  # it boots from nowhere else
     for index, card in enumerate(cards):
         arguments += ["-netdev", f"{card.netdev},id=net{index}"]
@@ -150,10 +159,12 @@ def kernel_words(*own: str) -> str:
     """What the tiny guest's kernel is told, with `own` for the guest itself: see `own_words`.
 
     A panic restarts the machine at once, which -no-reboot turns into QEMU's end. Leaving out the self-tests of the
-    kernel's ciphers saves a quarter of a second. Testing the timer takes a machine that has its processor to itself: on
-    a busy one the kernel finds no timer and panics.
+    kernel's ciphers saves a quarter of a second, and accounting for stalls (psi) some of each process's time. Testing
+    the timer, and comparing clocks, takes a machine that has its processor to itself: on a busy one the kernel finds no
+    timer and panics, or takes a slow clock.
     """
-    return " ".join(["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", "no_timer_check", *own])
+    quick = ("cryptomgr.notests", "psi=0", "no_timer_check", "tsc=reliable")
+    return " ".join(["console=ttyS0", "quiet", "panic=-1", *quick, *own])
 
 
 def own_words(name: str, addresses: Sequence[object], gateway: str = "") -> list[str]:
