@@ -14,6 +14,8 @@ import pytest
 
 from tests.cli.program import MORTAL, PROGRAM, STOP_TIMEOUT_S, Home
 from tests.e2e.guest import guest_image
+from tests.namespaces import needed_for_tap
+from tests.needs import require
 from tests.terminal import Terminal, terminal
 from tests.waiting import until
 from vswitch.testing.guest_image import default_cache
@@ -193,6 +195,28 @@ def test_what_was_killed_is_in_nobodys_way(lab: Home) -> None:
     for _ in range(2):
         assert lab.run("lab", "up", "-d").returncode == 0
         os.kill(json.loads(lab.run("status", "--json").stdout)["pid"], signal.SIGKILL)
+
+
+def test_a_session_by_ssh(lab: Home) -> None:
+    needed_for_tap()
+    guest_image()
+    require(shutil.which("ssh-keygen"), "ssh-keygen not found: install the package openssh-client")
+    key = lab.root / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    (lab.root / "ssh.toml").write_text('[[guest]]\nname = "a"\npackages = ["dropbear-bin"]\n')
+    assert error_of(lab.run("lab", "ssh", "a")).endswith("no lab is running; start one with: vswitch lab up FILE")
+    assert lab.run("lab", "up", "-d", "ssh.toml").returncode == 0
+    try:
+        allowed = key.with_suffix(".pub").read_text()
+        typed = f"mkdir -m 700 .ssh; echo '{allowed.strip()}' >.ssh/authorized_keys; dropbear -R; mkdir /etc/dropbear\n"
+        piped(lab, typed, "console", "a")
+        done = lab.run("lab", "ssh", "a", "-i", str(key), "hostname; id -un; exit 3")
+        assert (done.returncode, done.stdout) == (3, "a\nroot\n")
+        done = lab.run("lab", "ssh", "--user", "nobody", "a", "-i", str(key), "-o", "BatchMode=yes", "true")
+        assert "nobody@10.0.0.1: Permission denied" in done.stderr
+        assert error_of(lab.run("lab", "ssh", "b")).endswith("there is no guest 'b'; there are a")
+    finally:
+        assert lab.run("lab", "down").returncode == 0
 
 
 def test_the_module_is_the_same(lab: Home) -> None:

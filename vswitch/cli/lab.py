@@ -1,8 +1,10 @@
 """`vswitch lab`: a LAN of guests by hand, as a topology file has it; and `vswitch console`, a guest's console."""
 
+import json
 import logging
 import os
 import select
+import shlex
 import signal
 import socket
 import sys
@@ -20,7 +22,7 @@ from vswitch.cli import daemon, guests, process
 from vswitch.cli import image as guest_images
 from vswitch.cli.output import complain, in_background, said, say
 from vswitch.control import client, operations
-from vswitch.control.runtime import BY_HAND, CONSOLE, LAB
+from vswitch.control.runtime import BY_HAND, CONSOLE, LAB, SSH
 from vswitch.errors import InputError, RefusedError
 from vswitch.testing import terminal
 
@@ -134,9 +136,27 @@ def console(guest: str, name: str | None) -> None:
 lab.add_command(console)
 
 
+@lab.command(context_settings={"allow_interspersed_args": False})
+@click.argument("guest")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+@click.option("-l", "--user", metavar="USER", default="root", show_default=True, help="Who to be in the guest.")
+@which
+def ssh(guest: str, words: tuple[str, ...], user: str, name: str | None) -> None:
+    """Open an ssh session in a GUEST of a lab; WORDS are options of ssh's, and a command.
+
+    The guest has to run an ssh server.
+    """
+    with _connected(_find(name).with_suffix(LAB) / f"{guest}{SSH}", guest) as stream:
+        answer = json.loads(stream.makefile().readline() or '{"error": "the lab has ended"}')
+    if "error" in answer:
+        raise RefusedError(answer["error"])
+    line = [*shlex.split(answer["command"]), "-l", user, *words]
+    os.execvp(line[0], line)
+
+
 @contextmanager
 def _connected(path: Path, guest: str) -> Iterator[socket.socket]:
-    there = sorted(one.name.removesuffix(CONSOLE) for one in path.parent.glob(f"*{CONSOLE}"))
+    there = sorted(one.stem for one in path.parent.glob(f"*{path.suffix}"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
         try:
             stream.connect(str(path))

@@ -14,7 +14,7 @@ from vswitch.values import check_unix_path
 
 ELSEWHERE = "VSWITCH_PATH"
 # Beside the control socket of a lab, or of a test that stands still: a directory of its guests' sockets.
-LAB, CONSOLE, QMP = ".lab", ".console", ".qmp"
+LAB, CONSOLE, QMP, SSH = ".lab", ".console", ".qmp", ".ssh"
 BY_HAND = "lab"  # a file there, of a lab that was started by hand
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vswitch.testing.conditions import ConditionFailed
+    from vswitch.testing.container import Container
     from vswitch.testing.expectations import ExpectationFailed
     from vswitch.testing.faults import Fault
     from vswitch.testing.guest import Guest, GuestDied
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CommandFailed",
     "ConditionFailed",
+    "Container",
     "Disk",
     "ExpectationFailed",
     "Fault",
@@ -46,6 +48,7 @@ __all__ = [
 _WHERE = {
     "CommandFailed": "shell",
     "ConditionFailed": "conditions",
+    "Container": "container",
     "Disk": "machine",
     "ExpectationFailed": "expectations",
     "Fault": "faults",

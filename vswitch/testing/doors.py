@@ -1,11 +1,13 @@
-"""Ways into a LAN from other programs, for who wants to look: its control socket, guests' consoles, their QMP.
+"""Ways into a LAN from other programs, for who wants to look: its control socket, guests' consoles, QMP and ssh.
 
 They are where switches have their sockets (control/runtime.py): NAME.ctl, and in NAME.lab those of the guests.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import trio
 
 from vswitch import VSwitch
 from vswitch.control import client, runtime
-from vswitch.control.runtime import CONSOLE, LAB, QMP
+from vswitch.control.runtime import CONSOLE, LAB, QMP, SSH
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.unix_socket import InUseError
 from vswitch.errors import RefusedError, VSwitchError
@@ -74,6 +76,7 @@ class Doors:
     async def _open(self, guest: Guest, opened: "_Opened") -> None:
         running = opened.running
         await self._listen(self.path(guest, QMP), partial(relay, qemu=running.qemu), opened)
+        await self._listen(self.path(guest, SSH), partial(_tell_ssh, guest), opened)
         if isinstance(running.shell, SerialShell):
             await self._listen(self.path(guest, CONSOLE), running.shell.lend, opened)
         else:
@@ -116,6 +119,16 @@ class Doors:
                 await trio.serve_listeners(client, [listener])
         finally:
             closed.set()
+
+
+async def _tell_ssh(guest: Guest, stream: trio.SocketStream) -> None:
+    """Answers, in a line of JSON, with the command for a session in a guest, or why there can be none."""
+    try:
+        answer = {"command": await guest.ssh(user="")}
+    except VSwitchError as error:
+        answer = {"error": str(error)}
+    with suppress(trio.BrokenResourceError):
+        await stream.send_all(json.dumps(answer).encode() + b"\n")
 
 
 class _Opened:

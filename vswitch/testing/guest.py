@@ -18,6 +18,8 @@ from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.link import Link
 from vswitch.testing.machine import Card, Machine, own_words
+from vswitch.testing.namespace import Namespace
+from vswitch.testing.program import needed
 from vswitch.testing.qemu import Qemu, QemuError, telling_lines
 from vswitch.testing.running import Running
 from vswitch.testing.screen import png_of
@@ -30,6 +32,7 @@ COMMAND_TIMEOUT_S = 30.0
 EVERY_S = 0.1
 NAMES_TIMEOUT_S = 2.0
 PIECE_BYTES = 1 << 20  # of a file, at a time
+SSH_OPTIONS = ("-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR")
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class Guest:
         nursery: trio.Nursery,
         gateway: str,
         when_up: Callable[["Guest"], Awaitable[None]],
+        on_the_lan_of: Callable[[Link], Awaitable[Namespace]],
         timeline: Timeline,
         *,
         cold: bool = False,
@@ -63,6 +67,7 @@ class Guest:
         self._nursery = nursery
         self._gateway = gateway
         self._when_up = when_up
+        self._on_the_lan_of = on_the_lan_of
         self._timeline = timeline
         self._cold = cold
         self._may_end = may_end
@@ -189,6 +194,19 @@ class Guest:
     @property
     def _devices(self) -> list[str]:
         return [link.nic.device for link in self.links]
+
+    async def ssh(self, user: str = "root") -> str:
+        """A command line for a session in it, by this machine's ssh, from a namespace on the LAN; a command may follow.
+
+        The guest has to run a server. Nothing is kept of its host key, as another guest may have its address soon. With
+        `user` "", options for ssh may follow, too.
+        Raises InputError if its first card has no address, and as `Lan.namespace` does.
+        """
+        if not self.ip:
+            raise InputError(f"guest {self.name} has no address; give its first card one")
+        who = f"{user}@{self.ip}" if user else self.ip
+        own = await self._on_the_lan_of(self.links[0])
+        return shlex.join([*own.entering, needed("ssh", "openssh-client"), *SSH_OPTIONS, who])
 
     async def screenshot(self) -> bytes:
         """Its screen, as a PNG. Raises QemuError if it has none."""

@@ -38,7 +38,7 @@ from vswitch.testing.compression import CompressionError, fast_kernel, uncompres
 
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "iperf3")
 # Of the dependencies, only these are followed: the real kernel behind its metapackage, and shared libraries.
-FOLLOWED = ("linux-image-", "lib")
+FOLLOWED = ("linux-image-", "lib", "zlib1g")
 # What the guest loads. The modules these depend on come along, those built into the kernel are skipped.
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "8021q", "af_packet")
 # The driver of what no two guests may share: a template loads it when it has put its cards away. Nothing depends on it.

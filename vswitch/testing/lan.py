@@ -36,6 +36,7 @@ from vswitch.testing.expectations import Expectations
 from vswitch.testing.guest import Guest, GuestDied
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link, Nic
+from vswitch.testing.local_stations import LocalStations
 from vswitch.testing.machine import CARDS_MAX, Image, Login
 from vswitch.testing.machine import Machine as QemuMachine
 from vswitch.testing.namespace import Namespace
@@ -55,7 +56,7 @@ _opened_here = count(1)
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
-class Lan(Expectations, NetworkFaults):
+class Lan(Expectations, NetworkFaults, LocalStations):
     """A VSwitch, `switch`, and helpers for tests; running while its `async with` block does.
 
     `seed` makes `random`, which everything goes by that is left to chance. `network` is where addresses come from.
@@ -88,6 +89,7 @@ class Lan(Expectations, NetworkFaults):
         self._scopes: dict[str, trio.CancelScope] = {}
         self.timeline = Timeline()
         self._telling = trio.Lock()
+        self._asking_for_ssh = trio.Lock()
         self._is_running = False
         self._seen: Evidence | None = None
         self._doors: Doors | None = None
@@ -162,9 +164,7 @@ class Lan(Expectations, NetworkFaults):
 
     async def _power_off(self) -> None:
         with trio.CancelScope(shield=True):
-            processes: list[Namespace | Program] = [*self.namespaces.values(), *self.programs.values()]
-            for process in processes:
-                process.close()
+            self._end_processes()
             for guest in self.guests.values():
                 await guest.power_off()
 
@@ -212,6 +212,7 @@ class Lan(Expectations, NetworkFaults):
             self._nursery,
             gateway,
             self._guest_is_up,
+            self._on_the_lan_of,
             self.timeline,
             cold=self.cold,
             may_end=self._guests_may_end,
@@ -255,38 +256,6 @@ class Lan(Expectations, NetworkFaults):
         self._beside.start_soon(self._run_host, host, stream, scope)
         await self._tell_names()
         return host
-
-    async def namespace(
-        self, name: str, ip: str | None = None, *, mac: str = "", gateway: str = "", **port: Any
-    ) -> Namespace:
-        """Plugs in a network namespace of this machine's, in which programs can be run.
-
-        Raises InputError for a name or address that is taken, RefusedError where the system does not allow it.
-        """
-        async with self._new_link(name, Nic(ip, mac, port=port)) as link:
-            with await link.plug() as stream:
-                made = Namespace(link, stream.fileno())
-            try:
-                await made.start()
-                if gateway:
-                    (await made.run(f"ip route add default via {gateway}")).check()
-            except BaseException:
-                made.close()
-                raise
-        self.namespaces[name] = made
-        await self._tell_names()
-        return made
-
-    async def program(self, name: str, command: Sequence[str], *, ip: str = "", **port: Any) -> Program:
-        """Plugs in a program, with arguments, that speaks QEMU's stream on a descriptor: `{fd}` is its number.
-
-        `ip` is what the others are to know it by, if it has an address. Raises InputError.
-        """
-        async with self._new_link(name, Nic(ip, port=port)) as link:
-            with await link.plug() as stream:
-                self.programs[name] = Program(link, command, stream.fileno())
-        await self._tell_names()
-        return self.programs[name]
 
     async def attach(self, target: Any, **parameters: object) -> Attachment:
         """Lets in what else there is, by an endpoint URL or a socket; see VSwitch.attach."""
@@ -424,6 +393,8 @@ class Lan(Expectations, NetworkFaults):
             ]
             for guest in self.guests.values():
                 nursery.start_soon(guest.tell_names, known)
+            for namespace in self.namespaces.values():
+                nursery.start_soon(namespace.tell_names, known)
 
     def _ports_of(self, station: Station) -> list[str]:
         """The names of a machine's ports, or an endpoint's own. Raises InputError for what is not on this LAN."""

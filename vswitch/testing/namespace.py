@@ -7,6 +7,7 @@ processes in it are in a process namespace, too, and end with its first one, whi
 import os
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -26,28 +27,42 @@ POLL_S = 0.01
 class Namespace(WithOneCable):
     """A namespace, which `lan.namespace` makes. Its card is eth0; its files are this machine's."""
 
+    kind = "namespace"
+
     def __init__(self, link: Link, descriptor: int) -> None:
         super().__init__(link)
         self._nsenter = needed("nsenter", "util-linux")
         self._is_root = os.geteuid() == 0
-        own_user = [] if self._is_root else ["--user", "--map-root-user"]
         apart = ["--net", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
         interface = link.interface
         addresses = [str(interface.ip), str(interface.netmask)] if interface is not None else ["", ""]
         child = [sys.executable, "-m", "vswitch.testing.namespace_child", "{fd}", self.name, link.mac, *addresses]
-        self._program = Program(link, [needed("unshare", "util-linux"), *own_user, *apart, *child], descriptor)
+        self._program = Program(link, [*self._unshare(), *apart, *child], descriptor)
+
+    def _unshare(self) -> list[str]:
+        """What makes namespaces, as one who may."""
+        own_user = [] if self._is_root else ["--user", "--map-root-user"]
+        return [needed("unshare", "util-linux"), *own_user]
 
     def __repr__(self) -> str:
-        return f"<Namespace {' '.join(filter(None, [self.name, self.ip, self.mac]))}>"
+        return f"<{type(self).__name__} {' '.join(filter(None, [self.name, self.ip, self.mac]))}>"
 
     @property
     def pid(self) -> int:
         """Its first process, as this machine numbers it: for nsenter. Raises RefusedError if there is none."""
-        unshare = self._program.process.pid
+        pid = self._program.process.pid
         try:
-            return int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0])
+            while not _is_in_a_namespace(pid):
+                pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
         except (OSError, IndexError):
-            raise RefusedError(f"namespace {self.name} has ended: {self._program.output.strip()}") from None
+            raise RefusedError(f"{self.kind} {self.name} has ended: {self._program.output.strip()}") from None
+        return pid
+
+    @property
+    def entering(self) -> list[str]:
+        """What, before a command, has it run on the LAN, with this machine's files and processes."""
+        own_user = [] if self._is_root else ["--user", "--preserve-credentials"]
+        return [self._nsenter, "--target", str(self.pid), "--net", *own_user]
 
     async def start(self) -> None:
         """Waits until its card is there. Raises RefusedError, with what the system has said, if it does not come."""
@@ -60,7 +75,12 @@ class Namespace(WithOneCable):
                 return
         said = self._program.output.strip().rpartition("\n")[2] or "the system does not say why"
         rights = "" if self._is_root else "; run as root, or allow user namespaces and /dev/net/tun"
-        raise RefusedError(f"namespace {self.name} cannot be made: {said}{rights}")
+        raise RefusedError(f"{self.kind} {self.name} cannot be made: {said}{rights}")
+
+    async def route(self, gateway: str) -> None:
+        """Sends what is for elsewhere there. Raises CommandFailed."""
+        words = [*self.entering, needed("ip", "iproute2"), "route", "add", "default", "via", gateway]
+        (await self._answer_of(words, "ip route add", b"", COMMAND_TIMEOUT_S)).check()
 
     async def run(self, command: str, *, input: bytes = b"", timeout: float = COMMAND_TIMEOUT_S) -> Result:  # noqa: ASYNC109
         """Runs a shell command in it; as a `Guest`'s.
@@ -68,20 +88,30 @@ class Namespace(WithOneCable):
         Returns when the command itself ends; what it has left in the background runs on. Raises QemuError if `timeout`
         seconds pass: then, too, the command runs on.
         """
-        own_user = [] if self._is_root else ["--user", "--preserve-credentials"]
-        inside = [self._nsenter, "--target", str(self.pid), "--net", "--uts", "--pid", "--mount", *own_user]
+        inside = [*self.entering, "--uts", "--pid", "--mount"]
+        return await self._answer_of([*inside, "sh", "-c", command], command, input, timeout)
+
+    async def _answer_of(self, words: Sequence[str], command: str, input: bytes, timeout_s: float) -> Result:
+        """What a program of this machine's answers. Raises QemuError if it does not in time."""
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-            with trio.move_on_after(timeout) as limit:
-                done = await trio.run_process(
-                    [*inside, "sh", "-c", command], stdin=input, stdout=output, stderr=errors, check=False
-                )
+            with trio.move_on_after(timeout_s) as limit:
+                done = await trio.run_process([*words], stdin=input, stdout=output, stderr=errors, check=False)
             if limit.cancelled_caught:
-                raise QemuError(f"namespace {self.name}: {command}: no answer in {timeout:g} s")
+                raise QemuError(f"{self.kind} {self.name}: {command}: no answer in {timeout_s:g} s")
             return Result(command, done.returncode, _all_of(output.fileno()), _all_of(errors.fileno()))
+
+    async def tell_names(self, addresses: Iterable[tuple[str, str]]) -> None:
+        """It knows no names of the LAN's, as /etc/hosts is this machine's."""
 
     def close(self) -> None:
         """Ends it, with all that runs in it."""
         self._program.close()
+
+
+def _is_in_a_namespace(pid: int) -> bool:
+    """Whether a process has one number here and another one in a namespace (proc_pid_status(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(line.startswith("NSpid:") and len(line.split()) > 2 for line in status.splitlines())
 
 
 def _all_of(descriptor: int) -> bytes:
