@@ -142,9 +142,9 @@ lab.add_command(console)
 @click.option("-l", "--user", metavar="USER", default="root", show_default=True, help="Who to be in the guest.")
 @which
 def ssh(guest: str, words: tuple[str, ...], user: str, name: str | None) -> None:
-    """Open an ssh session in a GUEST of a lab; WORDS are options of ssh's, and a command.
+    """Open an ssh session in a GUEST of a lab.
 
-    The guest has to run an ssh server.
+    The guest has to run an ssh server. WORDS are ssh's: options, and a command.
     """
     with _connected(_find(name).with_suffix(LAB) / f"{guest}{SSH}", guest) as stream:
         answer = json.loads(stream.makefile().readline() or '{"error": "the lab has ended"}')

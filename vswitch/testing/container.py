@@ -6,14 +6,16 @@ with the first of them, however that ends. Without root, the namespace is in pod
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from vswitch.errors import RefusedError
 from vswitch.testing.link import Link
 from vswitch.testing.namespace import COMMAND_TIMEOUT_S, Namespace
 from vswitch.testing.program import needed
+from vswitch.testing.qemu import QemuError
 from vswitch.testing.shell import Result
 
-PULL_TIMEOUT_S = 600.0
+PULL_TIMEOUT_S, END_TIMEOUT_S = 600.0, 20.0
 
 
 class Container(Namespace):
@@ -60,8 +62,12 @@ class Container(Namespace):
         self._hosts.write("".join(f"{line}\n" for line in lines))
         self._hosts.flush()
 
-    def close(self) -> None:
-        super().close()
+    async def end(self) -> None:
+        await super().end()
+        if self._id:  # podman notices by itself, but when it has time
+            words = [self._podman, "rm", "--force", "--ignore", "--time=0", self._id]
+            with suppress(QemuError):
+                await self._answer_of(words, "podman rm", b"", END_TIMEOUT_S)
         self._hosts.close()
 
 

@@ -164,7 +164,7 @@ class Lan(Expectations, NetworkFaults, LocalStations):
 
     async def _power_off(self) -> None:
         with trio.CancelScope(shield=True):
-            self._end_processes()
+            await self._end_processes()
             for guest in self.guests.values():
                 await guest.power_off()
 
@@ -270,7 +270,7 @@ class Lan(Expectations, NetworkFaults, LocalStations):
             del self.guests[machine.name]
             await self._forget(machine.links)
         elif isinstance(machine, Namespace | Program):
-            machine.close()
+            await machine.end()
             self.namespaces.pop(machine.name, None)
             self.programs.pop(machine.name, None)
             await self._forget([machine.link])

@@ -82,16 +82,19 @@ class LocalStations:
                 if gateway:
                     await made.route(gateway)
             except BaseException:
-                made.close()
+                with trio.CancelScope(shield=True):
+                    await made.end()
                 raise
         self.namespaces[name] = made
         await self._tell_names()
         return made
 
-    def _end_processes(self) -> None:
-        processes: list[Namespace | Program] = [*self.namespaces.values(), *self.programs.values()]
-        for process in processes:
-            process.close()
+    async def _end_processes(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for namespace in self.namespaces.values():
+                nursery.start_soon(namespace.end)
+            for program in self.programs.values():
+                nursery.start_soon(program.end)
 
     def _new_link(self, name: str, nic: Nic) -> AbstractAsyncContextManager[Link]:
         raise NotImplementedError

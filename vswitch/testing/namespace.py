@@ -103,7 +103,7 @@ class Namespace(WithOneCable):
     async def tell_names(self, addresses: Iterable[tuple[str, str]]) -> None:
         """It knows no names of the LAN's, as /etc/hosts is this machine's."""
 
-    def close(self) -> None:
+    async def end(self) -> None:
         """Ends it, with all that runs in it."""
         self._program.close()
 

@@ -53,8 +53,11 @@ class Program(WithOneCable):
         """Waits for its end; answers its exit status."""
         return await child_process.ended(self.process)
 
-    def close(self) -> None:
+    async def end(self) -> None:
         """Kills it, with what it has started in its process group."""
+        self.close()
+
+    def close(self) -> None:
         if self.process.returncode is None:
             try:
                 os.killpg(self.process.pid, signal.SIGKILL)
