@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vswitch.testing.host import HostUnreachable, ScapyHost
     from vswitch.testing.lan import Lan
     from vswitch.testing.link import Link, Nic
-    from vswitch.testing.machine import Disk, Kernel, Login
+    from vswitch.testing.machine import Disk, Kernel, Login, Share
     from vswitch.testing.namespace import Namespace
     from vswitch.testing.program import Program
     from vswitch.testing.qemu import QemuError
@@ -42,6 +42,7 @@ __all__ = [
     "QemuError",
     "Result",
     "ScapyHost",
+    "Share",
     "SyncLan",
 ]
 
@@ -67,6 +68,7 @@ _WHERE = {
     "QemuError": "qemu",
     "Result": "shell",
     "ScapyHost": "host",
+    "Share": "machine",
     "SyncLan": "sync",
 }
 

@@ -325,7 +325,18 @@ class Guest:
         self._running = running
         await running.come_up()
 
+    async def _mount(self) -> None:
+        """Has it see the directories that are shared with it (Linux' filesystems/9p). Raises QemuError."""
+        for number, share in enumerate(self.machine.shares):
+            at, options = shlex.quote(share.place), "trans=virtio,version=9p2000.L,msize=262144"
+            mode = "rw" if share.writable else "ro"
+            command = f"mkdir -p {at} && mount -t 9p -o {mode},{options} share{number} {at}"
+            if not (done := await self.run(command)):
+                raise QemuError(f"guest {self.name}: {share.place} cannot be mounted: {done.stderr.strip()}")
+
     async def _now_up(self) -> None:
+        if self.alive.shell is not None:
+            await self._mount()
         self._is_up = True
         await self._when_up(self)
 

@@ -30,13 +30,16 @@ import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vswitch.testing import build_process, compression, guest_scripts
 from vswitch.testing.build_process import CommandError, work_directory
 from vswitch.testing.compression import CompressionError, fast_kernel, uncompressed
 
-PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "iperf3")
+PACKAGES = ("busybox-static", "iperf3")
+# Debian's small kernel, and the one to take for a module that the small one has not.
+KERNELS = ("linux-image-cloud-amd64", "linux-image-amd64")
 # Of the dependencies, only these are followed: the real kernel behind its metapackage, and shared libraries.
 FOLLOWED = ("linux-image-", "lib", "zlib1g")
 # What the guest loads. The modules these depend on come along, those built into the kernel are skipped.
@@ -62,6 +65,10 @@ class GuestImageError(Exception):
     """The image cannot be built. The text is one line: what happened, and what to do about it."""
 
 
+class NoModuleError(GuestImageError):
+    """The kernel has no such module."""
+
+
 class SourceError(GuestImageError):
     """One of the two sources has nothing for us: the other one may have. In contrast to a request that makes
     no sense, such as one for a module that Debian's kernel has not."""
@@ -82,7 +89,8 @@ def build(cache: Path | None = None, *, packages: Collection[str] = (), modules:
     `packages` names more Debian packages, such as `nftables`. Their programs are in the guest's /bin, with
     the libraries they need, and their data where it belongs; nothing of what else they depend on. Typed
     without a path, the name of a busybox applet means the applet: `/bin/ip` is iproute2's. `modules` names
-    more kernel modules to load, such as `nft_ct`: nothing is loaded on demand.
+    more kernel modules to load, such as `nft_ct`: nothing is loaded on demand. For one that Debian's cloud kernel has
+    not, such as `9p`, it is Debian's kernel for all machines.
 
     `cache` defaults to `$VSWITCH_CACHE`, or else to `vswitch` in `$XDG_CACHE_HOME` or `~/.cache`. An image
     takes 60 MB there, and 150 MB more while it is being built. Several threads and processes may call this
@@ -140,7 +148,7 @@ def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]
     why_not_debian = "there is no apt-get and no dpkg-deb here"
     if shutil.which("apt-get") and shutil.which("dpkg-deb"):
         try:
-            return put(debian, packages, modules, lambda work: debian_parts(work, packages))
+            return put_debian(debian, packages, modules)
         except SourceError as error:
             why_not_debian = f"{error} (has apt-get a network, and the cache 200 MB of space?)"
     try:
@@ -152,6 +160,14 @@ def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]
             f"not from Debian: {why_not_debian}; not from this host: {error}; or else copy the cache directory "
             f"{directory.parent} here from a Debian machine"
         ) from error
+
+
+def put_debian(directory: Path, packages: Sequence[str], modules: Sequence[str]) -> GuestImage:
+    small, large = (partial(debian_parts, kernel=kernel, packages=packages) for kernel in KERNELS)
+    try:
+        return put(directory, packages, modules, small)
+    except NoModuleError:
+        return put(directory, packages, modules, large)
 
 
 def digest(packages: Sequence[str] = (), modules: Sequence[str] = ()) -> str:
@@ -218,9 +234,9 @@ def run(*command: str | Path, cwd: Path | None = None) -> bytes:
 # -- parts from Debian ---------------------------------------------------------------------------------------
 
 
-def debian_parts(work: Path, packages: Sequence[str]) -> Parts:
+def debian_parts(work: Path, kernel: str, packages: Sequence[str]) -> Parts:
     unpacked = work / "unpacked"
-    for archive in download(work, sorted({*PACKAGES, *packages})):
+    for archive in download(work, sorted({kernel, *PACKAGES, *packages})):
         directory = unpacked / archive.name.partition("_")[0]
         directory.mkdir(parents=True)
         run("dpkg-deb", "--extract", archive, directory)
@@ -417,7 +433,7 @@ def modules_content(parts: Parts, more: Sequence[str]) -> dict[str, bytes]:
         if name in inserted or name in built_in:
             return
         if name not in files:
-            raise GuestImageError(f"the kernel {parts.modules.name} has no module {name}")
+            raise NoModuleError(f"the kernel {parts.modules.name} has no module {name}")
         content = module_content(files[name])
         for dependency in module_facts(content, "depends"):
             insert(module_name(dependency))

@@ -37,7 +37,7 @@ from vswitch.testing.guest import Guest, GuestDied
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link, Nic
 from vswitch.testing.local_stations import LocalStations
-from vswitch.testing.machine import CARDS_MAX, Image, Login
+from vswitch.testing.machine import CARDS_MAX, Image, Login, Share, image_modules
 from vswitch.testing.machine import Machine as QemuMachine
 from vswitch.testing.namespace import Namespace
 from vswitch.testing.network_faults import NetworkFaults
@@ -183,6 +183,7 @@ class Lan(Expectations, NetworkFaults, LocalStations):
         append: str = "",
         packages: Sequence[str] = (),
         modules: Sequence[str] = (),
+        share: Sequence[Share] = (),
         gateway: str = "",
         netboot: bool = False,
         start: str = "",
@@ -194,15 +195,17 @@ class Lan(Expectations, NetworkFaults, LocalStations):
         Without `image` it is the tiny one, with Debian's `packages` and kernel `modules` on top. `ip`, and `port`, the
         URL parameters of its port (`vlan=10`), are for its only card; `nics` are for several. With `netboot` it has no
         image, and boots from the network. `accelerator`: `kvm` where that works. `arguments` are more words for QEMU's
-        command line. With `start`, it goes on from a snapshot of that name; if there is none, it boots, `prepare` is
-        awaited, and the snapshot is made. Raises InputError for a name or address that is taken, GuestImageError if
-        there is no image, QemuError if it does not come up.
+        command line. `share` are directories of this machine's that it has. With `start`, it goes on from a snapshot of
+        that name; if there is none, it boots, `prepare` is awaited, and the snapshot is made. Raises InputError for a
+        name or address that is taken, GuestImageError if there is no image, QemuError if it does not come up.
         """
         cards = _cards(name, nics, Nic(ip="" if netboot and ip is None else ip, port=port))  # nobody would tell it
+        for one in share:
+            one.check()
         if image is None and not netboot:
-            build = partial(guest_image.build, packages=packages, modules=modules)
+            build = partial(guest_image.build, packages=packages, modules=image_modules(modules, share))
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
-        machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append)
+        machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append, share)
         kept = self._find_snapshot(name, machine, cards, start, needed=prepare is None) if start else None
         cards = cards if kept is None else snapshot.cards_of(kept.facts, cards)
         guest = Guest(

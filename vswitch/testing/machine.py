@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vswitch.errors import InputError
 from vswitch.testing.guest_image import GuestImage
 
 CARDS_IN_SLOTS = 16  # of their own: QEMU finds them; there are some 28 in all
@@ -42,6 +43,29 @@ Image = GuestImage | Kernel | Disk
 
 
 @dataclass(frozen=True)
+class Share:
+    """A directory of this machine's, as a file system in a guest: at `/mnt/NAME` unless `at` says where."""
+
+    directory: str | Path
+    at: str = ""
+    writable: bool = False
+
+    @property
+    def place(self) -> str:
+        return self.at or f"/mnt/{Path(self.directory).absolute().name}"
+
+    def check(self) -> None:
+        """Raises InputError if it is no directory."""
+        if not Path(self.directory).is_dir():
+            raise InputError(f"{self.directory} is no directory, which could be shared")
+
+
+def image_modules(modules: Sequence[str], shares: Sequence[Share]) -> list[str]:
+    """The modules of a tiny guest's image, with those that it needs for what is shared with it."""
+    return [*modules, *(("9p", "9pnet_virtio") if shares else ())]
+
+
+@dataclass(frozen=True)
 class Login:
     """How to get a shell on the serial console: wait for `prompt`, answer with the user and, if asked, the password."""
 
@@ -61,6 +85,7 @@ class Machine:
     cpus: int = 1
     arguments: Sequence[str] = ()
     append: str = ""  # more words for the kernel
+    shares: Sequence[Share] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +130,10 @@ def command_line(
     arguments += _booted(machine, words)
     arguments += ["-chardev", console, "-serial", "chardev:console"]
     arguments += ["-device", f"virtio-rng-pci,rng={random}" if random else "virtio-rng-pci"]
+    for number, share in enumerate(machine.shares):
+        path, readonly = quoted(Path(share.directory).absolute()), "off" if share.writable else "on"
+        options = f"path={path},mount_tag=share{number},readonly={readonly},multidevs=remap"
+        arguments += ["-virtfs", f"local,security_model=none,{options}"]
     rom = ",romfile=" if isinstance(machine.image, GuestImage) else ""  # it boots from nowhere else
     for index, card in enumerate(cards):
         arguments += ["-netdev", f"{card.netdev},id=net{index}"]

@@ -84,7 +84,7 @@ async def find(machine: Machine, devices: Sequence[str]) -> Template | None:
     be made.
     """
     image = machine.image
-    if not isinstance(image, GuestImage) or machine.arguments or machine.append:
+    if not isinstance(image, GuestImage) or machine.arguments or machine.append or machine.shares:
         return None
     if not (image.kernel.parent / WANTED).exists() or {device.partition(",")[0] for device in devices} - DEVICES:
         return None

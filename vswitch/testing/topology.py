@@ -41,7 +41,7 @@ from vswitch.ports import policy
 from vswitch.testing import guest_image
 from vswitch.testing.guest_image import GuestImageError
 from vswitch.testing.link import Nic
-from vswitch.testing.machine import Disk, Image, Kernel, Login
+from vswitch.testing.machine import Disk, Image, Kernel, Login, Share
 from vswitch.values import check_name, instead
 
 # What [[guest]] may say beside `nic` and its image, each a keyword of Lan.guest: its type, and how to write it.
@@ -55,6 +55,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "modules": (list, 'modules = ["nf_tables"]'),
     "gateway": (str, 'gateway = "10.0.0.254"'),
     "netboot": (bool, "netboot = true"),
+    "share": (list, 'share = ["src"]'),
 }
 IMAGE: dict[str, tuple[type, str]] = {
     "disk": (str, 'disk = "x.qcow2"'),
@@ -132,6 +133,8 @@ def _guest(table: dict[str, Any], directory: Path) -> GuestSpec:
     name = _named(table["name"])
     _known(table, ("name", "nic", *OPTIONS, *IMAGE, *CARD, *PORT))
     options = {key: _typed(table, key, *OPTIONS[key]) for key in OPTIONS if key in table}
+    if "share" in options:
+        options["share"] = [_shared(directory / name) for name in options["share"]]
     if (image := _image(table, directory)) is not None:
         options["image"] = image
     if "login" in table:
@@ -150,6 +153,15 @@ def _guest(table: dict[str, Any], directory: Path) -> GuestSpec:
                 _known(nic, (*CARD, *PORT))
                 options["nics"].append(_nic(nic))
     return GuestSpec(name, options)
+
+
+def _shared(directory: Path) -> Share:
+    share = Share(directory)
+    try:
+        share.check()
+    except InputError as error:
+        raise WrongError(f"share: {error}", "share") from None
+    return share
 
 
 def _check(options: Mapping[str, Any]) -> None:
