@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import Home, is_one_line
-from vswitch.testing.guest_image import WANTED, digest, wanted
+from vswitch.testing.guest_image import WANTED, Wanted, digest
 from vswitch.testing.image_cache import file_stamp
 
 OTHER = "0123456789abcdef"  # of another version
@@ -22,12 +22,12 @@ def cache(home: Home) -> Path:
     return directory
 
 
-def put(cache: Path, name: str, packages: list[str], modules: list[str]) -> Path:
-    image = cache / name
+def put(cache: Path, wanted: Wanted, name: str = "") -> Path:
+    image = cache / (name or digest(wanted))
     image.mkdir()
     (image / "kernel").write_bytes(bytes(3_000_000))
     (image / "initramfs").write_bytes(bytes(2_000_000))
-    (image / WANTED).write_text(wanted(packages, modules))
+    (image / WANTED).write_text(wanted.text())
     return image
 
 
@@ -45,34 +45,34 @@ def refused(done: "subprocess.CompletedProcess[str]", code: int) -> str:
 
 
 def test_an_image_that_is_there_is_not_built_again(home: Home, cache: Path) -> None:
-    plain = put(cache, digest(), [], [])
-    more = put(cache, digest(["nftables", "tcpdump"], ["nf_tables"]), ["nftables", "tcpdump"], ["nf_tables"])
+    plain = put(cache, Wanted())
+    more = put(cache, Wanted(("nftables", "tcpdump"), ("nf_tables",)))
     assert ok(home, "build") == [str(plain / "kernel"), str(plain / "initramfs")]
     arguments = ("--package", "tcpdump", "--package", "nftables", "--module", "nf_tables")
     assert ok(home, "build", *arguments) == [str(more / "kernel"), str(more / "initramfs")]
 
 
 def test_an_image_is_told_by_what_it_is_made_of(home: Home, cache: Path) -> None:
-    put(cache, digest(["nftables"], ["nft_ct", "nf_tables"]), ["nftables"], ["nft_ct", "nf_tables"])
-    put(cache, f"{digest()}-host", [], [])
-    put(cache, OTHER, ["gone"], [])
+    put(cache, Wanted(("nftables",), ("nft_ct", "nf_tables")))
+    put(cache, Wanted(), f"{digest(Wanted())}-host")
+    put(cache, Wanted(("gone",), arch="aarch64"), OTHER)
     (cache / "building-x").mkdir()
     (cache / ("f" * 16)).touch()
     rows = {tuple(line.split()[1:]) for line in ok(home, "list")[1:]}
     assert rows == {
         ("5", "MB", "Debian", "nftables", "nft_ct", "nf_tables", "yes"),
         ("5", "MB", "this", "machine", "-", "-", "yes"),
-        ("5", "MB", "Debian", "gone", "-", "no:", "prune", "removes", "it"),
+        ("5", "MB", "Debian,", "aarch64", "gone", "-", "no:", "prune", "removes", "it"),
     }
 
 
 def test_what_no_image_says_of_itself_is_of_another_version(home: Home, cache: Path) -> None:
-    (put(cache, OTHER, [], []) / WANTED).unlink()
+    (put(cache, Wanted(), OTHER) / WANTED).unlink()
     assert "no: prune removes it" in ok(home, "list")[1]
 
 
 def test_images_of_other_versions_are_removed_and_with_all_every_one(home: Home, cache: Path) -> None:
-    kept, old = put(cache, digest(), [], []), put(cache, OTHER, [], [])
+    kept, old = put(cache, Wanted()), put(cache, Wanted(), OTHER)
     assert ok(home, "prune") == [f"removed {old}, 5 MB"]
     assert list(cache.iterdir()) == [kept]
     assert ok(home, "prune") == []

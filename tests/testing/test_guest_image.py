@@ -25,7 +25,8 @@ from tests.needs import require
 from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.testing import build_process, guest_image, guest_scripts
-from vswitch.testing.guest_image import GuestImage, GuestImageError, SourceError, build
+from vswitch.testing.boards import ARCHES
+from vswitch.testing.guest_image import GuestImage, GuestImageError, SourceError, Wanted, build
 from vswitch.testing.machine import Machine, own_words
 from vswitch.testing.qemu import Channel, Qemu, QemuError
 from vswitch.testing.running import Running
@@ -248,8 +249,10 @@ async def test_nftables_drops_and_counts() -> None:
 
 
 def test_each_combination_has_its_own_digest() -> None:
-    digest = guest_image.digest
-    assert len({digest(), digest(["a1"]), digest([], ["a1"]), digest(["a1"], ["a1"]), digest(["a1", "b1"])}) == 5
+    packages = [(), ("a1",), ("a1", "b1")]
+    some = [Wanted(names, modules, arch) for names in packages for modules in packages for arch in ARCHES]
+    assert len(set(map(guest_image.digest, some))) == len(some)
+    assert [Wanted.read(one.text()) for one in some] == some
 
 
 @pytest.mark.parametrize("name", ["", "a", "Nft", "-oX", "a b", "../x", "nftables\n"])
@@ -287,7 +290,7 @@ def host_root(image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -> Pa
     each way there is."""
     root, work = tmp_path_factory.mktemp("host"), tmp_path_factory.mktemp("work")
     try:
-        archives = guest_image.download(work, ["linux-image-cloud-amd64", "busybox"])
+        archives = guest_image.download(work, ["linux-image-cloud-amd64", "busybox"], "amd64")
     except GuestImageError as error:
         require(False, str(error))
     for archive in archives:
@@ -346,7 +349,7 @@ async def test_if_apt_fails_the_hosts_own_kernel_will_do(
     with ThreadPoolExecutor() as pool:  # concurrent builders
         images = set(pool.map(build, [tmp_path] * 3))
     assert [image.kernel.is_file() and image.initrd.is_file() for image in images] == [True]
-    assert [path.name for path in (tmp_path / "guest").iterdir()] == [guest_image.digest() + "-host"]
+    assert [path.name for path in (tmp_path / "guest").iterdir()] == [guest_image.digest(Wanted()) + "-host"]
 
 
 def test_both_reasons_are_told_in_one_line(no_apt: Path, empty_root: Path, tmp_path: Path) -> None:

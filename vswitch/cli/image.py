@@ -10,6 +10,7 @@ from vswitch.cli import table
 from vswitch.cli.output import complain, say
 from vswitch.cli.table import Column
 from vswitch.errors import InputError, RefusedError
+from vswitch.testing.boards import ARCHES, X86_64
 
 if TYPE_CHECKING:
     from vswitch.testing import GuestImage
@@ -25,13 +26,15 @@ COLUMNS = (
 )
 
 
-def built(tell: Callable[[str], None], packages: Sequence[str] = (), modules: Sequence[str] = ()) -> "GuestImage":
+def built(
+    tell: Callable[[str], None], packages: Sequence[str] = (), modules: Sequence[str] = (), arch: str = X86_64
+) -> "GuestImage":
     """The tiny guest's image; `tell` gets a line if it has to be built first. Raises GuestImageError."""
     from vswitch.testing import guest_image
 
-    if not guest_image.is_built(packages, modules):
+    if not guest_image.is_built(packages, modules, arch):
         tell("Building the tiny guest (once, some seconds) ...")
-    return guest_image.build(packages=packages, modules=modules)
+    return guest_image.build(packages=packages, modules=modules, arch=arch)
 
 
 @click.group()
@@ -45,7 +48,8 @@ def image() -> None:
 @image.command()
 @click.option("--package", "packages", metavar="NAME", multiple=True, help="A Debian package with more programs.")
 @click.option("--module", "modules", metavar="NAME", multiple=True, help="A kernel module to load.")
-def build(packages: tuple[str, ...], modules: tuple[str, ...]) -> None:
+@click.option("--arch", type=click.Choice([*ARCHES]), default=X86_64, help="The processor.")
+def build(packages: tuple[str, ...], modules: tuple[str, ...], arch: str) -> None:
     """Build the image, if need be, and print where it is.
 
     That is its kernel and its initramfs. As in lan.guest(packages=[...], modules=[...]), each combination is an image
@@ -58,7 +62,7 @@ def build(packages: tuple[str, ...], modules: tuple[str, ...]) -> None:
     except GuestImageError as error:
         raise InputError(str(error)) from None
     with _refusing():
-        made = built(complain, packages, modules)
+        made = built(complain, packages, modules, arch)
     say(f"{made.kernel}\n{made.initrd}")
 
 
@@ -74,9 +78,9 @@ def list_(wide: bool) -> None:
         (
             str(cached.directory),
             _megabytes(cached),
-            "this machine" if cached.is_hosts else "Debian",
-            " ".join(cached.packages) or "-",
-            " ".join(cached.modules) or "-",
+            _source(cached),
+            " ".join(cached.wanted.packages) or "-",
+            " ".join(cached.wanted.modules) or "-",
             "yes" if cached.current else "no: prune removes it",
         )
         for cached in found
@@ -101,6 +105,11 @@ def prune(everything: bool) -> None:
             say(f"removed {image.directory}, {_megabytes(image)}")
         for machine in image_cache.prune_snapshots(everything=everything):
             say(f"removed {machine.directory}, {_megabytes(machine)}")
+
+
+def _source(cached: "CachedImage") -> str:
+    source = "this machine" if cached.is_hosts else "Debian"
+    return source if cached.wanted.arch == X86_64 else f"{source}, {cached.wanted.arch}"
 
 
 def _megabytes(cached: "CachedImage | CachedSnapshots") -> str:

@@ -72,12 +72,14 @@ def up(file: str | None, detach: bool) -> None:
 
 def _build_images(topology: "Topology") -> None:
     """Ahead: here Ctrl-C ends apt-get, too, and what it has left is removed."""
+    from vswitch.testing.boards import X86_64
     from vswitch.testing.machine import image_modules
 
     for guest in topology.guests:
         if "image" not in guest.options and not guest.options.get("netboot"):
             modules = image_modules(guest.options.get("modules", ()), guest.options.get("share", ()))
-            guest_images.built(complain, guest.options.get("packages", ()), modules)
+            packages, arch = guest.options.get("packages", ()), guest.options.get("arch", X86_64)
+            guest_images.built(complain, packages, modules, arch)
 
 
 def _run(topology: "Topology", ready: Callable[[], None], *, say: Callable[[str], None], prompt: bool) -> int | None:

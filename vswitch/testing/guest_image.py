@@ -34,18 +34,19 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vswitch.testing import build_process, compression, guest_scripts
+from vswitch.testing.boards import ARCHES, X86_64
 from vswitch.testing.build_process import CommandError, work_directory
 from vswitch.testing.compression import CompressionError, fast_kernel, uncompressed
 
 PACKAGES = ("busybox-static", "iperf3")
-# Debian's small kernel, and the one to take for a module that the small one has not.
-KERNELS = ("linux-image-cloud-amd64", "linux-image-amd64")
+# Debian's small kernel for a processor, and the one to take for a module that the small one has not.
+KERNELS = ("linux-image-cloud-{}", "linux-image-{}")
 # Of the dependencies, only these are followed: the real kernel behind its metapackage, and shared libraries.
 FOLLOWED = ("linux-image-", "lib", "zlib1g")
 # What the guest loads. The modules these depend on come along, those built into the kernel are skipped.
-MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "8021q", "af_packet")
-# The driver of what no two guests may share: a template loads it when it has put its cards away. Nothing depends on it.
-OWN_MODULES = ("virtio_net",)
+MODULES = ("virtio_pci", "virtio_mmio", "virtio_console", "virtio_net", "virtio_rng", "8021q", "af_packet")
+# Drivers of what no two guests may share: a template loads them last. Nothing depends on them.
+OWN_MODULES = ("virtio_net", "virtio_rng")
 APT_OPTIONS = ("-oAPT::Sandbox::User=root", "-oAcquire::Retries=3", "-oAcquire::http::Timeout=30")
 PROGRAM_DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
 # Where a host keeps its libraries; Debian has a directory per architecture, Alpine all in /lib and /usr/lib.
@@ -82,7 +83,9 @@ class GuestImage:
     initrd: Path
 
 
-def build(cache: Path | None = None, *, packages: Collection[str] = (), modules: Collection[str] = ()) -> GuestImage:
+def build(
+    cache: Path | None = None, *, packages: Collection[str] = (), modules: Collection[str] = (), arch: str = X86_64
+) -> GuestImage:
     """The image: from the cache directory if it is there, or else built and put there, which takes some
     seconds and a network.
 
@@ -92,17 +95,16 @@ def build(cache: Path | None = None, *, packages: Collection[str] = (), modules:
     more kernel modules to load, such as `nft_ct`: nothing is loaded on demand. For one that Debian's cloud kernel has
     not, such as `9p`, it is Debian's kernel for all machines.
 
-    `cache` defaults to `$VSWITCH_CACHE`, or else to `vswitch` in `$XDG_CACHE_HOME` or `~/.cache`. An image
-    takes 60 MB there, and 150 MB more while it is being built. Several threads and processes may call this
-    at once. Without apt, or if it fails, the image is made of the host's kernel, busybox and iperf3, if any,
-    and kept apart from Debian's: once apt works again, Debian's it is.
+    `arch` is the processor, `x86_64` or `aarch64`. `cache` defaults to `$VSWITCH_CACHE`, or else to `vswitch` in
+    `$XDG_CACHE_HOME` or `~/.cache`. An image takes 60 MB there, and 150 MB more while it is being built. Several
+    threads and processes may call this at once. Without apt, or if it fails, the image is made of the host's kernel,
+    busybox and iperf3, if any, and kept apart from Debian's: once apt works again, Debian's it is.
 
     Raises GuestImageError.
     """
-    packages, modules = sorted(set(packages)), sorted(set(modules))
     try:
-        check(packages, modules)
-        return build_valid((cache or default_cache()) / "guest", packages, modules)
+        check(packages, modules, arch)
+        return build_valid((cache or default_cache()) / "guest", Wanted.of(packages, modules, arch))
     except GuestImageError as error:
         raise GuestImageError(f"no guest image: {error}") from error
     except OSError as error:
@@ -122,14 +124,40 @@ def default_cache() -> Path:
         raise GuestImageError("there is no home directory; set VSWITCH_CACHE to a writable directory") from None
 
 
-def is_built(packages: Collection[str] = (), modules: Collection[str] = ()) -> bool:
+def is_built(packages: Collection[str] = (), modules: Collection[str] = (), arch: str = X86_64) -> bool:
     """Whether `build` has an image of these, of either source, in the cache already. Raises GuestImageError."""
-    name = digest(sorted(set(packages)), sorted(set(modules)))
+    name = digest(Wanted.of(packages, modules, arch))
     return any((default_cache() / "guest" / made).exists() for made in (name, f"{name}-host"))
 
 
-def check(packages: Iterable[str], modules: Iterable[str]) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for."""
+
+    packages: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    arch: str = X86_64
+
+    def text(self) -> str:
+        """As the image has it in a file."""
+        return "".join(f"{' '.join(names)}\n" for names in (self.packages, self.modules, [self.arch]))
+
+    @classmethod
+    def of(cls, packages: Iterable[str], modules: Iterable[str], arch: str) -> Wanted:
+        """Of names in any order."""
+        return cls(tuple(sorted(set(packages))), tuple(sorted(set(modules))), arch)
+
+    @classmethod
+    def read(cls, text: str) -> Wanted:
+        """Raises ValueError."""
+        packages, modules, arch = text.splitlines()
+        return cls(tuple(packages.split()), tuple(modules.split()), arch)
+
+
+def check(packages: Iterable[str], modules: Iterable[str], arch: str = X86_64) -> None:
     """Raises GuestImageError for what cannot be the name of one."""
+    if arch not in ARCHES:
+        raise GuestImageError(f"there are no guests of {arch!r}; there are {', '.join(ARCHES)}")
     validate("package", r"[a-z0-9][a-z0-9+.-]+", packages)
     validate("module", r"[A-Za-z0-9_-]+", modules)
 
@@ -140,21 +168,21 @@ def validate(what: str, pattern: str, names: Iterable[str]) -> None:
             raise GuestImageError(f"{name!r} is no name of a {what}; it has to match {pattern}")
 
 
-def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]) -> GuestImage:
-    name = digest(packages, modules)
+def build_valid(directory: Path, wanted: Wanted) -> GuestImage:
+    name = digest(wanted)
     debian, host = directory / name, directory / f"{name}-host"
     if debian.exists():
         return image_in(debian)
     why_not_debian = "there is no apt-get and no dpkg-deb here"
     if shutil.which("apt-get") and shutil.which("dpkg-deb"):
         try:
-            return put_debian(debian, packages, modules)
+            return put_debian(debian, wanted)
         except SourceError as error:
             why_not_debian = f"{error} (has apt-get a network, and the cache 200 MB of space?)"
     try:
-        if packages:
-            raise GuestImageError(f"packages ({', '.join(packages)}) come from Debian only")
-        return image_in(host) if host.exists() else put(host, packages, modules, lambda work: host_parts(ROOT))
+        if wanted.packages:
+            raise GuestImageError(f"packages ({', '.join(wanted.packages)}) come from Debian only")
+        return image_in(host) if host.exists() else put(host, wanted, lambda work: host_parts(ROOT, wanted.arch))
     except GuestImageError as error:
         raise GuestImageError(
             f"not from Debian: {why_not_debian}; not from this host: {error}; or else copy the cache directory "
@@ -162,38 +190,31 @@ def build_valid(directory: Path, packages: Sequence[str], modules: Sequence[str]
         ) from error
 
 
-def put_debian(directory: Path, packages: Sequence[str], modules: Sequence[str]) -> GuestImage:
-    small, large = (partial(debian_parts, kernel=kernel, packages=packages) for kernel in KERNELS)
+def put_debian(directory: Path, wanted: Wanted) -> GuestImage:
+    small, large = (partial(debian_parts, kernel=kernel, wanted=wanted) for kernel in KERNELS)
     try:
-        return put(directory, packages, modules, small)
+        return put(directory, wanted, small)
     except NoModuleError:
-        return put(directory, packages, modules, large)
+        return put(directory, wanted, large)
 
 
-def digest(packages: Sequence[str] = (), modules: Sequence[str] = ()) -> str:
+def digest(wanted: Wanted) -> str:
     """Names the image. The same source builds the same image, but for what Debian has updated meanwhile."""
     sources = b"".join(Path(file).read_bytes() for file in (__file__, compression.__file__, guest_scripts.__file__))
-    return hashlib.sha256(wanted(packages, modules).encode() + sources).hexdigest()[:16]
-
-
-def wanted(packages: Sequence[str], modules: Sequence[str]) -> str:
-    """What was asked for, as the image has it in a file: image_cache.py reads it."""
-    return " ".join(packages) + "\n" + " ".join(modules) + "\n"
+    return hashlib.sha256(wanted.text().encode() + sources).hexdigest()[:16]
 
 
 def image_in(directory: Path) -> GuestImage:
     return GuestImage(directory / "kernel", directory / "initramfs")
 
 
-def put(
-    directory: Path, packages: Sequence[str], modules: Sequence[str], get_parts: Callable[[Path], Parts]
-) -> GuestImage:
+def put(directory: Path, wanted: Wanted, get_parts: Callable[[Path], Parts]) -> GuestImage:
     """Builds the image of the parts that `get_parts`, given a directory to work in, finds; all or nothing."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with work_directory(directory.parent) as work:
         image = work / "image"
-        write_image(image, get_parts(work), modules)
-        (image / WANTED).write_text(wanted(packages, modules))
+        write_image(image, get_parts(work), wanted.modules)
+        (image / WANTED).write_text(wanted.text())
         try:
             image.rename(directory)
         except OSError:
@@ -234,9 +255,10 @@ def run(*command: str | Path, cwd: Path | None = None) -> bytes:
 # -- parts from Debian ---------------------------------------------------------------------------------------
 
 
-def debian_parts(work: Path, kernel: str, packages: Sequence[str]) -> Parts:
+def debian_parts(work: Path, kernel: str, wanted: Wanted) -> Parts:
     unpacked = work / "unpacked"
-    for archive in download(work, sorted({kernel, *PACKAGES, *packages})):
+    debian = ARCHES[wanted.arch].debian
+    for archive in download(work, sorted({kernel.format(debian), *PACKAGES, *wanted.packages}), debian):
         directory = unpacked / archive.name.partition("_")[0]
         directory.mkdir(parents=True)
         run("dpkg-deb", "--extract", archive, directory)
@@ -246,7 +268,7 @@ def debian_parts(work: Path, kernel: str, packages: Sequence[str]) -> Parts:
         programs={"busybox": find(unpacked, "bin/busybox"), "iperf3": find(unpacked, "bin/iperf3")},
         libraries=files_by_name(unpacked, sorted(unpacked.rglob("*.so*"))),
     )
-    for package in packages:
+    for package in wanted.packages:
         for path in sorted((unpacked / package).rglob("*")):
             place = str(path.relative_to(unpacked / package))
             if (path.is_symlink() or path.is_file()) and not place.startswith(UNUSED_DATA):
@@ -254,16 +276,17 @@ def debian_parts(work: Path, kernel: str, packages: Sequence[str]) -> Parts:
     return parts
 
 
-def download(work: Path, packages: Sequence[str]) -> list[Path]:
+def download(work: Path, packages: Sequence[str], arch: str) -> list[Path]:
     """The packages, and those of the libraries they need, as .deb files. The system's package lists will do
     if they are there and still true; if not, we fetch our own, which needs no root either."""
+    of_arch = (f"-oAPT::Architecture={arch}", f"-oAPT::Architectures={arch}", *APT_OPTIONS)
     try:
-        return download_with(work / "packages", packages, APT_OPTIONS)
+        return download_with(work / "packages", packages, of_arch)
     except SourceError:
         state, apt_cache = work / "apt" / "state", work / "apt" / "cache"
         for directory in (state / "lists" / "partial", apt_cache / "archives" / "partial"):
             directory.mkdir(parents=True)
-        options = (*APT_OPTIONS, f"-oDir::State={state}", f"-oDir::Cache={apt_cache}")
+        options = (*of_arch, f"-oDir::State={state}", f"-oDir::Cache={apt_cache}")
         run("apt-get", *options, "-oAPT::Update::Error-Mode=any", "update")
         return download_with(work / "packages-again", packages, options)
 
@@ -291,10 +314,10 @@ def find(unpacked: Path, pattern: str) -> Path:
 # -- parts from the host -------------------------------------------------------------------------------------
 
 
-def host_parts(root: Path) -> Parts:
+def host_parts(root: Path, arch: str = X86_64) -> Parts:
     """Parts from an installed Linux. What is missing is told all at once, in a SourceError."""
-    if (machine := os.uname().machine) != "x86_64":
-        raise SourceError(f"the guest is x86_64, this machine {machine}")
+    if (machine := os.uname().machine) != arch:
+        raise SourceError(f"the guest is {arch}, this machine {machine}")
     missing = []
     programs = {}
     try:

@@ -85,8 +85,14 @@ OWN = r"""# What init makes a machine a guest of its own with: everything that i
 # Its cards and its random numbers begin here. In a clone, each process that is started takes 10 ms or more: the shell
 # does what it can. The shell is init, so a step that fails is to return, not to end it.
 
+# The kernel may have insmod wait for the first random numbers: nobody else is to, least of all in a template.
 load_own() {
-    for module in /modules/own/*.ko; do insmod $module; done
+    for module in /modules/own/*.ko; do
+        case $module in
+            *virtio_rng.ko) insmod $module & ;;
+            *) insmod $module ;;
+        esac
+    done
 }
 
 # Takes what is to be each clone's own from a machine that has booted: the cards' driver is loaded, and has no cards.
@@ -133,7 +139,8 @@ become() {
 # A shell on the serial console, for a person. The first setsid leaves a process group's leader, so that the second one
 # forks, and this shell goes on; what it starts with & would ignore Ctrl-C.
 console() {
-    PS1="$1:\\w# " setsid setsid -c sh -c 'cd; while :; do sh -i; done' </dev/ttyS0 >/dev/ttyS0 2>&1 8>&- 9>&-
+    read -r tty </sys/class/tty/console/active
+    PS1="$1:\\w# " setsid setsid -c sh -c 'cd; while :; do sh -i; done' </dev/$tty >/dev/$tty 2>&1 8>&- 9>&-
 }
 
 # Writes the LAN's names into /etc/hosts, given as ADDRESS NAME and so on, in the place of those written before.

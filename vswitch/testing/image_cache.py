@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vswitch.testing.build_process import remove_leftovers, work_directory
-from vswitch.testing.guest_image import WANTED, default_cache, digest
+from vswitch.testing.guest_image import WANTED, Wanted, default_cache, digest
 
 HOST = "-host"
 SNAPSHOTS = "snapshots"
@@ -25,8 +25,7 @@ class CachedImage:
     """An image, and what `build` was asked for when it was made; `current`: it would be taken, not built, today."""
 
     directory: Path
-    packages: list[str]
-    modules: list[str]
+    wanted: Wanted
     size: int  # bytes on the disk, with the templates that lie beside it
     current: bool
 
@@ -47,13 +46,13 @@ def images(cache: Path | None = None) -> list[CachedImage]:
 
 def _read(directory: Path) -> CachedImage:
     try:
-        packages, modules = (line.split() for line in (directory / WANTED).read_text().splitlines())
+        wanted = Wanted.read((directory / WANTED).read_text())
     except (OSError, ValueError):  # of a version that did not say
-        packages, modules, current = [], [], False
+        wanted, current = Wanted(), False
     else:
-        current = directory.name.removesuffix(HOST) == digest(packages, modules)
+        current = directory.name.removesuffix(HOST) == digest(wanted)
     size = sum(path.stat().st_blocks * 512 for path in directory.rglob("*"))
-    return CachedImage(directory, packages, modules, size, current)
+    return CachedImage(directory, wanted, size, current)
 
 
 def prune(cache: Path | None = None, *, everything: bool = False) -> list[CachedImage]:

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -29,11 +30,13 @@ from vswitch.ports import policy as policies
 from vswitch.supervision import is_cancelled
 from vswitch.testing import evidence, guest_image, pause, snapshot
 from vswitch.testing import topology as topologies
+from vswitch.testing.boards import ARCHES, X86_64
 from vswitch.testing.conditions import Always, Condition, eventually
 from vswitch.testing.doors import Doors
 from vswitch.testing.evidence import Evidence
 from vswitch.testing.expectations import Expectations
 from vswitch.testing.guest import Guest, GuestDied
+from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.host import ScapyHost
 from vswitch.testing.link import Link, Nic
 from vswitch.testing.local_stations import LocalStations
@@ -179,6 +182,8 @@ class Lan(Expectations, NetworkFaults, LocalStations):
         accelerator: str = "tcg",
         memory: str = "192M",
         cpus: int = 1,
+        arch: str = X86_64,
+        board: str = "",
         arguments: Sequence[str] = (),
         append: str = "",
         packages: Sequence[str] = (),
@@ -200,12 +205,17 @@ class Lan(Expectations, NetworkFaults, LocalStations):
         name or address that is taken, GuestImageError if there is no image, QemuError if it does not come up.
         """
         cards = _cards(name, nics, Nic(ip="" if netboot and ip is None else ip, port=port))  # nobody would tell it
+        if arch not in ARCHES:
+            raise InputError(f"{name}: arch is {arch!r}; there are {', '.join(ARCHES)}")
         for one in share:
             one.check()
         if image is None and not netboot:
-            build = partial(guest_image.build, packages=packages, modules=image_modules(modules, share))
+            build = partial(guest_image.build, packages=packages, modules=image_modules(modules, share), arch=arch)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
-        machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append, share)
+        machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append, share, arch, board)
+        if isinstance(image, GuestImage) and not machine.has_pci:
+            raise InputError(f"{name}: the tiny guest needs PCI, and {board} is not known to have it; boot an image")
+        cards = [replace(card, device=card.device or _card_of(machine)) for card in cards]
         kept = self._find_snapshot(name, machine, cards, start, needed=prepare is None) if start else None
         cards = cards if kept is None else snapshot.cards_of(kept.facts, cards)
         guest = Guest(
@@ -480,6 +490,13 @@ def _cards(name: str, nics: Sequence[Nic] | None, only: Nic) -> list[Nic]:
     if len(nics) > CARDS_MAX:
         raise InputError(f"{name}: {len(nics)} cards; a guest has room for {CARDS_MAX}")
     return list(nics)
+
+
+def _card_of(machine: QemuMachine) -> str:
+    """The usual card of a board. Raises InputError if it is not known."""
+    if not machine.has_pci:
+        raise InputError(f"which card does {machine.board} take? say it in nics, like Nic(device='virtio-net-device')")
+    return "virtio-net-pci"
 
 
 async def side_by_side(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:

@@ -21,7 +21,7 @@ class Nic:
 
     ip: str | None = None
     mac: str = ""
-    device: str = "virtio-net-pci"
+    device: str = ""
     port: dict[str, Any] = field(default_factory=dict)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vswitch.errors import InputError
+from vswitch.testing.boards import ARCHES, WITH_PCI, X86_64
 from vswitch.testing.guest_image import GuestImage
 
 CARDS_IN_SLOTS = 16  # of their own: QEMU finds them; there are some 28 in all
@@ -86,6 +87,12 @@ class Machine:
     arguments: Sequence[str] = ()
     append: str = ""  # more words for the kernel
     shares: Sequence[Share] = ()
+    arch: str = X86_64
+    board: str = ""  # as QEMU's -machine has it; "" for the usual one
+
+    @property
+    def has_pci(self) -> bool:
+        return (self.board or ARCHES[self.arch].board).partition(",")[0] in WITH_PCI
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,9 @@ def command_line(
     instead of the host's kernel.
     """
     named = ",memory-backend=ram" if memory else ""
-    arguments = ["-name", name, "-machine", f"q35{named}", "-accel", machine.accelerator]
+    arch = ARCHES[machine.arch]
+    arguments = ["-name", name, "-machine", f"{machine.board or arch.board}{named}", "-accel", machine.accelerator]
+    arguments += ["-cpu", arch.cpu] if arch.cpu and machine.accelerator == "tcg" else []
     arguments += ["-m", machine.memory, "-smp", str(machine.cpus), "-no-reboot"]
     if memory:
         kind, _, options = memory.partition(",")
@@ -129,13 +138,15 @@ def command_line(
         console = f"socket,id=console,fd={shell},logfile=/dev/stdout,logappend=on"
     arguments += _booted(machine, words)
     arguments += ["-chardev", console, "-serial", "chardev:console"]
-    arguments += ["-device", f"virtio-rng-pci,rng={random}" if random else "virtio-rng-pci"]
+    if machine.has_pci:
+        arguments += ["-device", f"virtio-rng-pci,rng={random}" if random else "virtio-rng-pci"]
     for number, share in enumerate(machine.shares):
         path, readonly = quoted(Path(share.directory).absolute()), "off" if share.writable else "on"
         options = f"path={path},mount_tag=share{number},readonly={readonly},multidevs=remap"
         arguments += ["-virtfs", f"local,security_model=none,{options}"]
-    rom = ",romfile=" if isinstance(machine.image, GuestImage) else ""  # it boots from nowhere else
     for index, card in enumerate(cards):
+        # The tiny guest boots from nowhere else; only cards on PCI can be told so.
+        rom = ",romfile=" if isinstance(machine.image, GuestImage) and "-pci" in card.device else ""
         arguments += ["-netdev", f"{card.netdev},id=net{index}"]
         place = place_of(index) if len(cards) > CARDS_IN_SLOTS else ""
         arguments += ["-device", f"{card.device},id=nic{index},netdev=net{index},mac={card.mac}{rom}{place}"]
@@ -184,7 +195,7 @@ def place_of(card: int) -> str:
     return f",addr={FIRST_SHARED_SLOT + card // 8:#x}.{card % 8},multifunction=on"
 
 
-def kernel_words(*own: str) -> str:
+def kernel_words(arch: str, *own: str) -> str:
     """What the tiny guest's kernel is told, with `own` for the guest itself: see `own_words`.
 
     A panic restarts the machine at once, which -no-reboot turns into QEMU's end. Leaving out the self-tests of the
@@ -193,7 +204,7 @@ def kernel_words(*own: str) -> str:
     timer and panics, or takes a slow clock.
     """
     quick = ("cryptomgr.notests", "psi=0", "no_timer_check", "tsc=reliable")
-    return " ".join(["console=ttyS0", "quiet", "panic=-1", *quick, *own])
+    return " ".join([f"console={ARCHES[arch].console}", "quiet", "panic=-1", *quick, *own])
 
 
 def own_words(name: str, addresses: Sequence[object], gateway: str = "") -> list[str]:

@@ -24,6 +24,7 @@ import trio
 
 from vswitch.endpoints.guests import qemu_program
 from vswitch.testing import child_process
+from vswitch.testing.boards import ARCHES, X86_64
 
 START_TIMEOUT_S = 20.0
 QMP_TIMEOUT_S = 20.0
@@ -89,7 +90,9 @@ class Qemu:
     `channels` and `pass_fds` are the descriptors that `arguments` name by `fd=`. Raises QemuError if there is no QEMU.
     """
 
-    def __init__(self, *arguments: str, channels: Sequence[Channel] = (), pass_fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self, *arguments: str, channels: Sequence[Channel] = (), pass_fds: Sequence[int] = (), arch: str = X86_64
+    ) -> None:
         self._qmp = Channel()
         self._asking = trio.Lock()
         self._asked = 0
@@ -99,9 +102,9 @@ class Qemu:
         inherited = [channel.theirs.fileno() for channel in (self._qmp, *channels)]
         common = "-nodefaults -no-user-config -display none -mon qmp,mode=control"
         common += f" -chardev socket,id=qmp,fd={inherited[0]}"
-        if missing := what_is_missing():
+        if missing := what_is_missing(arch):
             raise QemuError(missing)
-        program = qemu_program.find()
+        program = qemu_program.find(arch)
         assert program is not None
         self.process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", program, *common.split(), *arguments],
@@ -213,8 +216,8 @@ def with_advice(said: str) -> str:
     return "\n".join([said, *(advice for phrase, advice in ADVICE.items() if phrase in said)])
 
 
-def what_is_missing() -> str | None:
+def what_is_missing(arch: str = X86_64) -> str | None:
     """What has to be installed before QEMU can be started, in one line; None if nothing."""
-    if qemu_program.find() is None:
-        return qemu_program.missing()
+    if qemu_program.find(arch) is None:
+        return qemu_program.missing(arch, ARCHES[arch].package)
     return None if shutil.which("setpriv") else "setpriv not found: install the package util-linux"

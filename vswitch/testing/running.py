@@ -50,7 +50,7 @@ class Running:
                 origin.machine(machine) if isinstance(origin, Snapshot) else machine,
                 cards,
                 shell=channels[0].theirs.fileno() if channels else -1,
-                words=kernel_words(*own),
+                words=kernel_words(machine.arch, *own),
                 memory=_memory(origin),
             )
             inherited = list(descriptors)
@@ -58,7 +58,8 @@ class Running:
                 self._state = passed.enter_context(origin.state.open("rb")).fileno()
                 inherited.append(self._state)
                 arguments += ["-incoming", "defer"]
-            self.qemu = stack.enter_context(closing(Qemu(*arguments, channels=channels, pass_fds=inherited)))
+            qemu = Qemu(*arguments, channels=channels, pass_fds=inherited, arch=machine.arch)
+            self.qemu = stack.enter_context(closing(qemu))
             self._resources = stack.pop_all()
 
     @property

@@ -40,6 +40,7 @@ DEVICES = {"virtio-net-pci", "virtio-net-pci-transitional", "virtio-net-pci-non-
 IS_NOBODY = "dmesg >/run/dmesg && ! grep 'crng init done' /run/dmesg && rm /run/dmesg && ! ls -d /sys/class/net/eth*"
 # Nobody but each clone's own source is to give it random numbers: a template's has a host that never answers.
 SILENT = ("-chardev", "null,id=nobody", "-object", "rng-egd,id=silent,chardev=nobody")
+NO_SEEDS = {"aarch64": ("-machine", "dtb-randomness=off")}  # which the board would give a kernel
 WORDS = ("vswitch.template", "random.trust_cpu=off", "random.trust_bootloader=off")
 BOOT_TIMEOUT_S = 90.0
 SAVE_TIMEOUT_S = 30.0
@@ -84,7 +85,8 @@ async def find(machine: Machine, devices: Sequence[str]) -> Template | None:
     be made.
     """
     image = machine.image
-    if not isinstance(image, GuestImage) or machine.arguments or machine.append or machine.shares:
+    has_more = machine.arguments or machine.append or machine.shares
+    if not isinstance(image, GuestImage) or has_more:
         return None
     if not (image.kernel.parent / WANTED).exists() or {device.partition(",")[0] for device in devices} - DEVICES:
         return None
@@ -108,10 +110,10 @@ async def find(machine: Machine, devices: Sequence[str]) -> Template | None:
 
 def key(machine: Machine, devices: Sequence[str]) -> str:
     """Names the kind of machine: what its state depends on, beside its image."""
-    program = qemu_program.find()
+    program = qemu_program.find(machine.arch)
     file = os.stat(program) if program else None
     qemu = (program, file.st_size, int(file.st_mtime)) if file else ()
-    parts = (machine.accelerator, machine.memory, machine.cpus, *devices, *qemu)
+    parts = (machine.accelerator, machine.memory, machine.cpus, machine.board, *devices, *qemu)
     if machine.accelerator != "tcg":  # the guest sees the host's processor
         with suppress(OSError):
             cpu = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
@@ -147,11 +149,13 @@ async def _make(template: Template, machine: Machine, devices: Sequence[str]) ->
             machine,
             cards,
             shell=channel.theirs.fileno(),
-            words=kernel_words(*WORDS),
+            words=kernel_words(machine.arch, *WORDS),
             random="silent",
             memory=f"memory-backend-file,mem-path={quoted(new / MEMORY)},share=on",
         )
-        with closing(Qemu(*SILENT, *arguments, channels=[channel])) as qemu:
+        with closing(
+            Qemu(*SILENT, *arguments, *NO_SEEDS.get(machine.arch, ()), channels=[channel], arch=machine.arch)
+        ) as qemu:
             await qemu.started()
             shell = VirtioShell(channel)
             with qemu.bounded("a template: booting", BOOT_TIMEOUT_S):

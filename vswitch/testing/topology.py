@@ -39,6 +39,7 @@ from vswitch.endpoints.url import parse
 from vswitch.errors import InputError
 from vswitch.ports import policy
 from vswitch.testing import guest_image
+from vswitch.testing.boards import ARCHES, X86_64
 from vswitch.testing.guest_image import GuestImageError
 from vswitch.testing.link import Nic
 from vswitch.testing.machine import Disk, Image, Kernel, Login, Share
@@ -48,6 +49,8 @@ from vswitch.values import check_name, instead
 OPTIONS: dict[str, tuple[type, str]] = {
     "memory": (str, 'memory = "256M"'),
     "cpus": (int, "cpus = 2"),
+    "arch": (str, 'arch = "aarch64"'),
+    "board": (str, 'board = "pc"'),
     "accelerator": (str, 'accelerator = "kvm"'),
     "arguments": (list, 'arguments = ["-vga", "std"]'),
     "append": (str, 'append = "quiet"'),
@@ -168,6 +171,8 @@ def _check(options: Mapping[str, Any]) -> None:
     """What would be found out too late, and in QEMU's words."""
     if options.get("cpus", 1) < 1:
         raise WrongError("cpus: a machine has 1 at least", "cpus")
+    if options.get("arch", X86_64) not in ARCHES:
+        raise WrongError(f"arch: {options['arch']!r} is none of {', '.join(ARCHES)}", "arch")
     try:
         guest_image.check(options.get("packages", ()), ())
     except GuestImageError as error:

@@ -14,8 +14,8 @@ def find(machine: str = "x86_64") -> str | None:
     return next(filter(None, map(shutil.which, (f"qemu-system-{machine}", *PLACES))), None)
 
 
-def missing() -> str:
-    """Says in one line that `find` has found none."""
+def missing(machine: str = "x86_64", package: str = "qemu-system-x86") -> str:
+    """Says in one line that `find` has found none, which Debian has in a package."""
     if own := os.environ.get(VARIABLE):
         return f"{VARIABLE}: {own!r} is no program that can be run; name a QEMU, or leave it out"
-    return f"qemu-system-x86_64 not found: install the package qemu-system-x86, or name a QEMU in {VARIABLE}"
+    return f"qemu-system-{machine} not found: install the package {package}, or name a QEMU in {VARIABLE}"
