@@ -5,7 +5,7 @@ import logging
 import re
 import shlex
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,6 +76,7 @@ class Guest:
         self.has_died = False  # and nobody has asked for it
         self._last_console = ""
         self._expected_to_end = False
+        self._knows: list[tuple[str, str]] = []  # names that it was told since it came up
 
     def __repr__(self) -> str:
         words = [self.name, self.ip, self.mac] if self.links else [self.name]
@@ -338,18 +339,21 @@ class Guest:
         if self.alive.shell is not None:
             await self._mount()
         self._is_up = True
+        self._knows = []
         await self._when_up(self)
 
-    async def tell_names(self, addresses: Iterable[tuple[str, str]]) -> None:
+    async def tell_names(self, addresses: Sequence[tuple[str, str]]) -> None:
         """Writes names and their addresses into the tiny guest's /etc/hosts, in the place of those told before.
 
-        One that is paused does it when it goes on.
+        One that is paused does it when it goes on. One that knows them is not told again: of guests that come up side
+        by side, each would be told as often as there are guests.
         """
         shell = self._running.shell if self._running is not None else None
-        if not self._is_up or not isinstance(shell, VirtioShell):
+        if not self._is_up or not isinstance(shell, VirtioShell) or addresses == self._knows:
             return
         with trio.move_on_after(NAMES_TIMEOUT_S), suppress(EOFError, QemuError):
             await shell.call("know", *(word for name, address in addresses for word in (address, name)))
+            self._knows = list(addresses)
 
     async def power_off(self) -> None:
         """Ends QEMU at once, and takes the cables out."""

@@ -11,7 +11,7 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -55,6 +55,8 @@ from vswitch.testing.topology import Topology
 
 NETWORK = "10.0.0.0/24"
 RECORD = RecordLimits(64 * 2**20, 1e6)
+# Tiny guests that come up at the same time. Of more, each would take so long that it is given up.
+COMING_UP_MAX = max(2, len(os.sched_getaffinity(0)))
 _opened_here = count(1)
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
@@ -93,6 +95,7 @@ class Lan(Expectations, NetworkFaults, LocalStations):
         self.timeline = Timeline()
         self._telling = trio.Lock()
         self._asking_for_ssh = trio.Lock()
+        self._coming_up = trio.CapacityLimiter(COMING_UP_MAX)
         self._is_running = False
         self._seen: Evidence | None = None
         self._doors: Doors | None = None
@@ -235,7 +238,8 @@ class Lan(Expectations, NetworkFaults, LocalStations):
                 port_name = f"{name}-{number + 1}" if number else name
                 guest.links.append(self._link(port_name, f"{name}/{number}", card))
             self.guests[name] = guest
-            await guest.boot(kept)
+            async with self._coming_up if isinstance(image, GuestImage) else nullcontext():
+                await guest.boot(kept)
             if start and kept is None and prepare is not None:
                 await prepare(guest)
                 await guest.snapshot(start)
