@@ -136,6 +136,12 @@ def _remove_stale(path: str, kind: socket.SocketKind) -> None:
             raise InUseError(f"{path} is in use: somebody listens there; use another path")
 
 
+def remove_stale(path: str) -> None:
+    """Removes a stream socket that nobody listens on. Raises RefusedError if it is in use, or not ours to remove."""
+    with _directory_lock(path):
+        _remove_stale(path, socket.SOCK_STREAM)
+
+
 @contextlib.contextmanager
 def _directory_lock(path: str) -> Iterator[None]:
     """Keeps two of us from replacing the same stale socket: the second would remove the first's new one.

@@ -56,9 +56,7 @@ def run_in_group(
     """Runs the program in the watchdog's process group. Unlike PR_SET_PDEATHSIG, a group has grandchildren in it,
     and does not care which thread has started it."""
     with (
-        subprocess.Popen(
-            WATCHDOG, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
-        ) as watchdog,
+        start_watchdog() as watchdog,
         subprocess.Popen(
             command,
             cwd=cwd,
@@ -77,6 +75,13 @@ def run_in_group(
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=KILL_TIMEOUT_S)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def start_watchdog() -> subprocess.Popen[bytes]:
+    """The leader of a process group, which it kills when this process ends."""
+    return subprocess.Popen(
+        WATCHDOG, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from vswitch import VSwitch
-from vswitch.control import client, runtime
+from vswitch.control import runtime
 from vswitch.control.runtime import CONSOLE, LAB, QMP, SSH
 from vswitch.endpoints import unix_socket
 from vswitch.endpoints.unix_socket import InUseError
@@ -140,10 +140,11 @@ class _Opened:
 
 
 def remove_stale() -> None:
-    """What LANs that were killed have left."""
-    answering = set(client.running())
-    for directory in runtime.directory().glob(f"*{LAB}"):
-        control = directory.with_suffix(".ctl")
-        if control not in answering:
-            shutil.rmtree(directory, ignore_errors=True)
-            control.unlink(missing_ok=True)
+    """What LANs that were killed have left: a lab is there after its control socket, and goes before it."""
+    directory = runtime.directory()
+    for control in directory.glob("*.ctl"):
+        with suppress(RefusedError):  # it is in use
+            unix_socket.remove_stale(str(control))
+    for lab in directory.glob(f"*{LAB}"):
+        if not lab.with_suffix(".ctl").exists():
+            shutil.rmtree(lab, ignore_errors=True)

@@ -105,7 +105,7 @@ class Namespace(WithOneCable):
 
     async def end(self) -> None:
         """Ends it, with all that runs in it."""
-        self._program.close()
+        await self._program.end()
 
 
 def _is_in_a_namespace(pid: int) -> bool:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 
 from vswitch.errors import InputError, RefusedError
-from vswitch.testing import child_process
+from vswitch.testing import build_process, child_process
 from vswitch.testing.link import Link, WithOneCable
 
 PLACE = "{fd}"
@@ -25,16 +25,17 @@ class Program(WithOneCable):
         words = [word.replace(PLACE, str(descriptor)) for word in command]
         if shutil.which(words[0]) is None:
             raise InputError(f"{self.name}: {words[0]!r} is no program that can be run")
-        mortal = [needed("setpriv", "util-linux"), "--pdeathsig", "KILL"]
+        needed("setpriv", "util-linux")
         self._output = tempfile.TemporaryFile("a+b")  # noqa: SIM115
+        self._watchdog = build_process.start_watchdog()  # what the program starts itself is to end, too
         self.process = subprocess.Popen(
-            [*mortal, *words],
+            child_process.mortal(words),
             env=os.environ | {"VSWITCH_FD": str(descriptor)},
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
             pass_fds=[descriptor],
-            process_group=0,
+            process_group=self._watchdog.pid,
         )
 
     def __repr__(self) -> str:
@@ -55,14 +56,10 @@ class Program(WithOneCable):
 
     async def end(self) -> None:
         """Kills it, with what it has started in its process group."""
-        self.close()
-
-    def close(self) -> None:
-        if self.process.returncode is None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                self.process.kill()
+        if self._watchdog.returncode is None:
+            with self._watchdog:
+                os.killpg(self._watchdog.pid, signal.SIGKILL)
+        self.process.kill()  # it may have left the group
         self.process.wait()
         self._output.close()
 

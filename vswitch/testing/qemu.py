@@ -107,7 +107,7 @@ class Qemu:
         program = qemu_program.find(arch)
         assert program is not None
         self.process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", program, *common.split(), *arguments],
+            child_process.mortal([program, *common.split(), *arguments]),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
