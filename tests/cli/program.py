@@ -1,7 +1,8 @@
 """The program as its users meet it: `python -m vswitch` in a process of its own, in a corner of its own.
 
 The process sees no QEMU unless a test puts one there, and nobody else's runtime directory. It is the build
-that the tests import, whatever the working directory.
+that the tests import, whatever the working directory. It has its imports from a fork server, unless a test says how
+its interpreter is to start.
 """
 
 import json
@@ -19,12 +20,15 @@ import sys
 import termios
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import vswitch
+from tests.forks import Forked, Forks
 from tests.signals import default_signals
 from tests.waiting import until
+from vswitch.cli import COMMANDS
 from vswitch.control import client
 from vswitch.control.operations import OPERATIONS
 
@@ -50,6 +54,18 @@ FOREIGN_PREFIXES = (
     "COLUMNS",
     "LINES",
 )
+
+FRESH = ("/usr/bin/env",)  # what is started under this does its imports itself
+
+Process = Forked | subprocess.Popen[bytes]
+
+
+@cache
+def _forks(path: str) -> Forks:
+    """For this Python path; loads everything but what tests networks, which few commands do."""
+    modules = ["vswitch.switch", *sorted({f"vswitch.cli.{file}" for file in COMMANDS.values()})]
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
+    return Forks(modules, inherited | {"PYTHONPATH": path}, MORTAL)
 
 
 class Home:
@@ -91,19 +107,20 @@ class Home:
         program.chmod(0o755)
 
     def run(
-        self, *arguments: str, env: dict[str, str] | None = None, stdout: IO[bytes] | int = subprocess.PIPE
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        stdout: IO[bytes] | int = subprocess.PIPE,
+        under: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[str]:
         """A command to its end."""
-        return subprocess.run(
-            [*PROGRAM, *arguments],
-            env=self.env | (env or {}),
-            cwd=self.root,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-        )
+        with self.process(*arguments, env=env, stdout=stdout, stderr=subprocess.PIPE, under=under) as process:
+            try:
+                output, error = process.communicate(timeout=COMMAND_TIMEOUT_S)
+            finally:
+                process.kill()
+        printed = output.decode() if stdout == subprocess.PIPE else None
+        return subprocess.CompletedProcess(arguments, process.returncode or 0, printed, error.decode())
 
     def show(self, columns: int, *arguments: str, env: dict[str, str] | None = None) -> str:
         """What a command that succeeds shows on a terminal of so many columns, with its escape codes."""
@@ -111,13 +128,8 @@ class Home:
         termios.tcsetwinsize(secondary, (24, columns))
         with open(primary, "rb", buffering=0) as terminal:
             with open(secondary, "wb", buffering=0) as end:
-                process = subprocess.Popen(
-                    [*MORTAL, *PROGRAM, *arguments],
-                    env=self.env | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | (env or {}),
-                    cwd=self.root,
-                    stdin=subprocess.DEVNULL,
-                    stdout=end,
-                )
+                colors = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+                process = self.process(*arguments, env=colors | (env or {}), stdout=end)
             shown = b""
             with process, suppress(OSError):  # EIO: nobody has the other end any more
                 while data := terminal.read(65536):
@@ -136,6 +148,38 @@ class Home:
         (asked,) = (known for known in OPERATIONS if (known.method, known.path) == ("GET", f"/{resource}"))
         return json.loads(client.ask(self.control(name), asked))
 
+    def process(
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        stdin: IO[bytes] | int = subprocess.DEVNULL,
+        stdout: IO[bytes] | int = subprocess.PIPE,
+        stderr: IO[bytes] | int = 2,
+        module: str = "vswitch",
+        umask: int = -1,
+        pass_fds: Sequence[int] = (),
+        start_new_session: bool = False,
+        under: Sequence[str] = (),
+    ) -> Process:
+        """The program, started; `under` is another one, with arguments, that starts it."""
+        env = self.env | (env or {})
+        forks = _forks(self.env["PYTHONPATH"])
+        if not (under or pass_fds or start_new_session) and forks.can_start(env):
+            streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+            return forks.start(module, arguments, env=env, cwd=self.root, umask=umask, **streams)
+        with default_signals():
+            return subprocess.Popen(
+                [*MORTAL, *under, sys.executable, "-m", module, *arguments],
+                env=env,
+                cwd=self.root,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                umask=umask,
+                start_new_session=start_new_session,
+            )
+
     @contextmanager
     def start(
         self,
@@ -151,17 +195,9 @@ class Home:
         `under` is a program, with arguments, that starts it.
         """
         log = self.root / f"log-{len(list(self.root.glob('log-*')))}"
-        with log.open("wb") as stderr, default_signals():
-            process = subprocess.Popen(
-                [*MORTAL, *under, *PROGRAM, "serve", *arguments],
-                env=self.env | (env or {}),
-                cwd=self.root,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=pass_fds,
-                umask=umask,
-            )
+        options: dict[str, Any] = {"env": env, "stdout": stdout, "pass_fds": pass_fds, "umask": umask, "under": under}
+        with log.open("wb") as stderr:
+            process = self.process("serve", *arguments, stderr=stderr, **options)
         with process:
             try:
                 yield Serving(process, log)
@@ -179,7 +215,7 @@ class Home:
 class Serving:
     """A started `vswitch serve`. `lines` is what it has printed on standard output, `log` all of standard error."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: Process, log: Path) -> None:
         self.process = process
         self._log = log
         self._output = b""

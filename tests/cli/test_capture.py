@@ -17,10 +17,9 @@ import pytest
 
 from tests import captures
 from tests.captures import IN, OUT, parse
-from tests.cli.program import MORTAL, PROGRAM, Home, check_refused, connect, is_one_line
+from tests.cli.program import PROGRAM, Home, Process, check_refused, connect, is_one_line
 from tests.frames import BROADCAST, frame, framed, mac, unframed
 from tests.needs import require
-from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.edges.packet_filter import is_available
 
@@ -94,7 +93,7 @@ def lan(home: Home) -> Iterator[Lan]:
 class Capturing:
     """A `vswitch capture` that runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
         self.file = ""  # as it is named when it has begun
 
@@ -111,17 +110,7 @@ class Capturing:
 
 @contextmanager
 def capturing(home: Home, *arguments: str, stdout: int = subprocess.PIPE) -> Iterator[Capturing]:
-    with default_signals():
-        process = subprocess.Popen(
-            [*MORTAL, *PROGRAM, "capture", *arguments],
-            env=home.env,
-            cwd=home.root,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        )
-    with process:
+    with home.process("capture", *arguments, stdout=stdout, stderr=subprocess.PIPE) as process:
         try:
             yield Capturing(process)
         finally:

@@ -5,7 +5,7 @@ import re
 import click
 import pytest
 
-from tests.cli.program import Home
+from tests.cli.program import FRESH, Home
 from vswitch.cli import COMMANDS, cli
 
 CONTEXT = click.Context(cli)
@@ -14,7 +14,8 @@ GROUPS = [command for command in FOUND if isinstance(command, click.Group)]
 
 
 def said(home: Home, *arguments: str) -> str:
-    done = home.run(*arguments, "--help", env={"COLUMNS": "80"})
+    """Each command's help is asked of a program that has loaded nothing else."""
+    done = home.run(*arguments, "--help", env={"COLUMNS": "80"}, under=FRESH)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import Home, check_refused, connect, is_one_line, rss
+from tests.cli.program import FRESH, Home, check_refused, connect, is_one_line, rss
 from tests.cli.traffic import traffic
 from tests.endpoints.kinds import vde_request
 from tests.frames import frame, framed, mac
@@ -71,9 +71,9 @@ def flood(url: str, megabytes: int) -> None:
 
 
 def test_captures_that_nobody_reads_hold_no_more_than_they_may_and_give_it_back(home: Home) -> None:
-    lan = f"unix://{home.root}/lan.sock"
+    lan, memory = f"unix://{home.root}/lan.sock", ("--capture-memory", "8MiB")
     request = b"GET /v1/capture HTTP/1.1\r\nHost: vswitch\r\n\r\n"
-    with home.serve(lan, "--capture-memory", "8MiB") as serving, traffic(lan) as passing, ExitStack() as stack:
+    with home.serve(lan, *memory, under=FRESH) as serving, traffic(lan) as passing, ExitStack() as stack:
         flood(lan, 32)  # so that the heap is as it will be
         before = rss(serving.pid)
         for _ in range(60):

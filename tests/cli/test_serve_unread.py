@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tests.cli.program import MORTAL, PROGRAM, STOP_TIMEOUT_S, Home, connect, read_to_end
+from tests.cli.program import PROGRAM, STOP_TIMEOUT_S, Home, Process, connect, read_to_end
 from tests.cli.traffic import traffic
 from tests.frames import BROADCAST, frame, framed, mac
-from tests.signals import default_signals
 from tests.waiting import until
 from vswitch import RefusedError
 
@@ -48,19 +47,10 @@ def has_an_endpoint(home: Home) -> bool:
 @contextmanager
 def serving(
     home: Home, *arguments: str, stdout: int, stderr: int, env: dict[str, str] | None = None, **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Process]:
     """A `serve` whose output nobody may ever read, when guests can connect."""
-    with default_signals():
-        process = subprocess.Popen(
-            [*MORTAL, *PROGRAM, "serve", f"unix://{home.root}/lan.sock", *arguments],
-            env=home.env | (env or {}),
-            cwd=home.root,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            **options,
-        )
-    with process:
+    url = f"unix://{home.root}/lan.sock"
+    with home.process("serve", url, *arguments, env=env, stdout=stdout, stderr=stderr, **options) as process:
         try:
             until(lambda: has_an_endpoint(home), "guests may come")
             yield process
@@ -79,7 +69,7 @@ def come_and_go(home: Home, guests: int = GUESTS) -> None:
         until(lambda: home.get("status")["ports"] == 2, "only two are left")
 
 
-def check_it_lives(home: Home, process: subprocess.Popen[bytes], guests: int = GUESTS) -> None:
+def check_it_lives(home: Home, process: Process, guests: int = GUESTS) -> None:
     """Frames pass and the API answers while the log has no room; and SIGTERM ends it."""
     with traffic(f"unix://{home.root}/lan.sock") as passing:
         passing.check()

@@ -16,16 +16,15 @@ from typing import IO
 
 import pytest
 
-from tests.cli.program import COMMAND_TIMEOUT_S, MORTAL, START_TIMEOUT_S, STOP_TIMEOUT_S, Home, is_one_line
+from tests.cli.program import COMMAND_TIMEOUT_S, FRESH, START_TIMEOUT_S, STOP_TIMEOUT_S, Home, Process, is_one_line
 from tests.frames import BROADCAST, frame, mac
 from tests.namespaces import needed_for_tap
 from tests.needs import require
-from tests.signals import default_signals
 from tests.vde2 import program
 from tests.waiting import is_over, until
 from vswitch.cli import vde_options
 
-COMMAND = (sys.executable, "-m", "vswitch.cli.vde_switch")
+MODULE = "vswitch.cli.vde_switch"
 SHOWINFO = b"0000 DATA END WITH '.'\nNumports=256\nHUB=false\ncounters=true\n.\n1000 Success\n"
 NOT_IMPLEMENTED = b"1038 Function not implemented\n"
 PROMPT = b"\nvde$ "
@@ -34,7 +33,7 @@ PROMPT = b"\nvde$ "
 class Switch:
     """A running vde_switch: a process, what it prints, and its directory."""
 
-    def __init__(self, process: subprocess.Popen[bytes], directory: Path, log: Path) -> None:
+    def __init__(self, process: Process, directory: Path, log: Path) -> None:
         self.process = process
         self.directory = directory
         self.ctl = directory / "ctl"
@@ -90,11 +89,12 @@ def started(
 ) -> Iterator[Switch]:
     """A vde_switch in `home`'s directory lan; killed in the end if it still runs."""
     log = home.root / f"log-{len(list(home.root.glob('log-*')))}"
-    with log.open("wb") as file, default_signals():
-        process = subprocess.Popen(
-            [*MORTAL, *under, *COMMAND, "-s", "lan", *arguments],
-            env=home.env | {"HOME": str(home.root)},
-            cwd=home.root,
+    with log.open("wb") as file:
+        process = home.process(
+            *("-s", "lan", *arguments),
+            module=MODULE,
+            env={"HOME": str(home.root)},
+            under=under,
             stdin=stdin,
             stdout=stdout,
             stderr=file if stderr is None else stderr,
@@ -108,16 +108,14 @@ def started(
 
 def run(home: Home, *arguments: str, typed: bytes = b"", under: Sequence[str] = ()) -> tuple[int, bytes, str]:
     """A vde_switch to its end: exit code, standard output and error."""
-    with default_signals():
-        done = subprocess.run(
-            [*under, *COMMAND, *arguments],
-            env=home.env | {"HOME": str(home.root)},
-            cwd=home.root,
-            input=typed,
-            capture_output=True,
-            timeout=COMMAND_TIMEOUT_S,
-        )
-    return done.returncode, done.stdout, done.stderr.decode()
+    env, pipe = {"HOME": str(home.root)}, subprocess.PIPE
+    with home.process(*arguments, module=MODULE, env=env, under=under, stdin=pipe, stderr=pipe) as process:
+        try:
+            output, error = process.communicate(typed, timeout=COMMAND_TIMEOUT_S)
+        finally:
+            process.kill()
+    assert process.returncode is not None
+    return process.returncode, output, error.decode()
 
 
 def left(home: Home) -> set[str]:
@@ -447,9 +445,9 @@ def test_under_nohup_the_terminals_end_is_not_its(home: Home) -> None:
 
 @contextmanager
 def daemon(home: Home, *arguments: str, under: Sequence[str] = ()) -> Iterator[int]:
-    """A daemon that is ready, by its process id; killed in the end."""
+    """A daemon that is ready, by its process id; killed in the end, by what /proc tells of its first environment."""
     try:
-        assert run(home, "-d", "-s", "lan", "-p", "pid", *arguments, under=under) == (0, b"", "")
+        assert run(home, "-d", "-s", "lan", "-p", "pid", *arguments, under=under or FRESH) == (0, b"", "")
         yield int((home.root / "pid").read_text())
     finally:
         for path in Path("/proc").glob("[0-9]*/environ"):
@@ -620,7 +618,7 @@ def test_a_pid_file_that_is_another_processs_by_now_stays(home: Home) -> None:
 def test_the_real_one_reads_options_alike(home: Home, arguments: str) -> None:
     (home.root / "rc").write_text("nonsense\nvlan/create 1\nport/create 5\nport/setvlan 5 1\nvlan/addport 3 5\n")
     outcomes = []
-    for command in ([program("vde_switch")], COMMAND):
+    for command in ([program("vde_switch")], [sys.executable, "-m", MODULE]):
         done = subprocess.run(
             [*command, "-s", "lan", *arguments.split()],
             env=home.env | {"HOME": str(home.root)},

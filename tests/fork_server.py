@@ -1,0 +1,95 @@
+"""Run by `forks.py` as a program of its own: loads modules, then forks for each program that it is told to start.
+
+A child goes on as `python -m MODULE` would, and ends as that does; all that it is spared is the loading.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+MESSAGE_BYTES_MAX = 1 << 20
+PR_SET_PDEATHSIG = 1  # sys/prctl.h
+
+
+def main() -> None:
+    for module in sys.argv[2:]:
+        import_module(module)
+    gc.collect()
+    gc.freeze()  # what the collector looks at would be copied in each child
+    program = _next_program(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+def _next_program(asking: socket.socket) -> str:
+    """Returns in the children only. The server ends when nobody can ask any more."""
+    running: dict[int, tuple[int, socket.socket]] = {}  # by pidfd: a process, and who waits for it
+    selector = selectors.DefaultSelector()
+    selector.register(asking, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fd in running:
+                selector.unregister(key.fd)
+                _tell_end(key.fd, *running.pop(key.fd))
+                continue
+            message, fds, _, _ = socket.recv_fds(asking, MESSAGE_BYTES_MAX, 4)
+            if not message:
+                os._exit(0)
+            if not (pid := os.fork()):
+                return _become(fds[1:], **json.loads(message))
+            waiting = socket.socket(fileno=fds[0])
+            for fd in fds[1:]:
+                os.close(fd)
+            pidfd = os.pidfd_open(pid)
+            running[pidfd] = pid, waiting
+            selector.register(pidfd, selectors.EVENT_READ)
+            _tell(waiting, pid)
+
+
+def _tell_end(pidfd: int, pid: int, waiting: socket.socket) -> None:
+    os.close(pidfd)
+    _, status = os.waitpid(pid, 0)
+    with waiting:
+        _tell(waiting, os.waitstatus_to_exitcode(status))
+
+
+def _tell(waiting: socket.socket, number: int) -> None:
+    with suppress(OSError):  # nobody waits any more
+        waiting.send(b"%d" % number)
+
+
+def _become(
+    standard: list[int], *, module: str, arguments: list[str], env: dict[str, str], cwd: str, umask: int
+) -> str:
+    """Everything as a new process would find it. Answers the module."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number, fd in enumerate(standard):
+        os.dup2(fd, number)
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    if umask >= 0:
+        os.umask(umask)
+    sys.argv = ["-m", *arguments]
+    sys.path.insert(0, cwd)
+    sys.stdin = _opened(0, sys.stdin, "r")
+    sys.stdout = _opened(1, sys.stdout, "w")
+    sys.stderr = _opened(2, sys.stderr, "w", buffering=1)
+    return module
+
+
+def _opened(number: int, before: Any, mode: str, buffering: int = -1) -> Any:
+    return open(number, mode, buffering, before.encoding, before.errors, closefd=False)
+
+
+if __name__ == "__main__":
+    main()
