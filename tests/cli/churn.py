@@ -9,16 +9,16 @@ from tests.cli.program import connect
 from tests.frames import BROADCAST, frame, framed, mac
 
 
-def churn(urls: list[str], *, seconds: float, per_s: int, at_a_time: int, seed: int) -> int:
-    """So many connections a second for so long, of which so many are there at a time; answers how many there were."""
+def churn(urls: list[str], *, peers: int, per_s: int, at_a_time: int, seed: int) -> None:
+    """So many connections, and so many a second if there is time for it, of which so many are there at a time."""
     chosen = random.Random(seed)
     floods = [_flood(chosen) for _ in range(100)]
     there: list[socket.socket] = []
     come = 0
     begun_s = time.monotonic()
     try:
-        while (passed_s := time.monotonic() - begun_s) < seconds:
-            while come < passed_s * per_s and time.monotonic() - begun_s < seconds:
+        while come < peers:
+            while come < min(peers, (time.monotonic() - begun_s) * per_s):
                 come += 1
                 with contextlib.suppress(OSError):  # the listen queue is full, or nobody listens any more
                     there.append(connect(chosen.choice(urls), 1.0))
@@ -32,7 +32,6 @@ def churn(urls: list[str], *, seconds: float, per_s: int, at_a_time: int, seed: 
     finally:
         for peer in there:
             peer.close()
-    return come
 
 
 def _flood(chosen: random.Random) -> bytes:
