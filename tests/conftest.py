@@ -5,8 +5,11 @@ from pathlib import Path
 
 from hypothesis import settings
 
+from vswitch.dataplane import compiled
+
 sys.path.append(str(Path(__file__).parents[1]))
 
-# How long an example takes says nothing on a busy machine.
-settings.register_profile("vswitch", parent=settings.default, deadline=None)
+# How long an example takes says nothing on a busy machine. Both builds are of the same sources: the compiled one, which
+# is fast, looks for what is wrong in them, the pure one for what is only in it.
+settings.register_profile("vswitch", deadline=None, max_examples=100 if compiled() else 25)
 settings.load_profile("vswitch")

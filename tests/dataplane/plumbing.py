@@ -11,7 +11,7 @@ from vswitch.ports.policy import Policy, build_egress, build_ingress, build_vlan
 
 SEED = 0x1234_5678_9ABC_DEF
 # What divides a number of frames that takes the pure data plane minutes, and the compiled one seconds.
-FEWER = 1 if compiled() else 8
+FEWER = 1 if compiled() else 16
 
 
 def bridge(ports: int, *, table_size: int = 8192, ageing_ms: int = 300_000) -> Bridge:
