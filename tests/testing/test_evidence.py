@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from tests import captures
 from tests.cli.program import package_root
 from tests.needs import require
+from tests.testing.nested import WITHOUT
 from vswitch.testing import Lan, QemuError, kept, screen, timeline
 
 FAILS = """
@@ -60,7 +61,7 @@ async def output_of(*command: str) -> str:
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """In a process of its own: plugins are loaded there that are not here."""
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio", *arguments)
+    return pytester.runpytest_subprocess(*WITHOUT, *arguments)
 
 
 async def test_the_timeline_says_what_was_done_and_when() -> None:

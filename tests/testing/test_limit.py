@@ -5,12 +5,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from tests.needs import require
 from tests.signals import default_signals
+from tests.testing.nested import PYTEST
 from tests.testing.test_plugin import kept, run, same_vswitch
 
 __all__ = ["same_vswitch"]
@@ -124,7 +124,7 @@ def test_ctrl_c_during_the_first_imports_ends_the_session(pytester: pytest.Pytes
     )
     with default_signals():
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s"],
+            [*PYTEST, "-s"],
             cwd=pytester.path,
             env=dict(os.environ),
             capture_output=True,

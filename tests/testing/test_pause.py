@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pytest
 from tests.cli.program import PROGRAM, Home
 from tests.e2e.guest import guest_image
 from tests.terminal import Terminal, terminal
+from tests.testing.nested import PYTEST
 from vswitch.testing.guest_image import default_cache
 
 CACHE = default_cache()  # pytester has a home of its own
@@ -50,7 +50,7 @@ def pytest_at(home: Home, pytester: pytest.Pytester, *arguments: str, tests: str
     """pytest at a terminal."""
     pytester.makepyfile(test_it=tests)
     env = home.env | {"PATH": os.environ["PATH"], "VSWITCH_CACHE": str(CACHE), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", *arguments]
+    command = [*PYTEST, *arguments]
     with terminal(command, env=env, cwd=pytester.path) as person:
         yield person
 
@@ -124,7 +124,7 @@ def test_when_a_guest_has_died_too(home: Home, pytester: pytest.Pytester) -> Non
 
 def test_where_nobody_is_at_the_terminal_it_goes_on(home: Home, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=FAILS)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", "--vswitch-pause"]
+    command = [*PYTEST, "--vswitch-pause"]
     done = subprocess.run(
         [*command, "-k", "not test_guest_dies"],
         env=home.env,

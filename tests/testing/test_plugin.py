@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from tests import captures
 from tests.cli.program import package_root
 from tests.e2e.guest import guest_image
 from tests.signals import default_signals
+from tests.testing.nested import PYTEST
 from tests.waiting import until
 from vswitch.testing.guest_image import default_cache
 
@@ -411,7 +411,7 @@ def test_nothing_is_left_running(pytester: pytest.Pytester, kind: str, number: s
     pytester.makepyfile(test_it=GUESTS.format(name=name, then=then, then_sync=then_sync))
     with default_signals():
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", f"test_it.py::{kind}", "test_it.py"],
+            [*PYTEST, "-s", f"test_it.py::{kind}", "test_it.py"],
             cwd=pytester.path,
             stdout=subprocess.PIPE,
             text=True,
