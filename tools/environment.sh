@@ -21,31 +21,47 @@ make_environment() {
 
 install_environment() {
     local dir=$1 extra=$2
-    [ -x "$dir/bin/pip" ] || { rm -rf "$dir"; quietly "$python" -m venv "$dir"; }
-    quietly "$dir/bin/pip" install --disable-pip-version-check "$root${extra:+[$extra]}"
+    make_pip "$dir"
+    take_sources "$dir"
+    quietly "$dir/bin/pip" install --disable-pip-version-check "$dir.sources${extra:+[$extra]}"
 }
 
-# make_copy DIR ENVIRONMENT: this checkout installed in DIR, without what it needs, for PYTHONPATH.
+# make_pip DIR: a virtual environment in DIR with nothing but pip.
+make_pip() {
+    [ -x "$1/bin/pip" ] || { rm -rf "$1"; quietly "$python" -m venv "$1"; }
+}
+
+# take_sources DIR: what an installation is made of, in DIR.sources, where no other build and nothing that one has left
+# is in the way.
+take_sources() {
+    rm -rf "$1.sources"
+    mkdir "$1.sources"
+    cp -r setup.py pyproject.toml README.md LICENSE MANIFEST.in vswitch "$1.sources"
+}
+
+# make_copy DIR ENVIRONMENT: this checkout installed in DIR, without what it needs, for PYTHONPATH; by the pip of
+# ENVIRONMENT, which may be in the making.
 make_copy() {
     make_once "$1" install_copy "$2"
 }
 
 install_copy() {
     rm -rf "$1"
-    quietly "$2/bin/pip" install --disable-pip-version-check --no-deps --target "$1" "$root"
+    take_sources "$1"
+    quietly "$2/bin/pip" install --disable-pip-version-check --no-deps --target "$1" "$1.sources"
 }
 
 # make_once DIR COMMAND ARGUMENT: COMMAND makes DIR, unless it is there already from the same sources.
 make_once() {
     local dir=$1 stamp
     mkdir -p "$root/.cache"
-    exec 9>"$root/.cache/lock"
+    exec 9>"$dir.lock"
     flock 9 # two first uses at once make one environment
     stamp=$(fingerprint)
     if [ "$(cat "$dir/fingerprint" 2>/dev/null)" != "$stamp" ]; then
         say "Setting up vswitch in ${dir#"$root"/} (once, and when the sources change) ..."
-        rm -rf "$root/build" # what an earlier build left behind would be installed again
-        "$2" "$dir" "$3"
+        (cd "$root" && "$2" "$dir" "$3")
+        rm -rf "$dir.sources"
         echo "$stamp" >"$dir/fingerprint"
     fi
     exec 9>&-
