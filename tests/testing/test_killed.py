@@ -138,5 +138,5 @@ def test_nothing_is_left_where_pytest_ends_before_the_kernel_was_asked(home: Hom
     late.write_text(LATE.format(started=started, setpriv=shutil.which("setpriv")))
     late.chmod(0o755)
     with running(home, TESTS, "test_start", PATH=f"{home.programs}:{os.environ['PATH']}") as run:
-        until(lambda: started.exists() and started.stat().st_size == 2, "both are about to start")
+        until(lambda: started.exists() and started.stat().st_size == 2, "both are about to start", timeout_s=60)
         run.kill(signal.SIGKILL)
