@@ -18,7 +18,7 @@ from tests.namespaces import needed_for_tap
 from tests.needs import require
 from tests.terminal import Terminal, terminal
 from tests.waiting import until
-from vswitch.testing.guest_image import default_cache
+from vswitch.testing.guest_image import build, default_cache
 
 PAIR = """
 [[guest]]
@@ -199,7 +199,7 @@ def test_what_was_killed_is_in_nobodys_way(lab: Home) -> None:
 
 def test_a_session_by_ssh(lab: Home) -> None:
     needed_for_tap()
-    guest_image()
+    build(packages=["dropbear-bin"])  # which takes longer than a command may
     require(shutil.which("ssh-keygen"), "ssh-keygen not found: install the package openssh-client")
     key = lab.root / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)

@@ -41,6 +41,7 @@ from vswitch.testing.compression import CompressionError, fast_kernel, uncompres
 PACKAGES = ("busybox-static", "iperf3")
 # Debian's small kernel for a processor, and the one to take for a module that the small one has not.
 KERNELS = ("linux-image-cloud-{}", "linux-image-{}")
+LARGE_ONLY = {"9p"}  # what is known to be such a module, so that the small one need not be looked into
 # Of the dependencies, only these are followed: the real kernel behind its metapackage, and shared libraries.
 FOLLOWED = ("linux-image-", "lib", "zlib1g")
 # What the guest loads. The modules these depend on come along, those built into the kernel are skipped.
@@ -192,6 +193,8 @@ def build_valid(directory: Path, wanted: Wanted) -> GuestImage:
 
 def put_debian(directory: Path, wanted: Wanted) -> GuestImage:
     small, large = (partial(debian_parts, kernel=kernel, wanted=wanted) for kernel in KERNELS)
+    if LARGE_ONLY.intersection(wanted.modules):
+        return put(directory, wanted, large)
     try:
         return put(directory, wanted, small)
     except NoModuleError:
