@@ -199,6 +199,7 @@ def test_what_was_killed_is_in_nobodys_way(lab: Home) -> None:
 
 def test_a_session_by_ssh(lab: Home) -> None:
     needed_for_tap()
+    guest_image()
     build(packages=["dropbear-bin"])  # which takes longer than a command may
     require(shutil.which("ssh-keygen"), "ssh-keygen not found: install the package openssh-client")
     key = lab.root / "key"
