@@ -30,7 +30,7 @@ from vswitch.ports import policy as policies
 from vswitch.supervision import is_cancelled
 from vswitch.testing import evidence, guest_image, pause, snapshot
 from vswitch.testing import topology as topologies
-from vswitch.testing.boards import ARCHES, X86_64
+from vswitch.testing.boards import X86_64
 from vswitch.testing.conditions import Always, Condition, eventually
 from vswitch.testing.doors import Doors
 from vswitch.testing.evidence import Evidence
@@ -208,17 +208,13 @@ class Lan(Expectations, NetworkFaults, LocalStations):
         name or address that is taken, GuestImageError if there is no image, QemuError if it does not come up.
         """
         cards = _cards(name, nics, Nic(ip="" if netboot and ip is None else ip, port=port))  # nobody would tell it
-        if arch not in ARCHES:
-            raise InputError(f"{name}: arch is {arch!r}; there are {', '.join(ARCHES)}")
-        for one in share:
-            one.check()
+        machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append, share, arch, board)
+        machine.check(name)
         if image is None and not netboot:
             build = partial(guest_image.build, packages=packages, modules=image_modules(modules, share), arch=arch)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
-        machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append, share, arch, board)
-        if isinstance(image, GuestImage) and not machine.has_pci:
-            raise InputError(f"{name}: the tiny guest needs PCI, and {board} is not known to have it; boot an image")
-        cards = [replace(card, device=card.device or _card_of(machine)) for card in cards]
+            machine = replace(machine, image=image)
+        cards = [replace(card, device=card.device or machine.usual_card(name)) for card in cards]
         kept = self._find_snapshot(name, machine, cards, start, needed=prepare is None) if start else None
         cards = cards if kept is None else snapshot.cards_of(kept.facts, cards)
         guest = Guest(
@@ -494,13 +490,6 @@ def _cards(name: str, nics: Sequence[Nic] | None, only: Nic) -> list[Nic]:
     if len(nics) > CARDS_MAX:
         raise InputError(f"{name}: {len(nics)} cards; a guest has room for {CARDS_MAX}")
     return list(nics)
-
-
-def _card_of(machine: QemuMachine) -> str:
-    """The usual card of a board. Raises InputError if it is not known."""
-    if not machine.has_pci:
-        raise InputError(f"which card does {machine.board} take? say it in nics, like Nic(device='virtio-net-device')")
-    return "virtio-net-pci"
 
 
 async def side_by_side(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:

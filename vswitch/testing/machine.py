@@ -94,6 +94,21 @@ class Machine:
     def has_pci(self) -> bool:
         return (self.board or ARCHES[self.arch].board).partition(",")[0] in WITH_PCI
 
+    def check(self, name: str) -> None:
+        """Raises InputError for a guest of that name that cannot be."""
+        if self.arch not in ARCHES:
+            raise InputError(f"{name}: arch is {self.arch!r}; there are {', '.join(ARCHES)}")
+        for share in self.shares:
+            share.check()
+
+    def usual_card(self, name: str) -> str:
+        """As QEMU's `-device` has it. Raises InputError if the board is not known to have one."""
+        if self.has_pci:
+            return "virtio-net-pci"
+        if isinstance(self.image, GuestImage):
+            raise InputError(f"{name}: the tiny guest needs PCI, and {self.board} is not known to have it")
+        raise InputError(f"{name}: which card does {self.board} take? say it in nics: Nic(device='virtio-net-device')")
+
 
 @dataclass(frozen=True)
 class Card:
