@@ -25,6 +25,7 @@ from vswitch.control import client, operations
 from vswitch.control.runtime import BY_HAND, CONSOLE, LAB, SSH
 from vswitch.errors import InputError, RefusedError
 from vswitch.testing import terminal
+from vswitch.testing.boards import X86_64
 
 if TYPE_CHECKING:
     from vswitch.testing.topology import Topology
@@ -72,7 +73,6 @@ def up(file: str | None, detach: bool) -> None:
 
 def _build_images(topology: "Topology") -> None:
     """Ahead: here Ctrl-C ends apt-get, too, and what it has left is removed."""
-    from vswitch.testing.boards import X86_64
     from vswitch.testing.machine import image_modules
 
     for guest in topology.guests:

@@ -85,8 +85,7 @@ async def find(machine: Machine, devices: Sequence[str]) -> Template | None:
     be made.
     """
     image = machine.image
-    has_more = machine.arguments or machine.append or machine.shares
-    if not isinstance(image, GuestImage) or has_more:
+    if not isinstance(image, GuestImage) or machine.arguments or machine.append or machine.shares:
         return None
     if not (image.kernel.parent / WANTED).exists() or {device.partition(",")[0] for device in devices} - DEVICES:
         return None
@@ -153,9 +152,8 @@ async def _make(template: Template, machine: Machine, devices: Sequence[str]) ->
             random="silent",
             memory=f"memory-backend-file,mem-path={quoted(new / MEMORY)},share=on",
         )
-        with closing(
-            Qemu(*SILENT, *arguments, *NO_SEEDS.get(machine.arch, ()), channels=[channel], arch=machine.arch)
-        ) as qemu:
+        arguments += [*SILENT, *NO_SEEDS.get(machine.arch, ())]
+        with closing(Qemu(*arguments, channels=[channel], arch=machine.arch)) as qemu:
             await qemu.started()
             shell = VirtioShell(channel)
             with qemu.bounded("a template: booting", BOOT_TIMEOUT_S):
