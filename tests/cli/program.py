@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import vswitch
-from tests.forks import Forked, Forks
 from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.cli import COMMANDS
 from vswitch.control import client
 from vswitch.control.operations import OPERATIONS
+from vswitch.testing.forks import Forked, Forks
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0  # it takes a tenth of a second; on a machine that is busy, more
@@ -65,7 +65,8 @@ def _forks(path: str) -> Forks:
     """For this Python path; loads everything but what tests networks, which few commands do."""
     modules = ["vswitch.switch", *sorted({f"vswitch.cli.{file}" for file in COMMANDS.values()})]
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
-    return Forks(modules, inherited | {"PYTHONPATH": path}, MORTAL)
+    with default_signals():
+        return Forks(modules, inherited | {"PYTHONPATH": path})
 
 
 class Home:
@@ -165,8 +166,17 @@ class Home:
         env = self.env | (env or {})
         forks = _forks(self.env["PYTHONPATH"])
         if not (under or pass_fds or start_new_session) and forks.can_start(env):
-            streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
-            return forks.start(module, arguments, env=env, cwd=self.root, umask=umask, **streams)
+            return forks.start(
+                module,
+                arguments,
+                env=env,
+                cwd=self.root,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                umask=umask,
+                mortal=True,
+            )
         with default_signals():
             return subprocess.Popen(
                 [*MORTAL, *under, sys.executable, "-m", module, *arguments],

@@ -1,7 +1,6 @@
 """What is kept of a LAN, and said of it, when a test has failed."""
 
 import json
-import os
 import shutil
 import struct
 import zlib
@@ -14,10 +13,11 @@ from scapy.utils import PcapNgReader
 from trio.testing import MockClock
 
 from tests import captures
-from tests.cli.program import package_root
 from tests.needs import require
-from tests.testing.nested import WITHOUT
+from tests.testing.nested import run, same_vswitch
 from vswitch.testing import Lan, QemuError, kept, screen, timeline
+
+__all__ = ["same_vswitch"]
 
 FAILS = """
     import pytest, trio
@@ -48,20 +48,8 @@ SAID = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def same_vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([package_root(), os.environ.get("PYTHONPATH", "")]))
-    for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 async def output_of(*command: str) -> str:
     return (await trio.run_process(command, capture_stdout=True, capture_stderr=True)).stdout.decode()
-
-
-def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """In a process of its own: plugins are loaded there that are not here."""
-    return pytester.runpytest_subprocess(*WITHOUT, *arguments)
 
 
 async def test_the_timeline_says_what_was_done_and_when() -> None:

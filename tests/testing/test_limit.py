@@ -10,8 +10,7 @@ import pytest
 
 from tests.needs import require
 from tests.signals import default_signals
-from tests.testing.nested import PYTEST
-from tests.testing.test_plugin import kept, run, same_vswitch
+from tests.testing.nested import PYTEST, kept, run, same_vswitch
 
 __all__ = ["same_vswitch"]
 

@@ -1,6 +1,5 @@
 """The pytest plugin, as a project that uses it sees it."""
 
-import gc
 import os
 import re
 import signal
@@ -9,50 +8,20 @@ from pathlib import Path
 
 import pytest
 
-import vswitch.testing
 from tests import captures
-from tests.cli.program import package_root
 from tests.e2e.guest import guest_image
 from tests.signals import default_signals
-from tests.testing.nested import PYTEST
+from tests.testing.nested import PYTEST, kept, run, same_vswitch
 from tests.waiting import until
-from vswitch.testing.guest_image import default_cache
 
-CACHE = default_cache()  # pytester has a home of its own
+__all__ = ["same_vswitch"]
+
 HOSTS = """
     async def test_ping(lan):
         a, b = await lan.host("a"), await lan.host("b")
         assert await a.ping(b.ip)
         assert {verdict}
 """
-
-
-@pytest.fixture(autouse=True)
-def same_vswitch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VSWITCH_CACHE", str(CACHE))
-    path = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [package_root(), path])))
-    for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):  # in CI, pytest's summary has all of an error
-        monkeypatch.delenv(name, raising=False)
-    for name in vswitch.testing.__all__:
-        getattr(vswitch.testing, name)  # loads it; pytester unloads again what a run in this process has loaded
-
-
-def run(pytester: pytest.Pytester, *arguments: str, apart: bool = False) -> pytest.RunResult:
-    """Runs pytest in this process, which has loaded everything already, or in one of its own."""
-    start = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
-    quiet = [
-        *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what this process has loaded cannot be rewritten
-        *("-o", "asyncio_default_fixture_loop_scope=function"),  # pytest-asyncio warns if it is unset
-    ]
-    result = start("-p", "no:cacheprovider", *quiet, *arguments)
-    gc.collect()  # of a run in this process, what it leaves behind would be closed in the midst of another test
-    return result
-
-
-def kept(pytester: pytest.Pytester) -> list[str]:
-    found = pytester.path / "vswitch-output"
-    return sorted(str(path.relative_to(found)) for path in found.rglob("*") if path.is_file())
 
 
 def test_a_test_that_fails_keeps_what_has_passed_and_says_where(pytester: pytest.Pytester) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.e2e.guest import guest_image
-from tests.testing.test_plugin import run, same_vswitch
+from tests.testing.nested import run, same_vswitch
 
 __all__ = ["same_vswitch"]
 

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from tests.needs import require
-from tests.testing.test_plugin import run, same_vswitch
+from tests.testing.nested import run, same_vswitch
 
 __all__ = ["same_vswitch"]
 

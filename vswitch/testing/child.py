@@ -10,7 +10,6 @@ import math
 import pickle
 import signal
 import socket
-import sys
 from typing import Any
 
 import trio
@@ -21,6 +20,7 @@ from vswitch.testing.wire import LENGTH, lives_in_the_child, pack, unpack
 
 LAN = 0  # its number
 STDERR = 2
+TEST = 3  # the descriptor on which the test is heard
 
 
 class _BlockFailed(Exception):
@@ -205,7 +205,7 @@ class Child:
 async def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the test's, which hangs up
     logging.basicConfig(handlers=[OutletLog(Outlet(STDERR))], level=logging.WARNING)
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=int(sys.argv[1]))))
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=TEST)))
     await Child(stream).main()
 
 

@@ -10,11 +10,11 @@ with SyncLan() as lan:
 import contextlib
 import importlib
 import inspect
+import os
 import queue
 import random
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,11 +24,16 @@ from typing import Any, Self
 
 from vswitch.testing import pause
 from vswitch.testing.conditions import ConditionFailed, failed_within
+from vswitch.testing.forks import Forked, Forks
 from vswitch.testing.prompt import ask_here, names_of
 from vswitch.testing.wire import LENGTH, Function, pack, unpack
 
 END_TIMEOUT_S = 10.0
 LAN = 0
+STDOUT, STDERR = 1, 2
+LOADED = [f"vswitch.testing.{name}" for name in ("evidence", "guest", "host", "lan", "topology")]
+
+_forks: Forks | None = None  # what starts the child processes: the first import takes a second
 
 
 class Remote:
@@ -85,7 +90,7 @@ class SyncLan(Remote):
     strike anywhere, two threads send and receive whole messages, and an answer tells which call it belongs to.
     """
 
-    _process: "subprocess.Popen[bytes] | None" = None
+    _process: Forked | None = None
 
     def __init__(self, *, seed: str | int = 0, is_own: Callable[[], bool] = lambda: True, **options: Any) -> None:
         from vswitch.testing.lan import NETWORK, Lan
@@ -114,12 +119,7 @@ class SyncLan(Remote):
     def __enter__(self) -> Self:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = self._process_of = subprocess.Popen(
-                [sys.executable, "-m", "vswitch.testing.child", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                process_group=0,
-            )
+            self._process = self._process_of = _start_child(theirs)
         self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._heard: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._threads = [
@@ -287,6 +287,22 @@ class SyncLan(Remote):
         for part in name.split("."):
             kind = getattr(kind, part)
         return Remote(self, number, kind, shown)  # type: ignore[arg-type]
+
+
+def _start_child(stream: socket.socket) -> Forked:
+    """The process that a LAN runs in, which hears of it on its descriptor 3."""
+    global _forks
+    if _forks is None or not _forks.can_start(os.environ):
+        _forks = Forks(LOADED, os.environ)
+    return _forks.start(
+        "vswitch.testing.child",
+        [],
+        env=os.environ,
+        cwd=Path.cwd(),
+        stdout=STDOUT,
+        stderr=STDERR,
+        pass_fds=[stream.fileno()],
+    )
 
 
 def _send(stream: socket.socket, messages: "queue.SimpleQueue[bytes | None]") -> None:

@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 MESSAGE_BYTES_MAX = 1 << 20
+FDS_MAX = 16
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
@@ -40,10 +41,13 @@ def _next_program(asking: socket.socket) -> str:
                 selector.unregister(key.fd)
                 _tell_end(key.fd, *running.pop(key.fd))
                 continue
-            message, fds, _, _ = socket.recv_fds(asking, MESSAGE_BYTES_MAX, 4)
+            message, fds, _, _ = socket.recv_fds(asking, MESSAGE_BYTES_MAX, FDS_MAX)
             if not message:
                 os._exit(0)
             if not (pid := os.fork()):
+                selector.close()  # now, as the program may have other descriptors of these numbers
+                for ours in (asking, *(waiting for _, waiting in running.values())):
+                    ours.close()
                 return _become(fds[1:], **json.loads(message))
             waiting = socket.socket(fileno=fds[0])
             for fd in fds[1:]:
@@ -67,13 +71,14 @@ def _tell(waiting: socket.socket, number: int) -> None:
 
 
 def _become(
-    standard: list[int], *, module: str, arguments: list[str], env: dict[str, str], cwd: str, umask: int
+    fds: list[int], *, module: str, arguments: list[str], env: dict[str, str], cwd: str, umask: int, mortal: bool
 ) -> str:
     """Everything as a new process would find it. Answers the module."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number, fd in enumerate(standard):
+    if mortal:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number, fd in enumerate([os.dup(fd) for fd in fds]):  # above all that are overwritten
         os.dup2(fd, number)
-    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    os.closerange(len(fds), max(map(int, os.listdir("/proc/self/fd"))) + 1)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

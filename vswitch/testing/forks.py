@@ -1,6 +1,6 @@
 """Programs in Python, each in a process of its own, that need not load again what all of them load.
 
-Most of what a short program takes is imports. So a server loads them, once for each process that runs tests, and forks.
+Most of the time a short program takes goes into imports. A server does them once, and then forks for each program.
 """
 
 import atexit
@@ -18,8 +18,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Self
 
-from tests.signals import default_signals
-
 SERVER = Path(__file__).with_name("fork_server.py")
 NUMBER_BYTES = 32
 READ_BYTES = 1 << 16
@@ -27,25 +25,25 @@ STARTUP = ("PYTHON", "LC_", "LANG")  # variables that an interpreter looks at as
 
 
 class Forks:
-    """A server that has loaded some modules. It ends with this process, and so does all that it has started."""
+    """A server that has loaded some modules. It ends with this process."""
 
-    def __init__(self, modules: Sequence[str], env: Mapping[str, str], mortal: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], env: Mapping[str, str]) -> None:
         self._startup = _startup(env)
         self._asking, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, default_signals():
+        with theirs:
             self._server = subprocess.Popen(
-                [*mortal, sys.executable, "-P", str(SERVER), str(theirs.fileno()), *modules],
+                [sys.executable, "-P", str(SERVER), str(theirs.fileno()), *modules],
                 env=dict(env),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for who runs the tests
+                start_new_session=True,  # Ctrl-C is for this process
             )
         atexit.register(self._end)
 
     def can_start(self, env: Mapping[str, str]) -> bool:
-        """Whether an interpreter would start in this environment as the server's has."""
-        return _startup(env) == self._startup
+        """Whether it runs, and an interpreter would start in this environment as the server's has."""
+        return self._server.poll() is None and _startup(env) == self._startup
 
     def start(
         self,
@@ -57,15 +55,23 @@ class Forks:
         stdin: IO[bytes] | int = subprocess.DEVNULL,
         stdout: IO[bytes] | int = subprocess.PIPE,
         stderr: IO[bytes] | int = subprocess.PIPE,
+        pass_fds: Sequence[int] = (),
         umask: int = -1,
+        mortal: bool = False,
     ) -> "Forked":
-        """What `python -m module` would be, with standard streams as `subprocess.Popen` takes them."""
-        job = {"module": module, "arguments": arguments, "env": dict(env), "cwd": str(cwd), "umask": umask}
+        """What `python -m module` would be, with standard streams as `subprocess.Popen` takes them.
+
+        The program has what is in `pass_fds` as descriptors 3 and following. If it is `mortal`, the kernel kills it
+        when the server ends. Raises RuntimeError if the server cannot start it.
+        """
+        job: dict[str, object] = {"module": module, "arguments": arguments, "env": dict(env), "cwd": str(cwd)}
+        job |= {"umask": umask, "mortal": mortal}
         told, telling = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ExitStack() as theirs:
             fds = [theirs.enter_context(telling).fileno()]
             ours = [_stream(theirs, fds, *each) for each in ((stdin, "wb"), (stdout, "rb"), (stderr, "rb"))]
-            socket.send_fds(self._asking, [json.dumps(job).encode()], fds)
+            with suppress(BrokenPipeError):  # then nobody answers
+                socket.send_fds(self._asking, [json.dumps(job).encode()], [*fds, *pass_fds])
         return Forked(told, *ours)
 
     def _end(self) -> None:
@@ -81,7 +87,8 @@ class Forked:
         self.returncode: int | None = None
         self._told = told
         answer = told.recv(NUMBER_BYTES)
-        assert answer, "the server has ended; what it could not load is on standard error"
+        if not answer:
+            raise RuntimeError("the process that was to start it has ended; standard error says why")
         self.pid = int(answer)
 
     def poll(self) -> int | None:
@@ -93,7 +100,7 @@ class Forked:
         if self.returncode is None:
             if not select.select([self._told], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-            self.returncode = int(self._told.recv(NUMBER_BYTES))
+            self.returncode = int(self._told.recv(NUMBER_BYTES) or -signal.SIGKILL)  # it ended with the server
             self._told.close()
         return self.returncode
 
