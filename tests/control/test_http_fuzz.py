@@ -20,9 +20,9 @@ from tests.control.http_fuzzer import Composer, Fuzzer
 from tests.frames import frame, framed, mac
 from tests.waiting import until
 
-REQUESTS = int(os.environ.get("HTTP_FUZZ", "12000"))
+REQUESTS = int(os.environ.get("HTTP_FUZZ", "6000"))
 SEED = int(os.environ.get("HTTP_FUZZ_SEED", "1"))
-WARM_UP_REQUESTS = 5000
+WARM_UP_REQUESTS = 2500
 RSS_KIB_MAX = 10 * 1024  # more than after the warm-up
 FRAMES = 8  # from each station to the other, between two clients
 NUMBER_AT = 4 + 14  # in a frame with its length

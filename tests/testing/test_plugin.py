@@ -197,7 +197,7 @@ def test_virtual_time(pytester: pytest.Pytester) -> None:
             a, b = await lan.host("a"), await lan.host("b")
             async with lan.partition([a], [b]):
                 assert not await a.ping(b.ip, count=100)
-            await trio.sleep(1_000_000)
+            await trio.sleep(100_000)
             assert await a.ping(b.ip)
             await lan.expect_none("udp", within=1000)
         """
@@ -210,7 +210,7 @@ def test_side_by_side_under_xdist(pytester: pytest.Pytester) -> None:
         """
         import pytest
 
-        @pytest.mark.parametrize("number", range(8))
+        @pytest.mark.parametrize("number", range(4))
         async def test_it(lan, number):
             a, b = await lan.host("a"), await lan.host("b")
             assert await a.ping(b.ip)
@@ -221,8 +221,8 @@ def test_side_by_side_under_xdist(pytester: pytest.Pytester) -> None:
             assert a.ping(b.ip)
         """
     )
-    run(pytester, "-n", "4").assert_outcomes(failed=4, passed=5)
-    assert len(kept(pytester)) == 8
+    run(pytester, "-n", "2").assert_outcomes(failed=2, passed=3)
+    assert len(kept(pytester)) == 4
 
 
 def test_what_a_test_makes_ends_with_it_and_what_a_module_makes_stays(pytester: pytest.Pytester) -> None:
