@@ -204,8 +204,10 @@ def test_every_reason_is_on_the_page_of_forwarding() -> None:
 
 
 def test_every_parameter_is_on_a_page() -> None:
-    for name in (*url.PARAMETERS, *policy.PARAMETERS):
-        assert re.search(rf"`{name}(=[^`]*)?`", PAGES["endpoints.md"] + PAGES["policy.md"]), name
+    for name in (*url.ALL_PARAMETERS, *policy.PARAMETERS):
+        assert re.search(
+            rf"`{name}(=[^`]*)?`", PAGES["endpoints.md"] + PAGES["user-network.md"] + PAGES["policy.md"]
+        ), name
 
 
 def test_every_operation_is_on_the_page_of_the_api_with_its_fields() -> None:

@@ -35,6 +35,16 @@ PARAMETERS = {
     "mgmtmode": ('"0660"', "660"),
     "qmp": ('"/run/vm.qmp"', "/run/vm.qmp"),
     "netdev": ('"net1"', "net1"),
+    "host": ('"10.0.2.9"', "10.0.2.9"),
+    "dns": ('"10.0.2.9"', "10.0.2.9"),
+    "dhcpstart": ('"10.0.2.9"', "10.0.2.9"),
+    "mac": ('"52:54:00:00:00:09"', "52:54:00:00:00:09"),
+    "domainname": ('"lab.example"', "lab.example"),
+    "mtu": ("9000", "9000"),
+    "dhcp": ("false", "no"),
+    "restrict": ("true", "yes"),
+    "host_access": ("true", "yes"),
+    "hostfwd": ('["tcp::2222-:22", "tcp::8080-web:80"]', "tcp::2222-:22,tcp::8080-web:80"),
 }
 REMOTES = {"udp": "127.0.0.1:1235", "unixgram": "/run/guest.sock"}
 TARGETS = {
@@ -46,6 +56,7 @@ TARGETS = {
     "unixgram": "unixgram:///run/lan.sock",
     "vde": "vde:///run/lan.vde",
     "tap": "tap://tap0",
+    "user": "user://10.0.2.0/24",
 }
 
 ONE_PEER = {"tcp": "single&", "unix": "single&", "udp": "remote=127.0.0.1:9&", "unixgram": "remote=/run/vm.sock&"}

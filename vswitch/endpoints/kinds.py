@@ -9,6 +9,7 @@ from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.stream.endpoint import Listener, StreamConnector
 from vswitch.endpoints.tap import Tap
 from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.user.endpoint import UserNetwork
 from vswitch.endpoints.vde.client import VdeClient
 from vswitch.endpoints.vde.endpoint import VdeSwitch
 from vswitch.ports.ports import Ports
@@ -22,6 +23,7 @@ _KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it c
     ("udp", False): UdpPeers,
     ("unixgram", False): UnixPeers,
     ("tap", False): Tap,
+    ("user", False): UserNetwork,
     ("vde", False): VdeSwitch,
     ("vde", True): VdeClient,
 }

@@ -13,12 +13,15 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from ipaddress import IPv4Network
 from typing import Any
 
 import msgspec
 
 from vswitch import units, values
 from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, QUEUE_BYTES_MIN
+from vswitch.endpoints.user import options as user
+from vswitch.endpoints.user.options import UserOptions
 from vswitch.errors import InputError
 from vswitch.ports import policy as policies
 from vswitch.ports.policy import Policy
@@ -28,6 +31,7 @@ IFACE_DEFAULT = "127.0.0.1"
 LIMIT_DEFAULT = 256
 LIMIT_MAX = 65535
 IDLE_DEFAULT_S = 300.0
+NETWORK_DEFAULT = "10.0.2.0/24"
 NETDEV_DEFAULT = "net0"  # as in the lines to paste
 VDE_NAME_MAX = len("/65535.99999999")  # what a switch puts into its directory
 
@@ -37,7 +41,8 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint as written; times are in seconds. Of host/port, path (of tap, a name) and fd, one is set."""
+    """One endpoint as written; times are in seconds. Of host/port, path (of tap, a name; of user, a network) and fd,
+    one is set."""
 
     scheme: str
     host: str = ""
@@ -62,6 +67,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     mgmtgroup: str | None = None
     qmp: str | None = None  # where the one guest's QEMU takes commands
     netdev: str = NETDEV_DEFAULT  # what the guest's card is called there
+    user: UserOptions = UserOptions()
     policy: Policy = Policy()
 
     @property
@@ -108,7 +114,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def absolute(self) -> "EndpointConfig":
         """The same, with paths that hold in any working directory."""
-        path = os.path.abspath(self.path) if self.path and self.scheme not in ("tap", "fd") else self.path
+        path = os.path.abspath(self.path) if self.path and self.scheme not in ("tap", "fd", "user") else self.path
         remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
         mgmt = os.path.abspath(self.mgmt) if self.mgmt is not None else None
         qmp = os.path.abspath(self.qmp) if self.qmp is not None else None
@@ -134,7 +140,9 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def listens(self) -> bool:
         """Whether each of its peers gets a port of its own."""
-        return not (self.connect or self.single or self.remote is not None or self.scheme in ("mcast", "tap", "fd"))
+        return not (
+            self.connect or self.single or self.remote is not None or self.scheme in ("mcast", "tap", "fd", "user")
+        )
 
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(EndpointConfig)}
@@ -177,19 +185,22 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
             raise InputError(f"parameter {name!r} is given twice", name)
         given[name] = value
     policy = {name: given.pop(name) for name in list(given) if name in policies.PARAMETERS}
+    options: dict[str, Any] = {}
     for name, value in given.items():
         if name not in own:
             takes = (*own, *policies.PARAMETERS)
-            others = name in PARAMETERS or name == "remote"  # which other kinds take
+            others = name in ALL_PARAMETERS or name == "remote"  # which other kinds take
             instead = f"it takes {', '.join(takes)}" if others else values.instead(name, takes)
             raise InputError(f"unknown parameter {name!r} for {scheme}://; {instead}", name)
         try:
-            fields[name] = parameter(scheme, name).read(value)
+            (options if name in user.PARAMETERS else fields)[name] = parameter(scheme, name).read(value)
         except InputError as error:
             raise InputError(f"{name}: {error}", name) from None
     if scheme == "vde":
         _check_vde(given, bool(fields.get("connect")))
-    config = EndpointConfig(scheme=scheme, **fields, policy=policies.read(policy))
+    config = EndpointConfig(scheme=scheme, **fields, user=UserOptions(**options), policy=policies.read(policy))
+    if scheme == "user":
+        config.user.check(IPv4Network(config.path))
     if config.listens:
         check_static(config)
         if config.qmp is not None:
@@ -202,7 +213,7 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
 
 def parameter(scheme: str, name: str) -> Parameter:
     """What a name means to a kind of endpoint that takes it."""
-    return REMOTES[scheme] if name == "remote" else PARAMETERS[name]
+    return REMOTES[scheme] if name == "remote" else ALL_PARAMETERS[name]
 
 
 def check_static(config: EndpointConfig) -> None:
@@ -225,7 +236,7 @@ def _check_vde(given: Mapping[str, Any], connect: bool) -> None:
 def _give(given: dict[str, Any], name: str, value: Any) -> None:
     if name not in given:
         given[name] = value
-    elif name in policies.LISTS:
+    elif name in LISTS:
         given[name] = [*given[name], value] if isinstance(given[name], list) else [given[name], value]
     else:
         raise InputError(f"parameter {name!r} is given twice")
@@ -234,7 +245,10 @@ def _give(given: dict[str, Any], name: str, value: Any) -> None:
 def _written(config: EndpointConfig) -> Iterator[tuple[str, str]]:
     """What its kind takes of parameters, and is not as usual; without those that `url` has."""
     _, own = SCHEMES[config.scheme]
+    yield from ((name, _encode(text, "?&")) for name, text in user.written(config.user))
     for name in own:
+        if name in user.PARAMETERS:
+            continue
         value = getattr(config, name)
         if name not in ("name", "connect", "remote", "iface") and value != _DEFAULTS[name]:
             yield name, _write(name, value)
@@ -338,6 +352,10 @@ def _interface_name(text: str) -> str:
     return text
 
 
+def _read_user(target: str) -> dict[str, Any]:
+    return {"path": str(user.read_network(target or NETWORK_DEFAULT))}
+
+
 def _read_fd(target: str) -> dict[str, Any]:
     if re.fullmatch(r"[0-9]{1,7}", target):
         return {"fd": int(target)}
@@ -432,6 +450,8 @@ PARAMETERS = {
         lambda value: check_name(values.text(value, "net0")), TEXT, "What its card is called there, an id: net0."
     ),
 }
+ALL_PARAMETERS = PARAMETERS | user.PARAMETERS
+LISTS = (*policies.LISTS, "hostfwd")
 REMOTES = {
     "udp": Parameter(_remote_inet, TEXT, "The one peer: HOST:PORT."),
     "unixgram": Parameter(_remote_path, TEXT, "The one peer: its socket's path."),
@@ -449,5 +469,6 @@ SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
     "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_GUEST, *_PEERS)),
     "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", *_VDE_SWITCH)),
     "tap": (_read_tap, _COMMON),
+    "user": (_read_user, (*_COMMON, *user.PARAMETERS)),
     "fd": (_read_fd, (*_COMMON, "single", *_GUEST, *_PEERS, "any_user")),
 }

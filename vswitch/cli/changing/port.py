@@ -75,7 +75,7 @@ def _read(port: str, texts: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"{text!r} is no KEY=VALUE; write it like vlan=10")
-        if key in url.PARAMETERS or key == "remote":
+        if key in url.ALL_PARAMETERS or key == "remote":
             raise InputError(f"{key} cannot change while {port} is attached; detach it, and attach it anew")
         if key in found and (key not in policy.LISTS or not value or found[key] is None):
             raise InputError(f"parameter {key!r} is given twice")

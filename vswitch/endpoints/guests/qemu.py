@@ -183,6 +183,8 @@ def _instead(config: EndpointConfig) -> str:
         return f"is plugged into the VDE switch there; a guest joins that switch with -netdev vde,id={ID},sock={sock}"
     if config.scheme == "tap":
         return f"is the interface {config.path} of this machine; ip link set {config.path} up plugs it in"
+    if config.scheme == "user":
+        return "is a network of its own: guests on this switch get an address there by DHCP"
     if config.scheme == "udp":
         return "QEMU knows datagrams over IPv4 only; use an IPv4 address, or plug in another vswitch"
     return f"nobody can tell what plugs into a descriptor; QEMU takes a socket pair's by -netdev socket,id={ID},fd=N"

@@ -1,0 +1,93 @@
+"""Guests on a user network: addresses, names, what is outside, and who comes in."""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from tests.e2e.guest import guest_image
+from tests.needs import require
+from vswitch import RefusedError
+from vswitch.services.user_network.slirp import Library
+from vswitch.testing import Guest, Lan
+
+HTTP = b"HTTP/1.0 200 OK\r\n\r\n"
+CONTENT = os.urandom(1 << 20)
+
+
+@pytest.fixture(autouse=True)
+def library() -> None:
+    guest_image()
+    try:
+        Library()
+    except RefusedError as error:
+        require(False, str(error))
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    """A web server on this machine's loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client:
+                    client.recv(1000)
+                    client.sendall(HTTP + CONTENT)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+async def joined(lan: Lan, name: str) -> Guest:
+    """A guest that has an address from the network, and no other."""
+    guest = await lan.guest(name)
+    (await guest.run(f"ip addr flush dev eth0; udhcpc -nq -i eth0 -x hostname:{name}")).check()
+    return guest
+
+
+def sent_to(lan: Lan, name: str) -> int:
+    """Frames that a port was sent."""
+    (frames,) = [port.tx_frames for port in lan.switch.ports() if port.name == name]
+    return frames
+
+
+async def test_guests_know_each_other_by_name_and_reach_what_is_outside(lan: Lan, server: int) -> None:
+    await lan.switch.attach("user://10.0.2.0/24?host_access=yes")
+    a, b = await joined(lan, "a"), await joined(lan, "b")
+    assert "10.0.2.15/24" in (await a.run("ip addr show eth0")).stdout
+    assert "10.0.2.16" in (await a.run("ping -c 1 b.lan")).check().stdout
+    assert "b.lan" in (await a.run("nslookup 10.0.2.16")).check().stdout
+    assert not (await a.run("nslookup nobody.lan")).ok
+    for guest in (a, b):
+        (await guest.run(f"wget -q -O /tmp/got http://host.lan:{server}/")).check()
+        assert await guest.get("/tmp/got") == CONTENT
+    before = sent_to(lan, "user1")
+    (await a.run("ping -c 20 -i 0.01 10.0.2.16")).check()
+    assert sent_to(lan, "user1") - before < 10, "guests talk to each other without it"
+
+
+async def test_this_machine_reaches_a_guest_by_a_forward(lan: Lan) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    await lan.switch.attach(f"user://10.0.2.0/24?hostfwd=tcp::{port}-web:80")
+    await joined(lan, "a")
+    web = await joined(lan, "web")
+    await web.put(CONTENT, "/tmp/file")
+    (await web.run("httpd -h /tmp")).check()
+    received = b""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(b"GET /file HTTP/1.0\r\n\r\n")
+        async for data in stream:
+            received += data
+    assert received.endswith(CONTENT)

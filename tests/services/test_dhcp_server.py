@@ -1,0 +1,148 @@
+"""What the DHCP server answers, to clients as scapy writes them."""
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import msgspec
+import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
+
+from vswitch.protocols import dhcp
+from vswitch.services.user_network.dhcp_server import Answer, DhcpServer
+from vswitch.services.user_network.leases import Leases
+from vswitch.services.user_network.names import Names
+from vswitch.services.user_network.settings import Settings
+
+MAC = bytes.fromhex("525400123456")
+ALL, OURS, NEXT = IPv4Address("255.255.255.255"), IPv4Address("10.0.2.15"), IPv4Address("10.0.2.16")
+SETTINGS = Settings(
+    network=IPv4Network("10.0.2.0/24"),
+    host=IPv4Address("10.0.2.2"),
+    dns=IPv4Address("10.0.2.3"),
+    dhcpstart=OURS,
+    mac=bytes.fromhex("52550a000202"),
+    mtu=9000,
+    lease_s=1000.0,
+)
+
+
+class Server:
+    def __init__(self, **settings: Any) -> None:
+        self.settings = msgspec.structs.replace(SETTINGS, **settings)
+        self.leases = Leases([OURS, NEXT], self.settings.lease_s)
+        self.names = Names(self.settings.domainname, self.settings.host, self.leases)
+        self._server = DhcpServer(self.settings, self.leases, self.names)
+
+    def hear(self, kind: str, *options: Any, port: str = "lab.1", now_s: float = 0.0, **fields: Any) -> Answer | None:
+        fields = {"chaddr": MAC} | fields
+        said = DHCP(options=[("message-type", kind), *options, "end"])
+        message = dhcp.read(bytes(BOOTP(xid=1, **fields) / said))
+        assert message is not None
+        return self._server.answer(message, port, now_s)
+
+    def take(self, ip: IPv4Address = OURS, *options: Any, **more: Any) -> Answer | None:
+        return self.hear("request", ("requested_addr", str(ip)), ("server_id", "10.0.2.2"), *options, **more)
+
+
+def options(answer: Answer | None) -> dict[str, Any]:
+    assert answer is not None
+    return {option[0]: option[1] for option in BOOTP(answer.payload)[DHCP].options if isinstance(option, tuple)}
+
+
+def test_a_client_is_offered_an_address_and_takes_it() -> None:
+    server = Server()
+    offer = server.hear("discover")
+    assert offer is not None
+    assert (offer.to, offer.lease) == (OURS, None)
+    told = options(offer)
+    assert told["message-type"] == dhcp.OFFER
+    assert (told["router"], told["name_server"], told["subnet_mask"]) == ("10.0.2.2", "10.0.2.3", "255.255.255.0")
+    assert (told["interface-mtu"], told["domain"], told["lease_time"]) == (9000, b"lan", 1000)
+    assert (told["renewal_time"], told["rebinding_time"]) == (500, 875)
+    ack = server.take(OURS, ("hostname", b"Web"))
+    assert options(ack)["message-type"] == dhcp.ACK
+    assert ack is not None
+    assert ack.lease is not None
+    assert (ack.lease.ip, ack.lease.name, ack.lease.port, ack.lease.until_s) == (OURS, "web", "lab.1", 1000.0)
+    assert server.names.address("web", 999.0) == OURS
+
+
+def test_one_that_wants_an_answer_by_broadcast_gets_it_so() -> None:
+    answer = Server().hear("discover", flags=0x8000)
+    assert answer is not None
+    assert answer.to == ALL
+
+
+def test_a_renewal_goes_to_the_address_and_lengthens_the_lease() -> None:
+    server = Server()
+    server.take()
+    again = server.hear("request", ciaddr=str(OURS), now_s=500.0)
+    assert again is not None
+    assert again.to == OURS
+    assert again.lease is not None
+    assert again.lease.until_s == 1500.0
+    assert BOOTP(again.payload).ciaddr == str(OURS)
+
+
+def test_what_is_not_this_clients_is_refused() -> None:
+    server = Server()
+    server.take(chaddr=bytes.fromhex("525400000009"), port="lab.2")
+    refused = server.take()
+    assert options(refused)["message-type"] == dhcp.NAK
+    assert refused is not None
+    assert refused.to == ALL
+    assert options(server.hear("request", ("requested_addr", "192.168.1.5")))["message-type"] == dhcp.NAK
+
+
+def test_who_has_chosen_another_server_gets_no_answer() -> None:
+    assert Server().hear("request", ("requested_addr", str(OURS)), ("server_id", "10.0.2.77")) is None
+
+
+def test_a_released_address_is_free_at_once() -> None:
+    server = Server()
+    server.take()
+    assert server.hear("release", ciaddr=str(OURS)) is None
+    taken = server.take(chaddr=bytes.fromhex("525400000009"), port="lab.2")
+    assert options(taken)["message-type"] == dhcp.ACK
+
+
+def test_who_has_an_address_is_told_the_rest() -> None:
+    answer = Server().hear("inform", ciaddr="10.0.2.200")
+    told = options(answer)
+    assert "lease_time" not in told
+    assert told["name_server"] == "10.0.2.3"
+    assert answer is not None
+    assert (answer.to, BOOTP(answer.payload).yiaddr) == (IPv4Address("10.0.2.200"), "0.0.0.0")
+
+
+def test_a_restricted_network_leads_nowhere() -> None:
+    assert "router" not in options(Server(restrict=True).hear("discover"))
+
+
+@pytest.mark.parametrize(
+    ("said", "port", "name"),
+    [
+        (b"web", "lab.1", "web"),
+        (b"WEB.example.org\0", "lab.1", "web"),
+        (b"", "db", "db"),
+        (b"\xff\x1b[31m", "db", "db"),
+        (b"-no-", "lab.1", "lab"),
+        (b"host", "lab.1", ""),
+        (b"a" * 64, "a_b", "a-b"),
+    ],
+)
+def test_a_station_is_called_what_it_says_or_like_its_port(said: bytes, port: str, name: str) -> None:
+    answer = Server().take(OURS, ("hostname", said), port=port)
+    assert answer is not None
+    assert answer.lease is not None
+    assert answer.lease.name == name
+
+
+def test_a_name_is_not_taken_away() -> None:
+    server = Server()
+    server.take(OURS, ("hostname", b"web"))
+    other = server.take(NEXT, ("hostname", b"web"), chaddr=bytes.fromhex("525400000009"), port="lab.2")
+    assert other is not None
+    assert other.lease is not None
+    assert other.lease.name == ""
+    assert server.names.address("web", 1.0) == OURS

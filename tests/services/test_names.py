@@ -1,0 +1,80 @@
+"""DNS for a network's own names."""
+
+from ipaddress import IPv4Address
+
+import dnslib  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vswitch.services.user_network.leases import Lease, Leases
+from vswitch.services.user_network.names import Names, label
+from vswitch.services.user_network.upstream import servers
+
+QUERY = dnslib.DNSRecord(dnslib.DNSHeader(id=1), q=dnslib.DNSQuestion("a")).pack()
+HOST, WEB = IPv4Address("10.0.2.2"), IPv4Address("10.0.2.15")
+
+
+def names() -> Names:
+    known = [
+        Lease(mac="a", ip=WEB, port="a", name="web", until_s=100.0),
+        Lease(mac="b", ip=WEB + 1, port="b", name="over", until_s=10.0),
+    ]
+    return Names("lan", HOST, Leases([WEB, WEB + 1], 1000.0, known=known))
+
+
+def ask(name: str, kind: str = "A", now_s: float = 50.0) -> tuple[str, list[str]] | None:
+    """The code of the answer, and what it says; None if others are to be asked."""
+    response = names().answer(dnslib.DNSRecord.question(name, kind).pack(), now_s)
+    if response is None:
+        return None
+    record = dnslib.DNSRecord.parse(response)
+    assert record.header.qr
+    return dnslib.RCODE[record.header.rcode], [str(answer.rdata) for answer in record.rr]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "answer"),
+    [
+        ("web.lan", "A", ("NOERROR", ["10.0.2.15"])),
+        ("WEB.LAN", "A", ("NOERROR", ["10.0.2.15"])),
+        ("web", "A", ("NOERROR", ["10.0.2.15"])),
+        ("host.lan", "A", ("NOERROR", ["10.0.2.2"])),
+        ("web.lan", "AAAA", ("NOERROR", [])),
+        ("web.lan", "MX", ("NOERROR", [])),
+        ("over.lan", "A", ("NXDOMAIN", [])),
+        ("nobody.lan", "AAAA", ("NXDOMAIN", [])),
+        ("a.web.lan", "A", ("NXDOMAIN", [])),
+        ("nobody", "A", None),
+        ("example.com", "A", None),
+        ("web.lan.example.com", "A", None),
+        ("15.2.0.10.in-addr.arpa", "PTR", ("NOERROR", ["web.lan."])),
+        ("2.2.0.10.in-addr.arpa", "PTR", ("NOERROR", ["host.lan."])),
+        ("16.2.0.10.in-addr.arpa", "PTR", None),
+        ("x.2.0.10.in-addr.arpa", "PTR", None),
+    ],
+)
+def test_own_names_are_answered_and_others_are_not(name: str, kind: str, answer: tuple[str, list[str]] | None) -> None:
+    assert ask(name, kind) == answer
+
+
+@given(st.binary(max_size=100) | st.binary(max_size=60).map(lambda tail: QUERY + tail))
+def test_what_is_malformed_raises_one_error(query: bytes) -> None:
+    try:
+        answer = names().answer(query, 0.0)
+    except ValueError:
+        return
+    assert answer is None or answer[:2] == query[:2]
+
+
+@given(st.text() | st.binary())
+def test_a_label_is_one_or_nothing(text: str | bytes) -> None:
+    found = label(text)
+    assert found == "" or (len(found) <= 63 and found == label(found) and found.isascii() and found.isprintable())
+
+
+def test_which_servers_there_are() -> None:
+    text = "# x\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\nnameserver nonsense\nsearch lan\nnameserver ::1\n"
+    assert servers(text) == [("::ffff:10.0.0.53", 53), ("fe80::1", 53), ("::1", 53)]
+    assert servers("nameserver 1.1.1.1\n" * 9) == [("::ffff:1.1.1.1", 53)] * 3
+    assert servers("") == [("::ffff:127.0.0.1", 53)]

@@ -1,0 +1,285 @@
+"""A user network, frame by frame: who gets an answer, what is NATed, and what is dropped."""
+
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from typing import Any
+
+import dnslib  # type: ignore[import-untyped]
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet, Raw
+
+from tests.needs import require
+from tests.services.test_dhcp_server import SETTINGS
+from vswitch.errors import RefusedError
+from vswitch.services.user_network import network as networks
+from vswitch.services.user_network import upstream
+from vswitch.services.user_network.leases import Lease
+from vswitch.services.user_network.network import Network
+from vswitch.services.user_network.settings import Forward
+from vswitch.services.user_network.slirp import Library, Pool
+
+GATEWAY, ALL = SETTINGS.mac.hex(":"), "ff:ff:ff:ff:ff:ff"
+A, B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    try:
+        return Library()
+    except RefusedError as error:
+        require(False, str(error))
+        raise
+
+
+class Net:
+    """A network, what it sent, asked and told; stations are behind ports of their names."""
+
+    def __init__(self, library: Library, **settings: Any) -> None:
+        self.sent: list[Packet] = []
+        self.asked: list[str] = []
+        self.leases: list[Lease] = []
+        self.complaints: list[str] = []
+        self.network = Network(
+            msgspec.structs.replace(SETTINGS, **settings),
+            library,
+            send=lambda frame: self.sent.append(Ether(frame)),
+            ask=self.asked.append,
+            tell=self.leases.append,
+            complain=self.complaints.append,
+        )
+        self._pool = Pool(library)
+
+    def put(self, packet: Packet, now_s: float = 0.0) -> list[Packet]:
+        """What comes back at once."""
+        self.sent.clear()
+        self.network.receive(bytes(packet), now_s)
+        return list(self.sent)
+
+    def answer(self, mac: str, port: str, now_s: float = 0.0) -> list[Packet]:
+        self.sent.clear()
+        self.network.found(mac, port, now_s)
+        return list(self.sent)
+
+    def lease(self, mac: str, name: str, **said: Any) -> str:
+        """The address that a station takes."""
+        (offer,) = self.dhcp(mac, name, "discover")
+        wanted = ("requested_addr", offer[BOOTP].yiaddr)
+        (ack,) = self.dhcp(mac, name, "request", wanted, ("hostname", name.encode()))
+        assert isinstance(ack, Packet)
+        return str(ack[BOOTP].yiaddr)
+
+    def dhcp(self, mac: str, port: str, kind: str, *options: Any) -> list[Packet]:
+        assert self.put(discover(mac, kind, *options)) == []
+        assert self.asked.pop() == mac
+        return self.answer(mac, port)
+
+    def wait(self) -> list[Packet]:
+        """What comes from outside."""
+        self.sent.clear()
+        while not self.sent:
+            others = {self.network.upstream.fileno(): select.POLLIN}
+            if self._pool.wait(self.network.stacks.values(), others, 10_000):
+                self.network.upstream.receive()
+        return list(self.sent)
+
+
+@pytest.fixture
+def net(library: Library) -> Net:
+    return Net(library, host_access=True)
+
+
+def discover(mac: str, kind: str = "discover", *options: Any) -> Packet:
+    said = DHCP(options=[("message-type", kind), *options, "end"])
+    chaddr = bytes.fromhex(mac.replace(":", ""))
+    packet = IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) / BOOTP(chaddr=chaddr, xid=1) / said
+    return Ether(src=mac, dst=ALL) / packet
+
+
+def from_guest(mac: str, ip: str, to: str, layers: Packet) -> Packet:
+    return Ether(src=mac, dst=GATEWAY) / IP(src=ip, dst=to) / layers
+
+
+@contextmanager
+def echo() -> Iterator[tuple[socket.socket, int]]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(20)
+        yield sock, sock.getsockname()[1]
+
+
+def test_the_gateway_and_the_name_server_are_found_and_nobody_else(net: Net) -> None:
+    for address in ("10.0.2.2", "10.0.2.3"):
+        (answer,) = net.put(Ether(src=A, dst=ALL) / ARP(op=1, hwsrc=A, psrc="10.0.2.15", pdst=address))
+        assert (answer.src, answer.dst, answer[ARP].op, answer[ARP].hwsrc) == (GATEWAY, A, 2, GATEWAY)
+        assert (answer[ARP].psrc, answer[ARP].pdst) == (address, "10.0.2.15")
+    assert net.put(Ether(src=A, dst=ALL) / ARP(op=1, hwsrc=A, psrc="10.0.2.15", pdst="10.0.2.16")) == []
+
+
+def test_a_lease_is_told_with_its_port_and_name(net: Net) -> None:
+    assert (net.lease(A, "web"), net.lease(B, "db")) == ("10.0.2.15", "10.0.2.16")
+    assert [(lease.mac, str(lease.ip), lease.port, lease.name) for lease in net.leases] == [
+        (A, "10.0.2.15", "web", "web"),
+        (B, "10.0.2.16", "db", "db"),
+    ]
+
+
+def test_where_the_switch_knows_no_port_there_is_no_answer(net: Net) -> None:
+    assert net.dhcp(A, "", "discover") == []
+    assert net.answer(B, "lab") == [], "nor where nobody has asked"
+
+
+def test_many_that_ask_at_once_are_asked_for_once_each_and_no_more_than_can_be_kept(net: Net) -> None:
+    for _ in range(3):
+        net.put(discover(A))
+    assert net.asked == [A]
+    for number in range(networks.ASKED_MAX + 10):
+        net.put(discover(f"52:54:00:01:{number >> 8:02x}:{number & 255:02x}"))
+    assert net.network.drops == {"crowded": 11}
+
+
+def test_who_says_another_mac_than_its_own_is_not_heard(net: Net) -> None:
+    packet = discover(A)
+    packet.src = B
+    net.put(packet)
+    assert net.asked == []
+    assert net.network.drops == {"malformed": 1}
+
+
+def test_names_are_answered(net: Net) -> None:
+    net.lease(B, "db")
+    question = dnslib.DNSRecord.question("db.lan").pack()
+    query = from_guest(A, "10.0.2.15", "10.0.2.3", UDP(sport=5353, dport=53) / Raw(question))
+    (answer,) = net.put(query)
+    assert (answer.src, answer.dst, answer[IP].src, answer[UDP].sport) == (GATEWAY, A, "10.0.2.3", 53)
+    assert str(dnslib.DNSRecord.parse(bytes(answer[UDP].payload)).rr[0].rdata) == "10.0.2.15"
+
+
+def test_other_names_are_asked_of_this_machines_servers(
+    net: Net, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, library: Library
+) -> None:
+    with echo() as (server, port):
+        monkeypatch.setattr(upstream, "PORT", port)
+        (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        net = Net(library, resolv_conf=str(tmp_path / "resolv.conf"))
+        question = dnslib.DNSRecord.question("example.com").pack()
+        query = from_guest(A, "10.0.2.15", "10.0.2.3", UDP(sport=5353, dport=53) / Raw(question))
+        assert net.put(query) == []
+        asked, where = server.recvfrom(1000)
+        assert asked[2:] == question[2:]
+        with echo() as (stranger, _):
+            stranger.sendto(asked + b"forged", where)
+        server.sendto(asked + b"answer", where)
+        (answer,) = net.wait()
+        assert bytes(answer[UDP].payload) == question + b"answer"
+        for _ in range(upstream.PENDING_MAX + 3):
+            net.put(query, 1.0)
+        assert net.network.drops == {"crowded": 3}
+        net.put(query, 1.0 + upstream.TIMEOUT_S)
+        assert net.network.drops == {"crowded": 3}
+
+
+def test_a_guest_reaches_a_server_of_this_machine_and_is_answered(net: Net) -> None:
+    with echo() as (server, port):
+        net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=1000, dport=port) / Raw(b"hello")))
+        data, client = server.recvfrom(1000)
+        assert data == b"hello"
+        server.sendto(b"back", client)
+        (answer,) = net.wait()
+        assert (answer.src, answer.dst, answer[IP].dst, answer[UDP].dport) == (GATEWAY, A, "10.0.2.15", 1000)
+        assert bytes(answer[UDP].payload) == b"back"
+
+
+def test_without_host_access_it_does_not(library: Library) -> None:
+    net = Net(library)
+    with echo() as (server, port):
+        net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=1000, dport=port) / Raw(b"hello")))
+        assert select.select([server], [], [], 0)[0] == []
+
+
+def test_the_gateway_answers_pings_of_one_and_of_many(net: Net) -> None:
+    for number in range(40):
+        mac, ip = f"52:54:00:02:00:{number:02x}", f"10.0.2.{20 + number}"
+        (answer,) = net.put(from_guest(mac, ip, "10.0.2.2", ICMP() / Raw(b"x" * 8)))
+        assert (answer.dst, answer[IP].src, answer[IP].dst, answer[ICMP].type) == (mac, "10.0.2.2", ip, 0)
+
+
+@pytest.mark.parametrize("source", ["10.0.2.2", "10.0.2.3", "192.168.0.1", "10.0.2.15"])
+def test_an_address_that_is_anothers_is_dropped(net: Net, source: str) -> None:
+    net.lease(B, "db")  # 10.0.2.15
+    assert net.put(from_guest(A, source, "10.0.2.2", ICMP())) == []
+    assert net.network.drops == {"foreign_source": 1}
+
+
+def test_a_restricted_network_reaches_nobody_beyond_it(library: Library) -> None:
+    net = Net(library, restrict=True)
+    assert net.put(from_guest(A, "10.0.2.15", "192.0.2.1", ICMP())) == []
+    question = dnslib.DNSRecord.question("example.com").pack()
+    assert net.put(from_guest(A, "10.0.2.15", "10.0.2.3", UDP(sport=5353, dport=53) / Raw(question))) == []
+    assert net.network.drops == {"restricted": 2}
+    assert len(net.put(from_guest(A, "10.0.2.15", "10.0.2.2", ICMP()))) == 1
+
+
+def test_no_more_stations_are_served_than_there_may_be(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "STACKS_MAX", 3)
+    for number in range(10):
+        net.put(from_guest(f"52:54:00:02:00:{number:02x}", f"10.0.2.{20 + number}", "10.0.2.2", ICMP()))
+    assert len(net.network.stacks) == 3
+
+
+def test_what_is_flooded_is_not_for_us(net: Net) -> None:
+    packet = from_guest(A, "10.0.2.15", "10.0.2.2", ICMP())
+    packet.dst = B
+    assert net.put(packet) == []
+    assert net.network.drops == {}
+
+
+frames = st.binary(max_size=80) | st.builds(
+    lambda kind, tail: bytes.fromhex("52550a000202 52540000000a") + kind + tail,
+    st.sampled_from([b"\x08\x00", b"\x08\x06", b"\x86\xdd"]),
+    st.binary(max_size=80)
+    | st.binary(max_size=300).map(lambda payload: bytes(IP(src="10.0.2.15", dst="10.0.2.3") / UDP(dport=53) / payload))
+    | st.binary(max_size=300).map(lambda payload: bytes(IP(dst="255.255.255.255") / UDP(dport=67) / payload)),
+)
+
+
+@given(frames)
+def test_no_frame_raises(library: Library, frame: bytes) -> None:
+    net = Net(library, restrict=True)
+    net.network.receive(frame, 0.0)
+    net.network.close()
+
+
+def test_a_forward_leads_to_whom_it_names(library: Library) -> None:
+    with echo() as (sock, port):
+        sock.close()
+        forward = Forward(host="127.0.0.1", host_port=port, guest="db", guest_port=99, udp=True)
+        net = Net(library, forwards=(forward,), host_access=True)
+        net.lease(A, "web")
+        ip = net.lease(B, "db")
+        with echo() as (client, _):
+            client.sendto(b"knock", ("127.0.0.1", port))
+            (packet,) = net.wait()
+            assert (packet.dst, packet[IP].dst, packet[UDP].dport) == (B, ip, 99)
+            there = packet[IP].src
+            net.put(from_guest(B, ip, there, UDP(sport=99, dport=packet[UDP].sport) / Raw(b"yes")))
+            assert client.recv(100) == b"yes"
+        net.network.close()
+    assert IPv4Address(there) == SETTINGS.host
+
+
+def test_what_cannot_be_forwarded_is_said(library: Library) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        net = Net(library, forwards=(Forward(host="127.0.0.1", host_port=port, guest="", guest_port=22),))
+        net.lease(A, "web")
+        assert net.complaints == [f"cannot forward from 127.0.0.1:{port}: Address already in use"]
+        net.network.close()

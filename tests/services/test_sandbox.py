@@ -1,0 +1,59 @@
+"""What the process of a user network cannot do any more."""
+
+import subprocess
+import sys
+
+import pytest
+
+TRY = """
+import os, socket, sys
+from vswitch.services.user_network import sandbox
+lacks = sandbox.enter()
+try:
+    {action}
+except OSError as error:
+    print("refused", *lacks)
+else:
+    print("done", *lacks)
+"""
+
+
+def outcome(action: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", TRY.format(action=action)], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("action", "by"),
+    [
+        ("os.fork()", "seccomp"),
+        ("os.execv('/bin/true', ['true'])", "seccomp"),
+        ("os.posix_spawn('/bin/true', ['true'], {})", "seccomp"),
+        ("socket.socket(socket.AF_UNIX)", "seccomp"),
+        ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", "seccomp"),
+        ("socket.socket(socket.AF_PACKET, socket.SOCK_RAW)", "seccomp"),
+        ("socket.socketpair()", "seccomp"),
+        ("open('/proc/self/status')", "Landlock"),
+        ("open(sys.executable, 'rb')", "Landlock"),
+        ("open('/etc/vswitch-test', 'w')", "Landlock"),
+        ("os.mkdir('/tmp/vswitch-test')", "Landlock"),
+        ("socket.create_server(('127.0.0.1', 1))", ""),
+        ("os.chroot('/')", ""),
+    ],
+)
+def test_is_refused(action: str, by: str) -> None:
+    said, *lacks = outcome(action)
+    assert said == "refused" or by in lacks
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "socket.create_server(('127.0.0.1', 0))",
+        "socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)",
+        "open('/etc/passwd').read()",
+    ],
+)
+def test_is_still_there(action: str) -> None:
+    assert outcome(action)[0] == "done"

@@ -1,0 +1,1 @@
+"""user://: a network with NAT, DHCP and DNS."""

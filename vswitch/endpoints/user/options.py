@@ -1,0 +1,165 @@
+"""The parameters of user://, named as QEMU's `-netdev user` names them (qemu-options.hx), and some of ours.
+
+Where nothing is said, addresses are those that QEMU has: the second of the network for the gateway, the third for the
+name server, those from the 15th on for guests.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import msgspec
+
+from vswitch import values
+from vswitch.errors import InputError
+from vswitch.ports.policy import mac_text, read_mac
+from vswitch.values import FLAG, TEXT, Parameter
+
+MTU_DEFAULT, MTU_MIN, MTU_MAX = 1500, 576, 65520
+DOMAIN_DEFAULT = "lan"
+FORWARDS_MAX = 1024
+PREFIX_MIN, PREFIX_MAX = 16, 27
+
+_DOMAIN = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_FORWARD = re.compile(r"(tcp|udp):([^:]*):([0-9]{1,5})-([^:]*):([0-9]{1,5})")
+
+
+class Forward(msgspec.Struct, frozen=True):
+    """A port of this machine's that leads to a guest's: by address or name, or the first that has a lease."""
+
+    udp: bool
+    host: str
+    host_port: int
+    guest: str
+    guest_port: int
+
+    def __str__(self) -> str:
+        kind = "udp" if self.udp else "tcp"
+        return f"{kind}:{self.host}:{self.host_port}-{self.guest}:{self.guest_port}"
+
+
+class UserOptions(msgspec.Struct, frozen=True):
+    """What is asked for; None is as QEMU has it."""
+
+    host: IPv4Address | None = None
+    dns: IPv4Address | None = None
+    dhcpstart: IPv4Address | None = None
+    mac: int | None = None
+    domainname: str = DOMAIN_DEFAULT
+    mtu: int = MTU_DEFAULT
+    dhcp: bool = True
+    restrict: bool = False
+    host_access: bool = False
+    hostfwd: tuple[Forward, ...] = ()
+
+    def host_in(self, network: IPv4Network) -> IPv4Address:
+        return self.host or network.network_address + 2
+
+    def dns_in(self, network: IPv4Network) -> IPv4Address:
+        return self.dns or network.network_address + 3
+
+    def dhcpstart_in(self, network: IPv4Network) -> IPv4Address:
+        return self.dhcpstart or network.network_address + 15
+
+    def check(self, network: IPv4Network) -> None:
+        """Whether the addresses are in a network. Raises InputError."""
+        for name in ("host", "dns", "dhcpstart"):
+            address = getattr(self, f"{name}_in")(network)
+            if address not in network or address in (network.network_address, network.broadcast_address):
+                raise InputError(f"{name}: {address} is no station's address in {network}", name)
+        if self.host_in(network) == self.dns_in(network):
+            raise InputError(f"dns: {self.dns_in(network)} is the gateway already", "dns")
+        if not self.host_access and any(forward.udp for forward in self.hostfwd):
+            # libslirp has the answers of such a guest go the way of all that is for this machine.
+            raise InputError("hostfwd: one of UDP goes with host_access=yes; add that, or use TCP", "hostfwd")
+
+
+def read_network(text: str) -> IPv4Network:
+    """The network that a URL names. Raises InputError."""
+    try:
+        network = IPv4Network(text)
+    except ValueError as error:
+        raise InputError(f"{error}; write a network like user://10.0.2.0/24") from None
+    if not PREFIX_MIN <= network.prefixlen <= PREFIX_MAX:
+        raise InputError(f"{text}: a network has {PREFIX_MIN} to {PREFIX_MAX} bits; write one like user://10.0.2.0/24")
+    return network
+
+
+def written(options: UserOptions) -> Iterator[tuple[str, str]]:
+    """What is not as usual: parameters by name, and their texts; one for each forward."""
+    for field in msgspec.structs.fields(UserOptions):
+        value = getattr(options, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, tuple):
+            yield from ((field.name, str(item)) for item in value)
+        elif isinstance(value, bool):
+            yield field.name, "yes" if value else "no"
+        else:
+            yield field.name, mac_text(value) if field.name == "mac" else str(value)
+
+
+def _address(value: Any) -> IPv4Address:
+    text = values.text(value, "10.0.2.2")
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise InputError(f"{values.shown(text)} is not an IPv4 address; write it like 10.0.2.2") from None
+
+
+def _domain(value: Any) -> str:
+    text = values.text(value, DOMAIN_DEFAULT)
+    if len(text) > 190 or not _DOMAIN.fullmatch(text):
+        raise InputError(f"{values.shown(text)} cannot be a domain's name; write it like {DOMAIN_DEFAULT}")
+    return text.lower()
+
+
+def _forwards(value: Any) -> tuple[Forward, ...]:
+    found = tuple(dict.fromkeys(map(read_forward, values.items(value, "tcp:127.0.0.1:2222-web:22"))))
+    if len(found) > FORWARDS_MAX:
+        raise InputError(f"{len(found)} forwards are too many; there may be {FORWARDS_MAX}")
+    return found
+
+
+def read_forward(value: Any) -> Forward:
+    """As QEMU writes it: [tcp|udp]:[HOST]:PORT-[GUEST]:PORT. Without HOST it is loopback. Raises InputError."""
+    text = values.text(value, "tcp:127.0.0.1:2222-web:22")
+    match = _FORWARD.fullmatch(text)
+    if match is None:
+        raise InputError(f"{values.shown(text)} is no forward; write it like tcp:127.0.0.1:2222-web:22")
+    kind, host, host_port, guest, guest_port = match.groups()
+    host = host or "127.0.0.1"
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        raise InputError(f"{values.shown(host)} is not an IPv4 address of this machine") from None
+    if not ipaddress.IPv4Address(host).is_loopback:
+        raise InputError(f"{host} is beyond loopback: anyone who reaches it could connect; use 127.0.0.1")
+    for port in (host_port, guest_port):
+        if not 1 <= int(port) <= 65535:
+            raise InputError(f"port {port} is out of range; 1 to 65535")
+    if guest:
+        values.check_name(guest)
+    return Forward(kind == "udp", host, int(host_port), guest, int(guest_port))
+
+
+_MTU = values.also_text(values.numbers(MTU_MIN, MTU_MAX))
+
+PARAMETERS = {
+    "host": Parameter(_address, TEXT, "The gateway's address: the second of the network."),
+    "dns": Parameter(_address, TEXT, "The name server's address: the third."),
+    "dhcpstart": Parameter(_address, TEXT, "The first address that is given to guests: the 15th."),
+    "mac": Parameter(read_mac, TEXT, "The gateway's MAC address: 52:55 and its IPv4 address."),
+    "domainname": Parameter(_domain, TEXT, "Guests are NAME in this domain to each other: lan."),
+    "mtu": Parameter(
+        lambda value: values.number(value, MTU_MIN, MTU_MAX), _MTU, "Bytes of a packet, told by DHCP: 1500."
+    ),
+    "dhcp": Parameter(values.flag, FLAG, "False: gives no addresses out."),
+    "restrict": Parameter(values.flag, FLAG, "Guests reach this network only, neither this machine nor others."),
+    "host_access": Parameter(values.flag, FLAG, "Guests reach services on this machine's loopback, at the gateway."),
+    "hostfwd": Parameter(
+        _forwards, values.several(TEXT), "A port of this machine's leads to a guest's: tcp:127.0.0.1:2222-web:22."
+    ),
+}

@@ -1,0 +1,128 @@
+"""DHCP messages for IPv4 (RFC 2131, options RFC 2132), as they are in UDP.
+
+Bytes in, a message or None out: what is malformed is nobody's message.
+"""
+
+import struct
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+
+import msgspec
+
+SERVER_PORT, CLIENT_PORT = 67, 68
+DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
+
+# Options
+PAD, SUBNET_MASK, ROUTER, DNS, HOST_NAME, DOMAIN_NAME = 0, 1, 3, 6, 12, 15
+MTU, REQUESTED_IP, LEASE_TIME, OVERLOAD, MESSAGE_TYPE, SERVER_ID, PARAMETERS = 26, 50, 51, 52, 53, 54, 55
+MAX_SIZE, RENEWAL_TIME, REBINDING_TIME, TFTP_SERVER, BOOT_FILE, FQDN, DOMAIN_SEARCH = 57, 58, 59, 66, 67, 81, 119
+END = 255
+
+_FIXED = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
+_COOKIE = bytes.fromhex("63825363")
+_BOOTREQUEST, _BOOTREPLY = 1, 2
+_ETHERNET = 1
+_BROADCAST = 0x8000
+_OPTION_MAX = 255
+SIZE_MIN = 300  # some clients drop shorter ones, as BOOTP's had this size (RFC 1542, 2.1)
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks. An option that comes in several pieces is joined (RFC 3396)."""
+
+    kind: int  # 0: BOOTP
+    xid: int
+    mac: bytes
+    broadcast: bool
+    ciaddr: IPv4Address
+    giaddr: IPv4Address
+    options: dict[int, bytes]
+
+    @property
+    def wanted(self) -> IPv4Address | None:
+        """The address that is asked for by option, if any."""
+        return address(self.options.get(REQUESTED_IP))
+
+    @property
+    def server(self) -> IPv4Address | None:
+        """The server that it is for, if it says so."""
+        return address(self.options.get(SERVER_ID))
+
+
+def address(data: bytes | None) -> IPv4Address | None:
+    return IPv4Address(data) if data is not None and len(data) == 4 else None
+
+
+def read(data: bytes) -> Message | None:
+    """A client's message; None if it is none."""
+    if len(data) < _FIXED.size:
+        return None
+    op, htype, hlen, _, xid, _, flags, ciaddr, _, _, giaddr, chaddr, sname, file, cookie = _FIXED.unpack_from(data)
+    if (op, htype, hlen, cookie) != (_BOOTREQUEST, _ETHERNET, 6, _COOKIE):
+        return None
+    options: dict[int, bytes] = {}
+    if not _read_options(data[_FIXED.size :], options):
+        return None
+    overload = options.get(OVERLOAD, b"\0")[:1]
+    for bit, field in ((1, file), (2, sname)):
+        if overload[0] & bit and not _read_options(field, options):
+            return None
+    kind = options.get(MESSAGE_TYPE, b"\0")
+    return Message(
+        kind=kind[0] if len(kind) == 1 else 0,
+        xid=xid,
+        mac=chaddr[:6],
+        broadcast=bool(flags & _BROADCAST),
+        ciaddr=IPv4Address(ciaddr),
+        giaddr=IPv4Address(giaddr),
+        options=options,
+    )
+
+
+def reply(
+    request: Message, kind: int, yiaddr: IPv4Address, server: IPv4Address, options: Mapping[int, bytes], boot: str = ""
+) -> bytes:
+    """The answer to a message; `options` that are longer than one can be are split (RFC 3396)."""
+    nobody = bytes(4)
+    flags = _BROADCAST if request.broadcast else 0
+    ciaddr = request.ciaddr.packed if kind == ACK else nobody
+    fixed = _FIXED.pack(
+        _BOOTREPLY,
+        _ETHERNET,
+        6,
+        0,
+        request.xid,
+        0,
+        flags,
+        ciaddr,
+        yiaddr.packed,
+        nobody if kind == NAK else server.packed,
+        request.giaddr.packed,
+        request.mac,
+        b"",
+        boot.encode()[:127],
+        _COOKIE,
+    )
+    kinds = {MESSAGE_TYPE: bytes([kind])} if kind else {}
+    body = b"".join(_written(code, value) for code, value in {**kinds, **options}.items())
+    return (fixed + body + bytes([END])).ljust(SIZE_MIN, b"\0")
+
+
+def _written(code: int, value: bytes) -> bytes:
+    pieces = [value[at : at + _OPTION_MAX] for at in range(0, len(value), _OPTION_MAX)] or [b""]
+    return b"".join(bytes([code, len(piece)]) + piece for piece in pieces)
+
+
+def _read_options(data: bytes, options: dict[int, bytes]) -> bool:
+    """Adds them; answers whether they are well formed."""
+    at = 0
+    while at < len(data) and data[at] != END:
+        if data[at] == PAD:
+            at += 1
+            continue
+        if at + 2 > len(data) or at + 2 + data[at + 1] > len(data):
+            return False
+        end = at + 2 + data[at + 1]
+        options[data[at]] = options.get(data[at], b"") + data[at + 2 : end]
+        at = end
+    return True

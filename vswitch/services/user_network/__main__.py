@@ -1,0 +1,161 @@
+"""Started by a user:// endpoint with two descriptors: a stream of frames as QEMU has it (each after its length in four
+bytes, net/socket.c), and a socket for words with the switch, a message each. It ends when the switch hangs up.
+"""
+
+import select
+import socket
+import struct
+import sys
+import time
+import traceback
+from contextlib import suppress
+
+import msgspec
+
+from vswitch.errors import RefusedError
+from vswitch.services.user_network import sandbox, settings
+from vswitch.services.user_network.network import Network
+from vswitch.services.user_network.slirp import Library, Pool
+
+WORD_MAX = 1 << 20
+READ_BYTES = 1 << 18
+FRAME_MAX = 69_632
+QUEUE_MAX = 4 << 20  # bytes that the switch has not taken yet
+TICK_MS = 1000
+IOV_MAX = 512
+
+_LENGTH = struct.Struct("!I")
+
+
+class Stream:
+    """Frames from and to the switch."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self.fileno = sock.fileno
+        self._rest = b""
+        self._out: list[bytes] = []
+        self._queued = 0
+        self.lost = 0
+
+    def receive(self) -> list[bytes]:
+        """What has come. Raises EOFError when the switch has hung up."""
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return []
+        if not data:
+            raise EOFError
+        data = self._rest + data if self._rest else data
+        frames, at, end = [], 0, len(data)
+        while at + 4 <= end:
+            (size,) = _LENGTH.unpack_from(data, at)
+            if size > FRAME_MAX:
+                raise EOFError
+            if at + 4 + size > end:
+                break
+            frames.append(data[at + 4 : at + 4 + size])
+            at += 4 + size
+        self._rest = data[at:]
+        return frames
+
+    def send(self, frame: bytes) -> None:
+        if self._queued > QUEUE_MAX:
+            self.lost += 1
+            return
+        self._out += (_LENGTH.pack(len(frame)), frame)
+        self._queued += 4 + len(frame)
+
+    def flush(self) -> bool:
+        """Answers whether everything has gone."""
+        while self._out:
+            pieces = self._out[:IOV_MAX]
+            try:
+                sent = self._sock.sendmsg(pieces)
+            except BlockingIOError:
+                return False
+            self._queued -= sent
+            count = 0
+            while count < len(pieces) and sent >= len(pieces[count]):
+                sent -= len(pieces[count])
+                count += 1
+            del self._out[:count]
+            if sent:
+                self._out[0] = self._out[0][sent:]
+        return True
+
+
+class Words:
+    """Messages from and to the switch, in JSON."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.fileno = sock.fileno
+
+    def say(self, what: str, value: object) -> None:
+        with suppress(OSError):  # it has hung up
+            self._sock.send(settings.write([what, value]))
+
+    def hear(self) -> tuple[str, str]:
+        """A station, and the port behind which it is. Raises EOFError when the switch has hung up."""
+        data = self._sock.recv(WORD_MAX)
+        if not data:
+            raise EOFError
+        return msgspec.json.decode(data, type=tuple[str, str])
+
+    def settings(self) -> settings.Settings:
+        return settings.read(self._sock.recv(WORD_MAX))
+
+
+def serve(stream: Stream, words: Words) -> None:
+    """Serves until the switch hangs up. Raises EOFError then."""
+    wanted = words.settings()
+    library = Library()
+
+    network = Network(
+        wanted,
+        library,
+        send=stream.send,
+        ask=lambda mac: words.say("Where", mac),
+        tell=lambda lease: words.say("Leased", lease),
+        complain=lambda text: words.say("Problem", text),
+    )
+    pool = Pool(library)
+    words.say("ready", sandbox.enter())
+    gone = True
+    while True:
+        others = {
+            stream.fileno(): select.POLLIN if gone else select.POLLIN | select.POLLOUT,
+            words.fileno(): select.POLLIN,
+            network.upstream.fileno(): select.POLLIN,
+        }
+        ready = pool.wait(network.stacks.values(), others, TICK_MS)
+        now_s = time.time()
+        if words.fileno() in ready:
+            mac, port = words.hear()
+            network.found(mac, port, now_s)
+        if stream.fileno() in ready:
+            for frame in stream.receive():
+                network.receive(frame, now_s)
+        if network.upstream.fileno() in ready:
+            network.upstream.receive()
+        gone = stream.flush()
+
+
+def main() -> int:
+    frames, words = int(sys.argv[1]), Words(socket.socket(fileno=int(sys.argv[2])))
+    try:
+        serve(Stream(socket.socket(fileno=frames)), words)
+    except EOFError:
+        return 0
+    except RefusedError as error:
+        words.say("refused", str(error))
+    except Exception as error:  # a fault of ours
+        (place,) = traceback.extract_tb(error.__traceback__)[-1:]
+        words.say("Problem", f"{type(error).__name__} in {place.name}:{place.lineno}: {error}"[:500])
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

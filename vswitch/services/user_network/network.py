@@ -1,0 +1,220 @@
+"""A user network behind one stream of frames: who gets which frame, and the answers to all that is not for the NAT."""
+
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from vswitch.protocols import dhcp, inet
+from vswitch.protocols.inet import Arp, Datagram
+from vswitch.services.user_network.dhcp_server import DhcpServer
+from vswitch.services.user_network.leases import Lease, Leases
+from vswitch.services.user_network.names import Names
+from vswitch.services.user_network.settings import Forward, Settings
+from vswitch.services.user_network.slirp import Library, Stack
+from vswitch.services.user_network.upstream import Upstream
+
+DNS_PORT = 53
+STACKS_MAX = 1024  # guests that the NAT serves at a time
+ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they came in at
+ALL = IPv4Address("255.255.255.255")
+NOBODY = IPv4Address(0)
+
+
+class Network:
+    """`send` takes frames for the switch. `ask` asks the switch behind which port a station is: it answers by `found`.
+    `tell` takes leases as they are given, `complain` what a person is to know."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        library: Library,
+        *,
+        send: Callable[[bytes], None],
+        ask: Callable[[str], None],
+        tell: Callable[[Lease], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self.drops: Counter[str] = Counter()
+        self.stacks: dict[bytes, Stack] = {}  # by MAC address, the one that was used last behind
+        self.upstream = Upstream(settings.resolv_conf)
+        pool = _pool(settings)
+        self.leases = Leases(pool, settings.lease_s, settings.fixed, settings.leases)
+        self.names = Names(settings.domainname, settings.host, self.leases)
+        self._dhcp = DhcpServer(settings, self.leases, self.names)
+        self._library = library
+        self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
+        self._asked: dict[str, list[dhcp.Message]] = {}  # by MAC address
+        self._forwards: list[Forward] = list(settings.forwards)
+        self._served: dict[Forward, tuple[bytes, IPv4Address]] = {}  # which guest each leads to
+        self._is_own = {settings.host, settings.dns}
+        self._here: dict[bytes, IPv4Address] = {}  # the address that each stack's guest has
+
+    def receive(self, frame: bytes, now_s: float) -> None:
+        """A frame from the switch. Whatever it is, it is served, or dropped and counted."""
+        if len(frame) < 14:
+            return self._drop("short")
+        if frame[:6] != self.settings.mac and not frame[0] & 1:
+            return None  # flooded: another's
+        kind = inet.ethertype(frame)
+        if kind == inet.IPV4:
+            return self._ipv4(frame, now_s)
+        if kind == inet.ARP:
+            return self._arp(frame)
+        return self._drop("protocol")
+
+    def found(self, mac: str, port: str, now_s: float) -> None:
+        """The switch says behind which port a station is; empty if it is behind none, or may have no lease there."""
+        for message in self._asked.pop(mac, []):
+            answer = self._dhcp.answer(message, port, now_s) if port else None
+            if answer is None:
+                continue
+            self._say_dhcp(message, answer.payload, answer.to)
+            if answer.lease is not None:
+                self._tell(answer.lease)
+                self._forward_to(message.mac, answer.lease)
+
+    def close(self) -> None:
+        for mac in list(self.stacks):
+            self._close(mac)
+        self.upstream.close()
+
+    def _ipv4(self, frame: bytes, now_s: float) -> None:
+        source = inet.ip_source(frame)
+        if source is None:
+            return self._drop("malformed")
+        to = frame[30:34]
+        if frame[23] == inet.UDP and (to == self.settings.dns.packed or frame[0] & 1 or source == NOBODY):
+            datagram = inet.read_udp(frame)
+            if datagram is None:
+                return self._drop("malformed")
+            if datagram.target_port == dhcp.SERVER_PORT:
+                return self._dhcp_message(datagram, frame[6:12])
+            if datagram.target == self.settings.dns and datagram.target_port == DNS_PORT:
+                return self._query(datagram, frame[6:12], now_s)
+        elif frame[23] == inet.UDP and to == self.settings.host.packed:
+            datagram = inet.read_udp(frame)
+            if datagram is not None and datagram.target_port == dhcp.SERVER_PORT:  # renewing
+                return self._dhcp_message(datagram, frame[6:12])
+        if frame[0] & 1:
+            return None
+        return self._translate(frame, source, now_s)
+
+    def _translate(self, frame: bytes, source: IPv4Address, now_s: float) -> None:
+        mac = frame[6:12]
+        stack = self.stacks.get(mac)
+        if stack is None or self._here[mac] != source:
+            if not self._may_be(mac, source, now_s):
+                return self._drop("foreign_source")
+            stack = self._stack_at(mac, source)
+        if self.settings.restrict and frame[30:34] != self.settings.host.packed:
+            return self._drop("restricted")
+        return stack.put(frame)
+
+    def _may_be(self, mac: bytes, source: IPv4Address, now_s: float) -> bool:
+        """Whether a station may have an address: one of this network's that is neither ours nor leased to another."""
+        if source not in self.settings.network or source in self._is_own:
+            return False
+        lease = self.leases.at(source)
+        return lease is None or lease.until_s <= now_s or lease.mac == mac.hex(":")
+
+    def _stack_at(self, mac: bytes, ip: IPv4Address) -> Stack:
+        """The NAT of a station that has this address now."""
+        stack = self.stacks.get(mac)
+        if stack is None:
+            if len(self.stacks) >= STACKS_MAX:
+                self._close(next(iter(self.stacks)))
+            settings = self.settings
+            stack = self.stacks[mac] = Stack(
+                self._library,
+                network=settings.network,
+                gateway=settings.host,
+                dns=settings.dns,
+                mtu=settings.mtu,
+                host_access=settings.host_access,
+                deliver=self._deliver,
+            )
+        self._here[mac] = ip
+        stack.put(inet.arp(Arp(inet.ARP_REQUEST, mac, ip, bytes(6), ip), inet.BROADCAST))  # so that it knows who it is
+        return stack
+
+    def _close(self, mac: bytes) -> None:
+        self.stacks.pop(mac).close()
+        del self._here[mac]
+        for forward in [forward for forward, (owner, _) in self._served.items() if owner == mac]:
+            del self._served[forward]
+
+    def _deliver(self, frame: bytes) -> None:
+        """From the NAT. It would look for its guest by ARP, and advertise itself; that is ours to do."""
+        if frame[12:14] == b"\x08\x00":
+            self._send(frame[:6] + self.settings.mac + frame[12:])
+
+    def _forward_to(self, mac: bytes, lease: Lease) -> None:
+        """Has the forwards that mean a guest lead to it."""
+        for forward in self._forwards:
+            if forward in self._served:
+                continue
+            if forward.guest not in ("", lease.name, lease.port, str(lease.ip)):
+                continue
+            stack = self._stack_at(mac, lease.ip)
+            there = (str(lease.ip), forward.guest_port)
+            try:
+                stack.forward((forward.host, forward.host_port), there, udp=forward.udp)
+            except OSError as error:
+                self._complain(f"cannot forward from {forward.host}:{forward.host_port}: {error.strerror}")
+                continue
+            self._served[forward] = mac, lease.ip
+
+    def _arp(self, frame: bytes) -> None:
+        asked = inet.read_arp(frame)
+        if asked is None:
+            return self._drop("malformed")
+        if asked.operation != inet.ARP_REQUEST or asked.target not in self._is_own or asked.sender in self._is_own:
+            return None
+        mac = self.settings.mac
+        answer = Arp(inet.ARP_REPLY, mac, asked.target, asked.sender_mac, asked.sender)
+        return self._send(inet.arp(answer, frame[6:12]))
+
+    def _dhcp_message(self, datagram: Datagram, mac: bytes) -> None:
+        message = dhcp.read(datagram.payload) if self.settings.dhcp else None
+        if message is None or message.mac != mac:
+            return self._drop("malformed")
+        station = mac.hex(":")
+        waiting = self._asked.setdefault(station, [])
+        if not waiting:
+            if len(self._asked) > ASKED_MAX:
+                del self._asked[station]
+                return self._drop("crowded")
+            self._ask(station)
+        waiting[:] = [message]  # the last one counts
+        return None
+
+    def _say_dhcp(self, message: dhcp.Message, payload: bytes, to: IPv4Address) -> None:
+        datagram = Datagram(self.settings.host, dhcp.SERVER_PORT, to, dhcp.CLIENT_PORT, payload)
+        self._send(inet.udp(datagram, inet.BROADCAST if to == ALL else message.mac, self.settings.mac))
+
+    def _query(self, datagram: Datagram, mac: bytes, now_s: float) -> None:
+        def say(response: bytes) -> None:
+            if len(response) <= self.settings.mtu - 28:
+                back = Datagram(self.settings.dns, DNS_PORT, datagram.source, datagram.source_port, response)
+                self._send(inet.udp(back, mac, self.settings.mac))
+
+        try:
+            response = self.names.answer(datagram.payload, now_s)
+        except ValueError:
+            return self._drop("malformed")
+        if response is not None:
+            return say(response)
+        if self.settings.restrict:
+            return self._drop("restricted")
+        return None if self.upstream.ask(datagram.payload, say, now_s) else self._drop("crowded")
+
+    def _drop(self, reason: str) -> None:
+        self.drops[reason] += 1
+
+
+def _pool(settings: Settings) -> list[IPv4Address]:
+    """The addresses that are given out: from `dhcpstart` to the end of the network."""
+    last = int(settings.network.broadcast_address)
+    own = {settings.host, settings.dns}
+    return [ip for number in range(int(settings.dhcpstart), last) if (ip := IPv4Address(number)) not in own]

@@ -1,0 +1,249 @@
+"""NAT by libslirp, the library behind QEMU's `-netdev user` (libslirp.h, version 4.7 and newer).
+
+It is loaded by cffi without a C compiler. One library serves any number of stacks; each has 16 entries in its ARP and
+NDP tables, so each guest gets a stack of its own. ARP, neighbour discovery, DHCP and DNS are not its business here:
+a stack is told where its guest is, and gives out IP packets only.
+"""
+
+import functools
+import ipaddress
+import os
+import select
+import time
+from collections.abc import Callable, Iterable
+from ctypes.util import find_library
+from typing import Any
+
+import cffi  # type: ignore[import-untyped]
+
+from vswitch.errors import RefusedError
+
+LIBRARY = "libslirp.so.0"
+CONFIG_VERSION = 4
+NEEDED = (4, 7)
+FOREVER_MS = 0xFFFF_FFFF
+
+_DECLARATIONS = """
+    typedef struct Slirp Slirp;
+    struct in_addr { uint32_t s_addr; };
+    struct in6_addr { uint8_t s6_addr[16]; };
+    typedef ssize_t (*SlirpReadCb)(void *buf, size_t len, void *opaque);
+    typedef ssize_t (*SlirpWriteCb)(const void *buf, size_t len, void *opaque);
+    typedef void (*SlirpTimerCb)(void *opaque);
+    typedef int (*SlirpAddPollCb)(int fd, int events, void *opaque);
+    typedef int (*SlirpGetREventsCb)(int idx, void *opaque);
+    typedef struct SlirpCb {
+        SlirpWriteCb send_packet;
+        void (*guest_error)(const char *msg, void *opaque);
+        int64_t (*clock_get_ns)(void *opaque);
+        void *(*timer_new)(SlirpTimerCb cb, void *cb_opaque, void *opaque);
+        void (*timer_free)(void *timer, void *opaque);
+        void (*timer_mod)(void *timer, int64_t expire_time, void *opaque);
+        void (*register_poll_fd)(int fd, void *opaque);
+        void (*unregister_poll_fd)(int fd, void *opaque);
+        void (*notify)(void *opaque);
+        void (*init_completed)(Slirp *slirp, void *opaque);
+        void *(*timer_new_opaque)(int id, void *cb_opaque, void *opaque);
+    } SlirpCb;
+    typedef struct SlirpConfig {
+        uint32_t version;
+        int restricted;
+        bool in_enabled;
+        struct in_addr vnetwork, vnetmask, vhost;
+        bool in6_enabled;
+        struct in6_addr vprefix_addr6;
+        uint8_t vprefix_len;
+        struct in6_addr vhost6;
+        const char *vhostname, *tftp_server_name, *tftp_path, *bootfile;
+        struct in_addr vdhcp_start, vnameserver;
+        struct in6_addr vnameserver6;
+        const char **vdnssearch;
+        const char *vdomainname;
+        size_t if_mtu, if_mru;
+        bool disable_host_loopback, enable_emu;
+        void *outbound_addr, *outbound_addr6;
+        bool disable_dns, disable_dhcp;
+    } SlirpConfig;
+    Slirp *slirp_new(const SlirpConfig *cfg, const SlirpCb *callbacks, void *opaque);
+    void slirp_cleanup(Slirp *slirp);
+    void slirp_pollfds_fill(Slirp *slirp, uint32_t *timeout, SlirpAddPollCb add_poll, void *opaque);
+    void slirp_pollfds_poll(Slirp *slirp, int select_error, SlirpGetREventsCb get_revents, void *opaque);
+    void slirp_input(Slirp *slirp, const uint8_t *pkt, int pkt_len);
+    int slirp_add_hostfwd(Slirp *slirp, int is_udp, struct in_addr host_addr, int host_port, struct in_addr guest_addr,
+                          int guest_port);
+    int slirp_remove_hostfwd(Slirp *slirp, int is_udp, struct in_addr host_addr, int host_port);
+    const char *slirp_version_string(void);
+"""
+
+
+class Library:
+    """libslirp, loaded. Raises RefusedError if there is none, or one that is too old."""
+
+    def __init__(self) -> None:
+        self.ffi, self._lib = _load()
+        version = self.ffi.string(self._lib.slirp_version_string()).decode()
+        if tuple(int(part) for part in version.split("-")[0].split(".")[:2]) < NEEDED:
+            raise RefusedError(f"libslirp {version} is too old; 4.7 is needed (Debian and Ubuntu: package libslirp0)")
+        self.version: str = version
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lib, f"slirp_{name}")
+
+
+@functools.cache
+def _load() -> tuple[Any, Any]:
+    ffi = cffi.FFI()
+    ffi.cdef(_DECLARATIONS)
+    for name in (LIBRARY, find_library("slirp")):
+        if name is not None:
+            try:
+                return ffi, ffi.dlopen(name)
+            except OSError:
+                continue
+    raise RefusedError("the library libslirp is missing; install it (Debian and Ubuntu: package libslirp0)")
+
+
+# SLIRP_POLL_IN, OUT, PRI, ERR and HUP, in the order of their bits, as poll(2) has them.
+_EVENTS = (select.POLLIN, select.POLLOUT, select.POLLPRI, select.POLLERR, select.POLLHUP)
+_TO_POLL = [sum(event for bit, event in enumerate(_EVENTS) if number >> bit & 1) for number in range(32)]
+_FROM_POLL = {events: number for number, events in enumerate(_TO_POLL)}
+
+
+class Pool:
+    """The descriptors that all stacks wait for, with those of others."""
+
+    def __init__(self, library: Library) -> None:
+        self._poll = select.poll()
+        self._registered: dict[int, int] = {}
+        self._wanted: dict[int, int] = {}
+        self._ready: dict[int, int] = {}
+        self._timeout = library.ffi.new("uint32_t *")
+        self._library = library
+        self._add = library.ffi.callback("int(int, int, void *)", self._add_descriptor, error=0)
+        self._found = library.ffi.callback("int(int, void *)", self._events_of, error=0)
+
+    def wait(self, stacks: Iterable["Stack"], others: dict[int, int], timeout_ms: int) -> dict[int, int]:
+        """Waits until something is to be done for a stack, and has it done; answers the events of the others."""
+        null = self._library.ffi.NULL
+        self._wanted = dict(others)
+        self._timeout[0] = timeout_ms
+        busy = [stack for stack in stacks if stack.is_busy]
+        for stack in busy:
+            before = len(self._wanted)
+            self._library.pollfds_fill(stack.handle, self._timeout, self._add, null)
+            stack.is_busy = len(self._wanted) > before
+        self._register()
+        timeout = self._timeout[0]
+        self._ready = dict(self._poll.poll(None if timeout == FOREVER_MS else timeout))
+        for stack in busy:
+            self._library.pollfds_poll(stack.handle, 0, self._found, null)
+        return {fd: self._ready[fd] for fd in others if fd in self._ready}
+
+    def _register(self) -> None:
+        """Has the system told what has changed."""
+        if self._wanted == self._registered:
+            return
+        for fd in self._registered.keys() - self._wanted.keys():
+            self._poll.unregister(fd)
+        for fd, events in self._wanted.items():
+            if self._registered.get(fd) != events:
+                self._poll.register(fd, events)
+        self._registered = self._wanted
+
+    def _add_descriptor(self, fd: int, events: int, _: object) -> int:
+        self._wanted[fd] = _TO_POLL[events & 31]
+        return fd
+
+    def _events_of(self, fd: int, _: object) -> int:
+        return _FROM_POLL.get(self._ready.get(fd, 0) & 31, 0)
+
+
+class Stack:
+    """One guest's NAT. `deliver` is called with each frame for the guest, while a frame is put in or in `Pool.wait`.
+
+    It `is_busy` while it has a socket, or has just been given a frame: the others need not be asked what they wait for.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        *,
+        network: ipaddress.IPv4Network,
+        gateway: ipaddress.IPv4Address,
+        dns: ipaddress.IPv4Address,
+        mtu: int,
+        host_access: bool,
+        deliver: Callable[[bytes], None],
+    ) -> None:
+        ffi = library.ffi
+        self._library = library
+        self.is_busy = True
+        config = ffi.new("SlirpConfig *")
+        config.version = CONFIG_VERSION
+        config.in_enabled = True
+        config.vnetwork.s_addr = _number(network.network_address)
+        config.vnetmask.s_addr = _number(network.netmask)
+        config.vhost.s_addr = _number(gateway)
+        config.vnameserver.s_addr = _number(dns)
+        config.vdhcp_start.s_addr = _number(network.network_address + 15)
+        config.if_mtu = config.if_mru = mtu
+        config.disable_host_loopback = not host_access
+        config.disable_dhcp = True
+        self._callbacks = ffi.new("SlirpCb *")
+        self._functions = _functions(ffi, deliver)  # which live as long as the stack
+        for name, function in self._functions.items():
+            setattr(self._callbacks, name, function)
+        self.handle = library.new(config, self._callbacks, ffi.NULL)
+        if self.handle == ffi.NULL:
+            raise RefusedError("libslirp cannot make a network of this configuration")
+
+    def put(self, frame: bytes) -> None:
+        """A frame of the guest's."""
+        self._library.input(self.handle, frame, len(frame))
+        self.is_busy = True
+
+    def forward(self, host: tuple[str, int], guest: tuple[str, int], *, udp: bool) -> None:
+        """Have what comes to a port of the host's go to one of the guest's. Raises OSError."""
+        ffi = self._library.ffi
+        here, there = (_in_addr(ffi, ipaddress.IPv4Address(address)) for address, _ in (host, guest))
+        if self._library.add_hostfwd(self.handle, udp, here[0], host[1], there[0], guest[1]) < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        self.is_busy = True
+
+    def close(self) -> None:
+        self._library.cleanup(self.handle)
+
+
+def _functions(ffi: Any, deliver: Callable[[bytes], None]) -> dict[str, Any]:
+    """What a stack calls."""
+    buffer, null = ffi.buffer, ffi.NULL
+
+    def send_packet(data: Any, size: int, _: object) -> int:
+        deliver(buffer(data, size)[:])
+        return size
+
+    return {
+        "send_packet": ffi.callback("SlirpWriteCb", send_packet, error=-1),
+        "guest_error": ffi.callback("void(const char *, void *)", lambda *_: None),
+        "clock_get_ns": ffi.callback("int64_t(void *)", lambda _: time.monotonic_ns()),
+        # It has timers for router advertisements only, which are sent by others.
+        "timer_new": ffi.callback("void *(SlirpTimerCb, void *, void *)", lambda *_: null),
+        "timer_new_opaque": ffi.callback("void *(int, void *, void *)", lambda *_: null),
+        "timer_free": ffi.callback("void(void *, void *)", lambda *_: None),
+        "timer_mod": ffi.callback("void(void *, int64_t, void *)", lambda *_: None),
+        "register_poll_fd": ffi.callback("void(int, void *)", lambda *_: None),
+        "unregister_poll_fd": ffi.callback("void(int, void *)", lambda *_: None),
+        "notify": ffi.callback("void(void *)", lambda _: None),
+        "init_completed": ffi.callback("void(Slirp *, void *)", lambda *_: None),
+    }
+
+
+def _number(address: ipaddress.IPv4Address) -> int:
+    """As a `struct in_addr` has it: in network order."""
+    return int.from_bytes(address.packed, "little")
+
+
+def _in_addr(ffi: Any, address: ipaddress.IPv4Address) -> Any:
+    found = ffi.new("struct in_addr *")
+    found.s_addr = _number(address)
+    return found
