@@ -156,7 +156,7 @@ QUESTIONS = [
 async def test_when_its_process_dies_another_one_knows_the_leases(
     switch: VSwitch, number: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await switch.attach("user://10.0.2.0/24?name=net&dhcpstart=10.0.2.100")
+    await switch.attach("user://10.0.2.0/24?name=net&dhcpstart=10.0.2.100&reserve=b@10.0.2.7")
     a, b = (
         await Guest.plugged_into(switch, "a", "52:54:00:00:00:0a"),
         await Guest.plugged_into(switch, "b", "52:54:00:00:00:0b"),
@@ -165,7 +165,7 @@ async def test_when_its_process_dies_another_one_knows_the_leases(
     async with restarted(switch, number):
         await a.send(Ether(src=a.mac, dst=ALL) / ARP(pdst="10.0.2.101"))
         await b.receive(ARP)  # the others go on
-    assert await b.lease() == "10.0.2.101"
+    assert await b.lease() == "10.0.2.7", "reserved"
     assert await a.lease() == "10.0.2.100"
     await a.ping("10.0.2.2")
     assert f"net: the process of this network has ended: {number.name}; it is started again" in caplog.messages
@@ -244,6 +244,10 @@ async def test_what_it_lacks_is_said(switch: VSwitch, monkeypatch: pytest.Monkey
         ("user://10.0.2.0/24?mtu=100", "mtu: '100' is not a number from 576 to 65520"),
         ("user://10.0.2.0/24?mac=33:33:00:00:00:01", "mac: 33:33:00:00:00:01 is not one station's address"),
         ("user://10.0.2.0/24?domainname=a..b", "domainname: 'a..b' cannot be a domain's name"),
+        ("user://10.0.2.0/24?reserve=web", "'' is not an IPv4 address; write it like 10.0.2.2"),
+        ("user://10.0.2.0/24?reserve=web@10.0.2.3", "reserve: 10.0.2.3 is no guest's address"),
+        ("user://10.0.2.0/24?reserve=web@10.0.3.3", "reserve: 10.0.3.3 is no guest's address"),
+        ("user://10.0.2.0/24?reserve=a@10.0.2.9,b@10.0.2.9", "10.0.2.9 is reserved twice"),
         ("user://10.0.2.0/24?hostfwd=tcp:2222-:22", "is no forward; write it like tcp:127.0.0.1:2222-web:22"),
         ("user://10.0.2.0/24?hostfwd=tcp:0.0.0.0:2222-:22", "0.0.0.0 is beyond loopback"),
         ("user://10.0.2.0/24?hostfwd=tcp::70000-:22", "port 70000 is out of range"),
@@ -259,7 +263,7 @@ def test_what_is_wrong_is_said(url: str, said: str) -> None:
 def test_what_is_written_is_read_back() -> None:
     config = parse(
         "user://10.1.0.0/16?host=10.1.0.1&dns=10.1.0.9&dhcpstart=10.1.1.0&mac=52:54:00:00:00:01&domainname=Lab.Example"
-        "&mtu=9000&dhcp=no&restrict&host_access&hostfwd=tcp:127.0.0.2:2222-web:22,udp::53-:53&hostfwd=tcp::80-:80"
+        "&mtu=9000&dhcp=no&restrict&host_access&hostfwd=tcp:127.0.0.2:2222-web:22,udp::53-:53&hostfwd=tcp::80-:80&reserve=web@10.1.0.50,52:54:00:00:00:0A@10.1.0.51"
     )
     assert parse(config.full_url) == config
     assert [str(forward) for forward in config.user.hostfwd] == [
@@ -267,4 +271,5 @@ def test_what_is_written_is_read_back() -> None:
         "udp:127.0.0.1:53-:53",
         "tcp:127.0.0.1:80-:80",
     ]
+    assert [str(item) for item in config.user.reserve] == ["web@10.1.0.50", "52:54:00:00:00:0a@10.1.0.51"]
     assert parse("user://").url == "user://10.0.2.0/24"

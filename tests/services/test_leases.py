@@ -90,12 +90,14 @@ def test_nor_does_it_by_saying_that_others_are_in_use() -> None:
     assert sum(take(leases, f"good{number}") != "" for number in range(200)) == 200 - PER_PORT_MAX
 
 
-def test_fixed_addresses_are_theirs_only() -> None:
+def test_reserved_addresses_are_theirs_only() -> None:
     leases = Leases(pool(2), LEASE_S, {"a": FIRST, "web": FIRST + 7})
     assert take(leases, "b") == str(FIRST + 1)
     assert take(leases, "c") == ""
     assert take(leases, "a") == str(FIRST)
     assert take(leases, "any", port="web") == str(FIRST + 7)
+    assert take(leases, "more", port="web") == "", "that port's is taken"
+    assert take(leases, "more", 2 * LEASE_S, port="web") == str(FIRST + 7)
 
 
 def test_what_was_given_before_is_known() -> None:

@@ -167,6 +167,7 @@ class UserNetwork(Endpoint):
             "dns": str(options.dns_in(network)),
             "dhcpstart": str(options.dhcpstart_in(network)),
             "mac": base64.b64encode(mac).decode(),
+            "reserve": {item.who: str(item.ip) for item in options.reserve},
             "forwards": [msgspec.structs.asdict(forward) for forward in options.hostfwd],
             "leases": [msgspec.structs.asdict(lease) for lease in self._leases.values()],
         }

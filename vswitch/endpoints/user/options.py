@@ -40,6 +40,16 @@ class Forward(msgspec.Struct, frozen=True):
         return f"{kind}:{self.host}:{self.host_port}-{self.guest}:{self.guest_port}"
 
 
+class Reservation(msgspec.Struct, frozen=True):
+    """An address that only one station gets: by its MAC address, or by its port's name."""
+
+    who: str
+    ip: IPv4Address
+
+    def __str__(self) -> str:
+        return f"{self.who}@{self.ip}"
+
+
 class UserOptions(msgspec.Struct, frozen=True):
     """What is asked for; None is as QEMU has it."""
 
@@ -53,6 +63,7 @@ class UserOptions(msgspec.Struct, frozen=True):
     restrict: bool = False
     host_access: bool = False
     hostfwd: tuple[Forward, ...] = ()
+    reserve: tuple[Reservation, ...] = ()
 
     def host_in(self, network: IPv4Network) -> IPv4Address:
         return self.host or network.network_address + 2
@@ -71,6 +82,9 @@ class UserOptions(msgspec.Struct, frozen=True):
                 raise InputError(f"{name}: {address} is no station's address in {network}", name)
         if self.host_in(network) == self.dns_in(network):
             raise InputError(f"dns: {self.dns_in(network)} is the gateway already", "dns")
+        for reserved in self.reserve:
+            if reserved.ip not in network or reserved.ip in (self.host_in(network), self.dns_in(network)):
+                raise InputError(f"reserve: {reserved.ip} is no guest's address in {network}", "reserve")
         if not self.host_access and any(forward.udp for forward in self.hostfwd):
             # libslirp has the answers of such a guest go the way of all that is for this machine.
             raise InputError("hostfwd: one of UDP goes with host_access=yes; add that, or use TCP", "hostfwd")
@@ -145,6 +159,20 @@ def read_forward(value: Any) -> Forward:
     return Forward(kind == "udp", host, int(host_port), guest, int(guest_port))
 
 
+def _reservations(value: Any) -> tuple[Reservation, ...]:
+    found = tuple(map(_reservation, values.items(value, "web@10.0.2.50")))
+    for names in ([item.who for item in found], [str(item.ip) for item in found]):
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{name} is reserved twice; name each once")
+    return found
+
+
+def _reservation(value: Any) -> Reservation:
+    who, _, ip = values.text(value, "web@10.0.2.50").partition("@")
+    return Reservation(mac_text(read_mac(who)) if who.count(":") == 5 else values.check_name(who), _address(ip))
+
+
 _MTU = values.also_text(values.numbers(MTU_MIN, MTU_MAX))
 
 PARAMETERS = {
@@ -159,6 +187,9 @@ PARAMETERS = {
     "dhcp": Parameter(values.flag, FLAG, "False: gives no addresses out."),
     "restrict": Parameter(values.flag, FLAG, "Guests reach this network only, neither this machine nor others."),
     "host_access": Parameter(values.flag, FLAG, "Guests reach services on this machine's loopback, at the gateway."),
+    "reserve": Parameter(
+        _reservations, values.several(TEXT), "An address for a port or a MAC address only: web@10.0.2.50."
+    ),
     "hostfwd": Parameter(
         _forwards, values.several(TEXT), "A port of this machine's leads to a guest's: tcp:127.0.0.1:2222-web:22."
     ),

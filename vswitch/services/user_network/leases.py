@@ -25,17 +25,17 @@ class Lease(msgspec.Struct, kw_only=True):
 
 
 class Leases:
-    """Addresses of a `pool`, given for `duration_s`; `fixed` ones by MAC address or by the port's name."""
+    """Addresses of a `pool`, given for `duration_s`; `reserved` ones by MAC address or port."""
 
     def __init__(
         self,
         pool: Iterable[IPv4Address],
         duration_s: float,
-        fixed: dict[str, IPv4Address] | None = None,
+        reserved: dict[str, IPv4Address] | None = None,
         known: Iterable[Lease] = (),
     ) -> None:
         self.duration_s = duration_s
-        self._fixed = fixed or {}
+        self._reserved = reserved or {}
         self._pool = list(pool)
         self._by_mac: dict[str, Lease] = {}
         self._by_ip: dict[IPv4Address, Lease] = {}
@@ -57,7 +57,10 @@ class Leases:
 
         It is the one that the station has or had, else the one it wants if that is free.
         """
-        ip = self._fixed.get(mac) or self._fixed.get(port)
+        ip = self._reserved.get(mac) or self._reserved.get(port)
+        holder = None if ip is None else self._by_ip.get(ip)
+        if holder is not None and holder.mac != mac and holder.until_s > now_s:  # another one behind that port
+            ip = None
         lease = self._by_mac.get(mac)
         if lease is not None and (ip is None or lease.ip == ip):
             lease.port = port
@@ -105,10 +108,10 @@ class Leases:
 
     def _is_free(self, ip: IPv4Address, now_s: float) -> bool:
         lease = self._by_ip.get(ip)
-        return ip in self._pool and ip not in self._fixed.values() and (lease is None or lease.until_s <= now_s)
+        return ip in self._pool and ip not in self._reserved.values() and (lease is None or lease.until_s <= now_s)
 
     def _free(self, now_s: float) -> IPv4Address | None:
-        taken = set(self._fixed.values())
+        taken = set(self._reserved.values())
         free = [ip for ip in self._pool if ip not in taken]
         for ip in free:
             if ip not in self._by_ip:

@@ -39,7 +39,7 @@ class Network:
         self.stacks: dict[bytes, Stack] = {}  # by MAC address, the one that was used last behind
         self.upstream = Upstream(settings.resolv_conf)
         pool = _pool(settings)
-        self.leases = Leases(pool, settings.lease_s, settings.fixed, settings.leases)
+        self.leases = Leases(pool, settings.lease_s, settings.reserve, settings.leases)
         self.names = Names(settings.domainname, settings.host, self.leases)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
         self._library = library

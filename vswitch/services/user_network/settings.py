@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host_access: bool = False
     resolv_conf: str = "/etc/resolv.conf"
     forwards: tuple[Forward, ...] = ()
-    fixed: dict[str, IPv4Address] = {}
+    reserve: dict[str, IPv4Address] = {}
     leases: tuple[Lease, ...] = ()
 
 
