@@ -187,10 +187,14 @@ def test_a_path_that_would_upset_a_terminal_is_refused_or_shown_safely(home: Hom
             assert is_one_line(serving.error)
 
 
-def test_without_url_or_file_there_are_the_two_usual_endpoints(home: Home, network: list[str]) -> None:
+USER = {"user1": "user://10.0.2.0/24"}
+
+
+def test_without_url_or_file_there_are_the_usual_endpoints(home: Home, network: list[str]) -> None:
     with home.serve(under=network) as serving:
         path = home.directory / "default.sock"
-        assert serving.urls == {"tcp1": "tcp://127.0.0.1:1234", "unix1": f"unix://{path}"}
+        assert serving.urls == {"tcp1": "tcp://127.0.0.1:1234", "unix1": f"unix://{path}"} | USER
+        assert "is a network of its own: guests on this switch get an address there by DHCP" in "\n".join(serving.lines)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         connect(f"unix://{path}").close()
         assert home.get("status")["name"] == "default"
@@ -207,7 +211,21 @@ def test_the_usual_unix_endpoint_is_called_like_the_switch(home: Home, network: 
 def test_a_file_without_endpoints_leaves_the_usual_ones(home: Home, network: list[str]) -> None:
     (home.root / "lab.toml").write_text('[switch]\nname = "lab"\n')
     with home.serve("--config", "lab.toml", under=network) as serving:
-        assert serving.urls == {"tcp1": "tcp://127.0.0.1:1234", "unix1": f"unix://{home.directory}/lab.sock"}
+        assert serving.urls == {"tcp1": "tcp://127.0.0.1:1234", "unix1": f"unix://{home.directory}/lab.sock"} | USER
+
+
+def test_the_user_network_may_be_left_out(home: Home, network: list[str]) -> None:
+    with home.serve("--no-user", under=network) as serving:
+        assert serving.urls.keys() == {"tcp1", "unix1"}
+
+
+def test_without_libslirp_the_others_are_there_and_it_is_said(home: Home, network: list[str]) -> None:
+    without = "import cffi\ndef dlopen(*_): raise OSError\ncffi.FFI.dlopen = dlopen\n"
+    (home.root / "sitecustomize.py").write_text(without)
+    path = os.pathsep.join([str(home.root), home.env["PYTHONPATH"]])
+    with home.serve(env={"PYTHONPATH": path}, under=network) as serving:
+        assert serving.urls.keys() == {"tcp1", "unix1"}
+        serving.wait_said("guests get no addresses: user://10.0.2.0/24: the library libslirp is missing; install it (")
 
 
 @pytest.fixture

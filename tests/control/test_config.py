@@ -131,7 +131,7 @@ def test_everything_a_switch_can_be_told(read: Reader) -> None:
 def test_every_option_of_serve_that_is_about_the_switch_is_a_key(refused: Refused) -> None:
     options = {option.lstrip("-").replace("-", "_") for parameter in serve.params for option in parameter.opts}
     keys = refused("[switch]\nnothing = 1").partition("it takes ")[2].split(", ")
-    assert options - {"urls", "config", "ready_fd", "log_format", "log_level"} == set(keys)
+    assert options - {"urls", "config", "ready_fd", "no_user", "log_format", "log_level"} == set(keys)
 
 
 @pytest.mark.parametrize(

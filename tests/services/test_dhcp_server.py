@@ -126,7 +126,7 @@ def test_a_restricted_network_leads_nowhere() -> None:
         (b"WEB.example.org\0", "lab.1", "web"),
         (b"", "db", "db"),
         (b"\xff\x1b[31m", "db", "db"),
-        (b"-no-", "lab.1", "lab"),
+        (b"-no-", "lab.1", "lab-1"),
         (b"host", "lab.1", ""),
         (b"a" * 64, "a_b", "a-b"),
     ],

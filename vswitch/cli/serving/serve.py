@@ -24,7 +24,7 @@ from vswitch.control.config import SwitchConfig
 from vswitch.control.recording import RecordLimits, check_fits, read_limits
 from vswitch.endpoints.guests import qemu
 from vswitch.endpoints.unix_socket import InUseError
-from vswitch.endpoints.url import EndpointConfig, parse
+from vswitch.endpoints.url import NETWORK_DEFAULT, EndpointConfig, parse
 from vswitch.errors import InputError, RefusedError, VSwitchError, printable
 from vswitch.ports.policy import remarks
 from vswitch.supervision import contain
@@ -62,6 +62,7 @@ T = TypeVar("T")
 @click.option(
     "--log-level", "level", type=click.Choice(list(log_format.LEVELS)), default="info", help="What is logged."
 )
+@click.option("--no-user", is_flag=True, help="Without URL or file: no network with DHCP, names and NAT.")
 @click.option("--ready-fd", metavar="N", type=int, help="Write 'ready' to this descriptor when guests can connect.")
 def serve(
     urls: tuple[str, ...],
@@ -75,14 +76,15 @@ def serve(
     metrics: str | None,
     logs: str,
     level: str,
+    no_user: bool,
     ready_fd: int | None,
 ) -> None:
     """Run a switch that guests plug into by URL.
 
     Each URL is a way in: tcp://127.0.0.1:1234 and unix:///run/lan.sock listen, with ?connect they connect;
     mcast://230.0.0.1:1234 is a multicast group; udp:// and unixgram:// are datagrams; vde:///run/lan.vde is a VDE
-    switch, tap://tap0 a TAP device, fd://N an inherited socket. Without URL or file: tcp://127.0.0.1:1234 and a unix
-    socket.
+    switch, tap://tap0 a TAP device, fd://N an inherited socket; user://10.0.2.0/24 is a network with DHCP, names and
+    NAT. Without URL or file: tcp://127.0.0.1:1234, a unix socket, and that network.
     """
     said = SwitchConfig(
         name=name,
@@ -109,7 +111,8 @@ def serve(
     qemu_version = QemuVersion()
     process.prepare()
     read = None if config_file is None else partial(_configuration, said, config_file, passed)
-    running = _Running(switch, control, passed.control, ready_fd, qemu_version)
+    with_user = not no_user and wanted.endpoints == _default_endpoints(wanted.name)
+    running = _Running(switch, control, passed.control, ready_fd, qemu_version, with_user=with_user)
     with in_background(log_format.formatter(logs), log_format.LEVELS[level]):
         process.run(
             running.serve,
@@ -130,12 +133,15 @@ class _Running:
         control_fd: int | None,
         ready_fd: int | None,
         qemu_version: QemuVersion,
+        *,
+        with_user: bool,
     ) -> None:
         self._switch = switch
         self._control = control
         self._control_fd = control_fd
         self._ready_fd = ready_fd
         self._qemu_version = qemu_version
+        self._with_user = with_user
         self._begun = trio.Event()
 
     async def serve(self, wanted: SwitchConfig, read: Read | None) -> None:
@@ -154,8 +160,11 @@ class _Running:
             if wanted.metrics is not None:
                 log.info("metrics: %s", await switch.serve_metrics(wanted.metrics))
             attached = await switch.configuration.begin(wanted, read)
+            async with trio.open_nursery() as side_by_side:
+                if self._with_user:
+                    side_by_side.start_soon(self._attach_user, attached)
+                version = await trio.to_thread.run_sync(self._qemu_version.get, QEMU_ANSWER_S, abandon_on_cancel=True)
             self._begun.set()
-            version = await trio.to_thread.run_sync(self._qemu_version.get, QEMU_ANSWER_S, abandon_on_cancel=True)
             for endpoint in attached:
                 say(await _how_to_plug_in(switch, endpoint, version))
             say("ready")
@@ -168,6 +177,13 @@ class _Running:
             log.info("told to stop: stopping")
             notify("STOPPING=1")
             nursery.cancel_scope.cancel()
+
+    async def _attach_user(self, attached: list[Attachment]) -> None:
+        """A switch whose guests have addresses and names without it is one still."""
+        try:
+            attached.append(await self._switch.attach(f"user://{NETWORK_DEFAULT}"))
+        except RefusedError as error:
+            log.warning("guests get no addresses: %s", error)
 
     async def reload(self) -> None:
         """What SIGHUP asks for: the log says what has changed, or why nothing has."""

@@ -55,7 +55,9 @@ class DhcpServer:
             payload = dhcp.reply(message, dhcp.NAK, _ANY, server, {dhcp.SERVER_ID: server.packed})
             return Answer(payload, IPv4Address("255.255.255.255"))
         self._leases.take(lease, now_s)
-        lease.name = self._names.free_name(label(message.options.get(dhcp.HOST_NAME, b"")) or label(port), mac, now_s)
+        lease.name = self._names.free_name(
+            label(message.options.get(dhcp.HOST_NAME, b"")) or label(port.replace(".", "-")), mac, now_s
+        )
         return self._say(message, dhcp.ACK, lease)
 
     def _say(self, message: dhcp.Message, kind: int, lease: Lease) -> Answer:
