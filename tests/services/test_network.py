@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
@@ -274,6 +274,32 @@ def test_a_forward_leads_to_whom_it_names(library: Library) -> None:
             assert client.recv(100) == b"yes"
         net.network.close()
     assert IPv4Address(there) == SETTINGS.host
+
+
+def test_a_forward_follows_a_name(library: Library) -> None:
+    with echo() as (sock, port):
+        sock.close()
+    forward = Forward(host="127.0.0.1", host_port=port, guest="web", guest_port=22)
+    net = Net(library, forwards=(forward,))
+    first = net.lease(A, "web")
+    assert knock(net, port) == (A, first)
+    net.put(from_guest(A, first, "10.0.2.2", UDP(sport=68, dport=67) / released(A, first)))
+    net.answer(A, "web")
+    second = net.lease(B, "web")
+    assert knock(net, port) == (B, second)
+    net.network.close()
+
+
+def knock(net: Net, port: int) -> tuple[str, str]:
+    """Who is asked for a connection when somebody connects to a port of this machine."""
+    with socket.create_connection(("127.0.0.1", port)):
+        syn = next(packet for packet in net.wait() if TCP in packet)
+        return syn.dst, syn[IP].dst
+
+
+def released(mac: str, ip: str) -> Packet:
+    chaddr = bytes.fromhex(mac.replace(":", ""))
+    return BOOTP(chaddr=chaddr, ciaddr=ip) / DHCP(options=[("message-type", "release"), "end"])
 
 
 def test_what_cannot_be_forwarded_is_said(library: Library) -> None:

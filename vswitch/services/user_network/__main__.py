@@ -121,6 +121,7 @@ def serve(stream: Stream, words: Words) -> None:
         tell=lambda lease: words.say("Leased", lease),
         complain=lambda text: words.say("Problem", text),
     )
+    network.begin(time.time())
     pool = Pool(library)
     words.say("ready", sandbox.enter())
     gone = True

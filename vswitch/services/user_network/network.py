@@ -36,7 +36,7 @@ class Network:
     ) -> None:
         self.settings = settings
         self.drops: Counter[str] = Counter()
-        self.stacks: dict[bytes, Stack] = {}  # by MAC address, the one that was used last behind
+        self.stacks: dict[bytes, Stack] = {}  # by MAC address
         self.upstream = Upstream(settings.resolv_conf)
         pool = _pool(settings)
         self.leases = Leases(pool, settings.lease_s, settings.reserve, settings.leases)
@@ -49,6 +49,12 @@ class Network:
         self._served: dict[Forward, tuple[bytes, IPv4Address]] = {}  # which guest each leads to
         self._is_own = {settings.host, settings.dns}
         self._here: dict[bytes, IPv4Address] = {}  # the address that each stack's guest has
+
+    def begin(self, now_s: float) -> None:
+        """Forward to those who have had leases before this process was there."""
+        for lease in self.settings.leases:
+            if lease.until_s > now_s:
+                self._forward_to(bytes.fromhex(lease.mac.replace(":", "")), lease)
 
     def receive(self, frame: bytes, now_s: float) -> None:
         """A frame from the switch. Whatever it is, it is served, or dropped and counted."""
@@ -123,7 +129,7 @@ class Network:
         stack = self.stacks.get(mac)
         if stack is None:
             if len(self.stacks) >= STACKS_MAX:
-                self._close(next(iter(self.stacks)))
+                self._close(self._least_needed())
             settings = self.settings
             stack = self.stacks[mac] = Stack(
                 self._library,
@@ -138,6 +144,10 @@ class Network:
         stack.put(inet.arp(Arp(inet.ARP_REQUEST, mac, ip, bytes(6), ip), inet.BROADCAST))  # so that it knows who it is
         return stack
 
+    def _least_needed(self) -> bytes:
+        """The oldest stack: if there are such, of those without a socket, which are without a forward, too."""
+        return next((mac for mac, stack in self.stacks.items() if not stack.is_busy), next(iter(self.stacks)))
+
     def _close(self, mac: bytes) -> None:
         self.stacks.pop(mac).close()
         del self._here[mac]
@@ -150,16 +160,20 @@ class Network:
             self._send(frame[:6] + self.settings.mac + frame[12:])
 
     def _forward_to(self, mac: bytes, lease: Lease) -> None:
-        """Has the forwards that mean a guest lead to it."""
+        """Has the forwards that mean a station lead to it, where it is now."""
         for forward in self._forwards:
-            if forward in self._served:
+            owner, ip = self._served.get(forward, (b"", None))
+            is_meant = (
+                forward.guest in (lease.name, lease.port, str(lease.ip)) if forward.guest else owner in (b"", mac)
+            )
+            if not is_meant or (owner, ip) == (mac, lease.ip):
                 continue
-            if forward.guest not in ("", lease.name, lease.port, str(lease.ip)):
-                continue
-            stack = self._stack_at(mac, lease.ip)
-            there = (str(lease.ip), forward.guest_port)
+            here = forward.host, forward.host_port
+            if owner:
+                self.stacks[owner].unforward(here, udp=forward.udp)
+                del self._served[forward]
             try:
-                stack.forward((forward.host, forward.host_port), there, udp=forward.udp)
+                self._stack_at(mac, lease.ip).forward(here, (str(lease.ip), forward.guest_port), udp=forward.udp)
             except OSError as error:
                 self._complain(f"cannot forward from {forward.host}:{forward.host_port}: {error.strerror}")
                 continue

@@ -210,6 +210,10 @@ class Stack:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         self.is_busy = True
 
+    def unforward(self, host: tuple[str, int], *, udp: bool) -> None:
+        here = _in_addr(self._library.ffi, ipaddress.IPv4Address(host[0]))
+        self._library.remove_hostfwd(self.handle, udp, here[0], host[1])
+
     def close(self) -> None:
         self._library.cleanup(self.handle)
 
