@@ -13,6 +13,7 @@ BROADCAST = b"\xff" * 6
 ARP_REQUEST, ARP_REPLY = 1, 2
 UDP = 17
 FRAME_MIN = 60
+IPV4_HEADER_END = 34  # of one without options
 
 _ETHER = struct.Struct("!6s6sH")
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
@@ -59,11 +60,6 @@ def arp(arp: Arp, to: bytes) -> bytes:
         *_ARP_OF_ETHERNET, arp.operation, arp.sender_mac, arp.sender.packed, arp.target_mac, arp.target.packed
     )
     return (_ETHER.pack(to, arp.sender_mac, ARP) + body).ljust(FRAME_MIN, b"\0")
-
-
-def ip_source(frame: bytes) -> IPv4Address | None:
-    """Who sends the IPv4 packet in a frame."""
-    return IPv4Address(frame[26:30]) if len(frame) >= 34 and frame[14] >> 4 == 4 else None
 
 
 def read_udp(frame: bytes) -> Datagram | None:

@@ -47,8 +47,8 @@ class Network:
         self._asked: dict[str, list[dhcp.Message]] = {}  # by MAC address
         self._forwards: list[Forward] = list(settings.forwards)
         self._served: dict[Forward, tuple[bytes, IPv4Address]] = {}  # which guest each leads to
-        self._is_own = {settings.host, settings.dns}
-        self._here: dict[bytes, IPv4Address] = {}  # the address that each stack's guest has
+        self._own = {settings.host.packed, settings.dns.packed}
+        self._here: dict[bytes, bytes] = {}  # the address that each stack's guest has
 
     def begin(self, now_s: float) -> None:
         """Forward to those who have had leases before this process was there."""
@@ -86,40 +86,35 @@ class Network:
         self.upstream.close()
 
     def _ipv4(self, frame: bytes, now_s: float) -> None:
-        source = inet.ip_source(frame)
-        if source is None:
+        if len(frame) < inet.IPV4_HEADER_END or frame[14] >> 4 != 4:
             return self._drop("malformed")
-        to = frame[30:34]
-        if frame[23] == inet.UDP and (to == self.settings.dns.packed or frame[0] & 1 or source == NOBODY):
+        if frame[23] == inet.UDP and (frame[0] & 1 or frame[30:34] in self._own):
             datagram = inet.read_udp(frame)
             if datagram is None:
                 return self._drop("malformed")
             if datagram.target_port == dhcp.SERVER_PORT:
                 return self._dhcp_message(datagram, frame[6:12])
-            if datagram.target == self.settings.dns and datagram.target_port == DNS_PORT:
+            if datagram.target_port == DNS_PORT and datagram.target == self.settings.dns:
                 return self._query(datagram, frame[6:12], now_s)
-        elif frame[23] == inet.UDP and to == self.settings.host.packed:
-            datagram = inet.read_udp(frame)
-            if datagram is not None and datagram.target_port == dhcp.SERVER_PORT:  # renewing
-                return self._dhcp_message(datagram, frame[6:12])
         if frame[0] & 1:
             return None
-        return self._translate(frame, source, now_s)
+        return self._translate(frame, now_s)
 
-    def _translate(self, frame: bytes, source: IPv4Address, now_s: float) -> None:
-        mac = frame[6:12]
+    def _translate(self, frame: bytes, now_s: float) -> None:
+        mac, source = frame[6:12], frame[26:30]
         stack = self.stacks.get(mac)
         if stack is None or self._here[mac] != source:
-            if not self._may_be(mac, source, now_s):
+            ip = IPv4Address(source)
+            if not self._may_be(mac, ip, now_s):
                 return self._drop("foreign_source")
-            stack = self._stack_at(mac, source)
+            stack = self._stack_at(mac, ip)
         if self.settings.restrict and frame[30:34] != self.settings.host.packed:
             return self._drop("restricted")
         return stack.put(frame)
 
     def _may_be(self, mac: bytes, source: IPv4Address, now_s: float) -> bool:
         """Whether a station may have an address: one of this network's that is neither ours nor leased to another."""
-        if source not in self.settings.network or source in self._is_own:
+        if source not in self.settings.network or source.packed in self._own:
             return False
         lease = self.leases.at(source)
         return lease is None or lease.until_s <= now_s or lease.mac == mac.hex(":")
@@ -140,7 +135,7 @@ class Network:
                 host_access=settings.host_access,
                 deliver=self._deliver,
             )
-        self._here[mac] = ip
+        self._here[mac] = ip.packed
         stack.put(inet.arp(Arp(inet.ARP_REQUEST, mac, ip, bytes(6), ip), inet.BROADCAST))  # so that it knows who it is
         return stack
 
@@ -157,7 +152,8 @@ class Network:
     def _deliver(self, frame: bytes) -> None:
         """From the NAT. It would look for its guest by ARP, and advertise itself; that is ours to do."""
         if frame[12:14] == b"\x08\x00":
-            self._send(frame[:6] + self.settings.mac + frame[12:])
+            own = self.settings.mac
+            self._send(frame if frame[6:12] == own else frame[:6] + own + frame[12:])
 
     def _forward_to(self, mac: bytes, lease: Lease) -> None:
         """Has the forwards that mean a station lead to it, where it is now."""
@@ -183,7 +179,11 @@ class Network:
         asked = inet.read_arp(frame)
         if asked is None:
             return self._drop("malformed")
-        if asked.operation != inet.ARP_REQUEST or asked.target not in self._is_own or asked.sender in self._is_own:
+        if (
+            asked.operation != inet.ARP_REQUEST
+            or asked.target.packed not in self._own
+            or asked.sender.packed in self._own
+        ):
             return None
         mac = self.settings.mac
         answer = Arp(inet.ARP_REPLY, mac, asked.target, asked.sender_mac, asked.sender)

@@ -118,25 +118,25 @@ class Pool:
         self._wanted: dict[int, int] = {}
         self._ready: dict[int, int] = {}
         self._timeout = library.ffi.new("uint32_t *")
-        self._library = library
+        self._fill, self._have_polled = library.pollfds_fill, library.pollfds_poll
+        self._null = library.ffi.NULL
         self._add = library.ffi.callback("int(int, int, void *)", self._add_descriptor, error=0)
         self._found = library.ffi.callback("int(int, void *)", self._events_of, error=0)
 
     def wait(self, stacks: Iterable["Stack"], others: dict[int, int], timeout_ms: int) -> dict[int, int]:
         """Waits until something is to be done for a stack, and has it done; answers the events of the others."""
-        null = self._library.ffi.NULL
         self._wanted = dict(others)
         self._timeout[0] = timeout_ms
         busy = [stack for stack in stacks if stack.is_busy]
         for stack in busy:
             before = len(self._wanted)
-            self._library.pollfds_fill(stack.handle, self._timeout, self._add, null)
+            self._fill(stack.handle, self._timeout, self._add, self._null)
             stack.is_busy = len(self._wanted) > before
         self._register()
         timeout = self._timeout[0]
         self._ready = dict(self._poll.poll(None if timeout == FOREVER_MS else timeout))
         for stack in busy:
-            self._library.pollfds_poll(stack.handle, 0, self._found, null)
+            self._have_polled(stack.handle, 0, self._found, self._null)
         return {fd: self._ready[fd] for fd in others if fd in self._ready}
 
     def _register(self) -> None:
@@ -177,6 +177,7 @@ class Stack:
     ) -> None:
         ffi = library.ffi
         self._library = library
+        self._input = library.input
         self.is_busy = True
         config = ffi.new("SlirpConfig *")
         config.version = CONFIG_VERSION
@@ -199,7 +200,7 @@ class Stack:
 
     def put(self, frame: bytes) -> None:
         """A frame of the guest's."""
-        self._library.input(self.handle, frame, len(frame))
+        self._input(self.handle, frame, len(frame))
         self.is_busy = True
 
     def forward(self, host: tuple[str, int], guest: tuple[str, int], *, udp: bool) -> None:
