@@ -309,3 +309,18 @@ def test_what_cannot_be_forwarded_is_said(library: Library) -> None:
         net.lease(A, "web")
         assert net.complaints == [f"cannot forward from 127.0.0.1:{port}: Address already in use"]
         net.network.close()
+
+
+def test_what_was_not_acknowledged_is_sent_again_though_the_host_has_hung_up(net: Net) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports = {"sport": 1000, "dport": server.getsockname()[1]}
+        net.put(from_guest(A, "10.0.2.15", "10.0.2.2", TCP(flags="S", seq=1, window=9000, **ports)))
+        answer = next(packet for packet in net.wait() if TCP in packet)
+        ack = TCP(flags="A", seq=2, ack=answer[TCP].seq + 1, window=9000, **ports)
+        net.put(from_guest(A, "10.0.2.15", "10.0.2.2", ack))
+        connection, _ = server.accept()
+        connection.sendall(b"last words")
+        connection.close()
+    times_said = 0
+    while times_said < 2:
+        times_said += sum(bytes(packet[TCP].payload).startswith(b"last") for packet in net.wait() if TCP in packet)

@@ -21,7 +21,7 @@ from vswitch.errors import RefusedError
 LIBRARY = "libslirp.so.0"
 CONFIG_VERSION = 4
 NEEDED = (4, 7)
-FOREVER_MS = 0xFFFF_FFFF
+QUIET_MS = 1000  # how often a stack that has no timer running asks to be looked at (slirp.c)
 
 _DECLARATIONS = """
     typedef struct Slirp Slirp;
@@ -126,15 +126,17 @@ class Pool:
     def wait(self, stacks: Iterable["Stack"], others: dict[int, int], timeout_ms: int) -> dict[int, int]:
         """Waits until something is to be done for a stack, and has it done; answers the events of the others."""
         self._wanted = dict(others)
-        self._timeout[0] = timeout_ms
+        soonest_ms = timeout_ms
         busy = [stack for stack in stacks if stack.is_busy]
         for stack in busy:
             before = len(self._wanted)
+            self._timeout[0] = timeout_ms
             self._fill(stack.handle, self._timeout, self._add, self._null)
-            stack.is_busy = len(self._wanted) > before
+            # A connection whose socket is closed already may still have to send something again.
+            stack.is_busy = len(self._wanted) > before or self._timeout[0] < QUIET_MS
+            soonest_ms = min(soonest_ms, self._timeout[0])
         self._register()
-        timeout = self._timeout[0]
-        self._ready = dict(self._poll.poll(None if timeout == FOREVER_MS else timeout))
+        self._ready = dict(self._poll.poll(soonest_ms))
         for stack in busy:
             self._have_polled(stack.handle, 0, self._found, self._null)
         return {fd: self._ready[fd] for fd in others if fd in self._ready}
