@@ -238,7 +238,7 @@ async def test_what_it_lacks_is_said(switch: VSwitch, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("user://10.0.2.0", "a network has 16 to 27 bits"),
+        ("user://10.0.2.0", "a network has 20 to 27 bits"),
         ("user://10.0.2.1/24", "has host bits set"),
         ("user://lan", "write a network like user://10.0.2.0/24"),
         ("user://10.0.2.0/24?host=10.0.3.2", "host: 10.0.3.2 is no station's address in 10.0.2.0/24"),
@@ -265,7 +265,7 @@ def test_what_is_wrong_is_said(url: str, said: str) -> None:
 
 def test_what_is_written_is_read_back() -> None:
     config = parse(
-        "user://10.1.0.0/16?host=10.1.0.1&dns=10.1.0.9&dhcpstart=10.1.1.0&mac=52:54:00:00:00:01&domainname=Lab.Example"
+        "user://10.1.0.0/20?host=10.1.0.1&dns=10.1.0.9&dhcpstart=10.1.1.0&mac=52:54:00:00:00:01&domainname=Lab.Example"
         "&mtu=9000&dhcp=no&restrict&host_access&hostfwd=tcp:127.0.0.2:2222-web:22,udp::53-:53&hostfwd=tcp::80-:80&reserve=web@10.1.0.50,52:54:00:00:00:0A@10.1.0.51"
     )
     assert parse(config.full_url) == config

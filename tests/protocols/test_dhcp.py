@@ -4,7 +4,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.packet import Packet
@@ -54,7 +54,7 @@ def test_an_option_in_pieces_is_joined_and_may_be_where_names_of_files_are() -> 
         asked(("message-type", 1), hlen=16),
         asked(("message-type", 1))[:239],
         asked(("message-type", 1)).replace(bytes.fromhex("63825363"), bytes(4)),
-        bytes(BOOTP(chaddr=MAC)) + b"\x63\x82\x53\x63\x35\x05\x01",
+        bytes(BOOTP(chaddr=MAC)) + bytes.fromhex("63825363350501"),
     ],
     ids=range(7),
 )
@@ -62,7 +62,16 @@ def test_what_is_malformed_is_nobodys(data: bytes) -> None:
     assert dhcp.read(data) is None
 
 
-@given(st.binary(max_size=600) | st.binary(max_size=200).map(lambda tail: bytes(BOOTP(chaddr=MAC)) + tail))
+WITH_COOKIE = bytes(BOOTP(chaddr=MAC)) + bytes.fromhex("63825363")
+OPTIONS = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=20)))
+
+
+@given(
+    st.binary(max_size=600)
+    | st.binary(max_size=200).map(lambda tail: WITH_COOKIE + tail)
+    | OPTIONS.map(lambda said: WITH_COOKIE + b"".join(bytes([code, len(value)]) + value for code, value in said))
+)
+@example(WITH_COOKIE + bytes([dhcp.OVERLOAD, 0]))
 def test_no_bytes_raise(data: bytes) -> None:
     dhcp.read(data)
 

@@ -98,12 +98,22 @@ def test_who_has_chosen_another_server_gets_no_answer() -> None:
     assert Server().hear("request", ("requested_addr", str(OURS)), ("server_id", "10.0.2.77")) is None
 
 
-def test_a_released_address_is_free_at_once() -> None:
+def test_a_released_address_is_nobody_elses_before_its_lease_is_over() -> None:
+    """Others may say so in its name."""
     server = Server()
     server.take()
     assert server.hear("release", ciaddr=str(OURS)) is None
-    taken = server.take(chaddr=bytes.fromhex("525400000009"), port="lab.2")
-    assert options(taken)["message-type"] == dhcp.ACK
+    other: Any = {"chaddr": bytes.fromhex("525400000009"), "port": "lab.2"}
+    assert options(server.take(**other))["message-type"] == dhcp.NAK
+    assert options(server.take(now_s=1.0))["message-type"] == dhcp.ACK
+
+
+def test_who_may_be_another_servers_is_not_refused() -> None:
+    server = Server()
+    server.take(chaddr=bytes.fromhex("525400000009"), port="lab.2")
+    assert server.hear("request", ("requested_addr", str(OURS))) is None
+    assert server.hear("request", ("requested_addr", "10.0.2.200")) is None
+    assert options(server.hear("request", ("requested_addr", str(NEXT))))["message-type"] == dhcp.ACK, "it is free"
 
 
 def test_who_has_an_address_is_told_the_rest() -> None:
@@ -128,11 +138,15 @@ def test_a_restricted_network_leads_nowhere() -> None:
         (b"\xff\x1b[31m", "db", "db"),
         (b"-no-", "lab.1", "lab-1"),
         (b"host", "lab.1", ""),
+        (b"wpad", "lab.1", ""),
+        (b"lab-2", "lab.1", ""),
         (b"a" * 64, "a_b", "a-b"),
     ],
 )
 def test_a_station_is_called_what_it_says_or_like_its_port(said: bytes, port: str, name: str) -> None:
-    answer = Server().take(OURS, ("hostname", said), port=port)
+    server = Server()
+    server.take(NEXT, chaddr=bytes.fromhex("525400000009"), port="lab.2")
+    answer = server.take(OURS, ("hostname", said), port=port)
     assert answer is not None
     assert answer.lease is not None
     assert answer.lease.name == name

@@ -60,12 +60,9 @@ def test_a_wish_is_granted_if_nobody_has_that_address() -> None:
     assert take(leases, "c", wanted=FIRST - 1) == str(FIRST + 1)
 
 
-def test_what_is_released_is_free_and_what_is_declined_is_nobodys() -> None:
+def test_what_is_declined_is_nobodys() -> None:
     leases = Leases(pool(2), LEASE_S)
     taken(leases, "ab")
-    assert leases.release("a", FIRST + 1, 1.0) is None
-    assert leases.release("a", FIRST, 1.0) is not None
-    assert take(leases, "c", 1.0) == str(FIRST)
     leases.decline("b", FIRST + 1, 1.0)
     assert taken(leases, "bd", 2.0) == ["", ""]
     assert take(leases, "b", 1.0 + LEASE_S) != ""
@@ -78,6 +75,24 @@ def test_a_port_has_no_more_than_its_share() -> None:
     assert take(leases, "good") != ""
     assert take(leases, "forged3", 1.0, "evil") == str(FIRST + 3), "what it has it keeps"
     assert take(leases, "late", LEASE_S + 2, "evil") != "", "when the others are over"
+
+
+def test_nor_by_coming_back_for_what_it_was_offered_before() -> None:
+    leases = Leases(pool(200), LEASE_S)
+    now_s = 0.0
+    for start in range(0, 200, PER_PORT_MAX):
+        for number in range(start, start + PER_PORT_MAX):
+            leases.offer(f"forged{number}", "evil", now_s)
+        now_s += OFFER_S
+    got = taken(leases, (f"forged{number}" for number in range(200)), now_s, "evil")
+    assert sum(address != "" for address in got) == PER_PORT_MAX
+    assert take(leases, "good", now_s) != ""
+
+
+def test_of_two_that_are_said_to_have_an_address_the_later_has_it() -> None:
+    known = [Lease(mac=mac, ip=FIRST, port=mac, until_s=100.0) for mac in "ab"]
+    leases = Leases(pool(3), LEASE_S, known=known)
+    assert (take(leases, "b"), take(leases, "a")) == (str(FIRST), str(FIRST + 1))
 
 
 def test_nor_does_it_by_saying_that_others_are_in_use() -> None:
@@ -123,6 +138,6 @@ def test_no_two_have_the_same_address(done: list[tuple[str, str]]) -> None:
                 held[mac] = lease.ip, now_s + LEASE_S
         elif mac in held:
             ip, _ = held.pop(mac)
-            (leases.release if what == "release" else leases.decline)(mac, ip, now_s)
+            leases.decline(mac, ip, now_s)
         current = [ip for ip, until_s in held.values() if until_s > now_s]
         assert len(current) == len(set(current))

@@ -19,8 +19,9 @@ def names() -> Names:
     known = [
         Lease(mac="a", ip=WEB, port="a", name="web", until_s=100.0),
         Lease(mac="b", ip=WEB + 1, port="b", name="over", until_s=10.0),
+        Lease(mac="c", ip=WEB + 2, port="c", until_s=100.0),
     ]
-    return Names("lan", HOST, Leases([WEB, WEB + 1], 1000.0, known=known))
+    return Names("lan", HOST, Leases([WEB, WEB + 1, WEB + 2], 1000.0, known=known))
 
 
 def ask(name: str, kind: str = "A", now_s: float = 50.0) -> tuple[str, list[str]] | None:
@@ -46,6 +47,8 @@ def ask(name: str, kind: str = "A", now_s: float = 50.0) -> tuple[str, list[str]
         ("nobody.lan", "AAAA", ("NXDOMAIN", [])),
         ("a.web.lan", "A", ("NXDOMAIN", [])),
         ("nobody", "A", None),
+        (".", "A", None),
+        (".", "NS", None),
         ("example.com", "A", None),
         ("web.lan.example.com", "A", None),
         ("15.2.0.10.in-addr.arpa", "PTR", ("NOERROR", ["web.lan."])),
@@ -65,6 +68,25 @@ def test_what_is_malformed_raises_one_error(query: bytes) -> None:
     except ValueError:
         return
     assert answer is None or answer[:2] == query[:2]
+
+
+HEADER = QUERY[:12]
+LOOP = HEADER + b"\x3f" + b"a" * 63 + b"\x3f" + b"a" * 63 + b"\x32" + b"a" * 50 + b"\xc0\xc0\xbf" + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        HEADER + b"\x64" + b"a" * 100 + b"\x03lan\0\0\1\0\1",
+        HEADER + (b"\x3f" + b"a" * 63) * 4 + b"\x03lan\0\0\1\0\1",
+        LOOP,
+        HEADER + b"\xc0\x0c\0\1\0\1",
+    ],
+    ids=["label", "name", "loop", "itself"],
+)
+def test_what_dnslib_trips_over_is_malformed_too(query: bytes) -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        names().answer(query, 0.0)
 
 
 @given(st.text() | st.binary())

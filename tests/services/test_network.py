@@ -2,6 +2,7 @@
 
 import select
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -20,8 +21,9 @@ from scapy.packet import Packet, Raw
 from tests.needs import require
 from tests.services.test_dhcp_server import SETTINGS
 from vswitch.errors import RefusedError
+from vswitch.protocols import inet
 from vswitch.services.user_network import network as networks
-from vswitch.services.user_network import upstream
+from vswitch.services.user_network import slirp, upstream
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
 from vswitch.services.user_network.settings import Forward
@@ -69,18 +71,22 @@ class Net:
         self.network.found(mac, port, now_s)
         return list(self.sent)
 
-    def lease(self, mac: str, name: str, **said: Any) -> str:
+    def lease(self, mac: str, name: str, now_s: float = 0.0) -> str:
         """The address that a station takes."""
-        (offer,) = self.dhcp(mac, name, "discover")
+        (offer,) = self.dhcp(mac, name, "discover", now_s=now_s)
         wanted = ("requested_addr", offer[BOOTP].yiaddr)
-        (ack,) = self.dhcp(mac, name, "request", wanted, ("hostname", name.encode()))
+        (ack,) = self.dhcp(mac, name, "request", wanted, ("hostname", name.encode()), now_s=now_s)
         assert isinstance(ack, Packet)
         return str(ack[BOOTP].yiaddr)
 
-    def dhcp(self, mac: str, port: str, kind: str, *options: Any) -> list[Packet]:
-        assert self.put(discover(mac, kind, *options)) == []
+    def dhcp(self, mac: str, port: str, kind: str, *options: Any, now_s: float = 0.0) -> list[Packet]:
+        assert self.put(discover(mac, kind, *options), now_s) == []
         assert self.asked.pop() == mac
-        return self.answer(mac, port)
+        return self.answer(mac, port, now_s)
+
+    def poll(self) -> None:
+        """What there is to do now."""
+        self._pool.wait(self.network.stacks.values(), {}, 0)
 
     def wait(self) -> list[Packet]:
         """What comes from outside."""
@@ -163,13 +169,10 @@ def test_names_are_answered(net: Net) -> None:
     assert str(dnslib.DNSRecord.parse(bytes(answer[UDP].payload)).rr[0].rdata) == "10.0.2.15"
 
 
-def test_other_names_are_asked_of_this_machines_servers(
-    net: Net, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, library: Library
-) -> None:
+def test_other_names_are_asked_of_this_machines_servers(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
     with echo() as (server, port):
         monkeypatch.setattr(upstream, "PORT", port)
-        (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-        net = Net(library, resolv_conf=str(tmp_path / "resolv.conf"))
+        net = Net(library, resolv_conf="nameserver 127.0.0.1\n")
         question = dnslib.DNSRecord.question("example.com").pack()
         query = from_guest(A, "10.0.2.15", "10.0.2.3", UDP(sport=5353, dport=53) / Raw(question))
         assert net.put(query) == []
@@ -180,8 +183,11 @@ def test_other_names_are_asked_of_this_machines_servers(
         server.sendto(asked + b"answer", where)
         (answer,) = net.wait()
         assert bytes(answer[UDP].payload) == question + b"answer"
-        for _ in range(upstream.PENDING_MAX + 3):
+        for _ in range(upstream.PENDING_EACH_MAX + 3):
             net.put(query, 1.0)
+        from_other = query.copy()
+        from_other.src = B
+        net.put(from_other, 1.0)
         assert net.network.drops == {"crowded": 3}
         net.put(query, 1.0 + upstream.TIMEOUT_S)
         assert net.network.drops == {"crowded": 3}
@@ -198,11 +204,53 @@ def test_a_guest_reaches_a_server_of_this_machine_and_is_answered(net: Net) -> N
         assert bytes(answer[UDP].payload) == b"back"
 
 
-def test_without_host_access_it_does_not(library: Library) -> None:
+@pytest.mark.parametrize("address", ["10.0.2.2", "127.0.0.1", "127.1.2.3", "0.0.0.0"])
+def test_without_host_access_it_does_not(library: Library, address: str) -> None:
     net = Net(library)
     with echo() as (server, port):
-        net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=1000, dport=port) / Raw(b"hello")))
+        net.put(from_guest(A, "10.0.2.15", address, UDP(sport=1000, dport=port) / Raw(b"hello")))
         assert select.select([server], [], [], 0)[0] == []
+
+
+def test_no_more_fragments_are_taken_in_than_may_wait(net: Net) -> None:
+    fragment = Ether(src=A, dst=GATEWAY) / IP(src="10.0.2.15", dst="192.0.2.1", flags="MF") / UDP() / Raw(bytes(1400))
+    for number in range(2000):
+        fragment[IP].id = number
+        net.network.receive(bytes(fragment), 1.0)
+    taken = 2000 - net.network.drops["fragments"]
+    assert taken * len(bytes(fragment)) <= networks.FRAGMENT_BYTES_PER_S < (taken + 1) * len(bytes(fragment))
+    net.put(fragment, 2.0)
+    assert net.network.drops["fragments"] == 2000 - taken
+
+
+def test_a_guest_has_no_more_connections_than_it_may(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slirp, "SOCKETS_MAX", 5)
+    with echo() as (_, port):
+        for number in range(20):
+            net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=1000 + number, dport=port) / Raw(b"x")))
+            net.poll()
+        assert net.network.drops == {"connections": 15}
+        net.put(from_guest(B, "10.0.2.16", "10.0.2.2", UDP(sport=1000, dport=port) / Raw(b"x")))
+        assert net.network.drops == {"connections": 15}, "others go on"
+
+
+def test_a_long_answer_is_cut_and_says_so() -> None:
+    asked = dnslib.DNSRecord(dnslib.DNSHeader(id=7), q=dnslib.DNSQuestion("example.com"))
+    reply = asked.reply()
+    reply.add_answer(*dnslib.RR.fromZone("example.com 60 A 1.2.3.4"))
+    cut = dnslib.DNSRecord.parse(networks.truncated(bytes(reply.pack())))
+    assert (cut.header.id, cut.header.tc, cut.header.qr, cut.rr) == (7, 1, 1, [])
+    assert str(cut.q.qname) == "example.com."
+
+
+def test_a_fault_of_ours_costs_one_frame(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(inet, "read_arp", fail)
+    assert net.put(Ether(src=A, dst=ALL) / ARP(op=1, hwsrc=A, psrc="10.0.2.15", pdst="10.0.2.2")) == []
+    assert net.network.drops == {"failed": 1}
+    assert net.complaints == ["a frame was dropped: RuntimeError: oops"]
 
 
 def test_the_gateway_answers_pings_of_one_and_of_many(net: Net) -> None:
@@ -283,10 +331,29 @@ def test_a_forward_follows_a_name(library: Library) -> None:
     net = Net(library, forwards=(forward,))
     first = net.lease(A, "web")
     assert knock(net, port) == (A, first)
-    net.put(from_guest(A, first, "10.0.2.2", UDP(sport=68, dport=67) / released(A, first)))
-    net.answer(A, "web")
-    second = net.lease(B, "web")
-    assert knock(net, port) == (B, second)
+    net.lease(B, "web")
+    assert knock(net, port) == (A, first), "not while the one that had it first has it still"
+    over = SETTINGS.lease_s + 1
+    assert net.lease(B, "web", over) != first
+    assert knock(net, port)[0] == B
+    net.network.close()
+
+
+def test_a_forward_is_there_again_after_its_guest_was_dropped(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with echo() as (sock, port):
+        sock.close()
+    net = Net(library, forwards=(Forward(host="127.0.0.1", host_port=port, guest="web", guest_port=22),))
+    ip = net.lease(A, "web")
+    monkeypatch.setattr(networks, "STACKS_MAX", 2)
+    for number in range(5):
+        net.put(from_guest(f"52:54:00:02:00:{number:02x}", f"10.0.2.{20 + number}", "10.0.2.2", ICMP()))
+    assert knock(net, port) == (A, ip), "those without a lease went first"
+    monkeypatch.setattr(networks, "STACKS_MAX", 1)
+    net.put(from_guest(B, "10.0.2.77", "10.0.2.2", ICMP()))
+    net.put(from_guest(A, ip, "10.0.2.2", ICMP()))
+    assert knock(net, port) == (A, ip)
     net.network.close()
 
 
@@ -295,11 +362,6 @@ def knock(net: Net, port: int) -> tuple[str, str]:
     with socket.create_connection(("127.0.0.1", port)):
         syn = next(packet for packet in net.wait() if TCP in packet)
         return syn.dst, syn[IP].dst
-
-
-def released(mac: str, ip: str) -> Packet:
-    chaddr = bytes.fromhex(mac.replace(":", ""))
-    return BOOTP(chaddr=chaddr, ciaddr=ip) / DHCP(options=[("message-type", "release"), "end"])
 
 
 def test_what_cannot_be_forwarded_is_said(library: Library) -> None:
@@ -324,3 +386,21 @@ def test_what_was_not_acknowledged_is_sent_again_though_the_host_has_hung_up(net
     times_said = 0
     while times_said < 2:
         times_said += sum(bytes(packet[TCP].payload).startswith(b"last") for packet in net.wait() if TCP in packet)
+
+
+def test_after_a_long_silence_an_answer_still_comes(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    later_ns = 0
+    real = time.monotonic_ns
+    monkeypatch.setattr(time, "monotonic_ns", lambda: real() + later_ns)
+    with echo() as (server, port):
+        for sport in (1000, 1001):
+            net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=sport, dport=port) / Raw(b"hello")))
+            _, client = server.recvfrom(1000)
+            for _ in range(3):
+                net.poll()
+            server.sendto(b"back", client)
+            assert [packet[UDP].dport for packet in net.wait()] == [sport]
+            later_ns += 600 * 10**9
+            for _ in range(3):
+                net.poll()  # its socket is closed
+            later_ns += 600 * 10**9

@@ -63,7 +63,7 @@ def read(data: bytes) -> Message | None:
     options: dict[int, bytes] = {}
     if not _read_options(data[_FIXED.size :], options):
         return None
-    overload = options.get(OVERLOAD, b"\0")[:1]
+    overload = options.get(OVERLOAD) or b"\0"
     for bit, field in ((1, file), (2, sname)):
         if overload[0] & bit and not _read_options(field, options):
             return None

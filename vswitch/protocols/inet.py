@@ -13,6 +13,7 @@ BROADCAST = b"\xff" * 6
 ARP_REQUEST, ARP_REPLY = 1, 2
 UDP = 17
 FRAME_MIN = 60
+UDP_OVERHEAD = 28  # with the IPv4 header
 IPV4_HEADER_END = 34  # of one without options
 
 _ETHER = struct.Struct("!6s6sH")

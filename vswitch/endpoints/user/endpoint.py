@@ -11,9 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,12 @@ START_TIMEOUT_S = 10.0
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 5.0
 STABLE_S = 10.0
 WORD_MAX = 1 << 16
-LEASES_MAX = 65536
+LEASES_MAX = 1024  # that are remembered
+LEASE_S_MAX = 86400.0
+RESOLV_CONF = Path("/etc/resolv.conf")
+RESOLV_CONF_MAX = 1 << 14
+LOOK_S = 1.0  # how often to see whether it has changed
+NEEDED = ("PATH", "LD_", "PYTHON", "LANG", "LC_")  # of the environment
 PROBLEM_S = 10.0  # how often the log says what the child complains of
 
 Mac = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
@@ -86,7 +92,12 @@ class UserNetwork(Endpoint):
         pause_s = RESTART_MIN_S
         while True:
             since_s = trio.current_time()
-            why = await self._run_child(started)
+            try:
+                why = await self._run_child(started)
+            except OSError as error:  # it cannot be started now
+                if not self._has_started:
+                    raise RefusedError(f"{self.url}: {error.strerror}") from None
+                why = error.strerror or "it cannot be started"
             if trio.current_time() - since_s > STABLE_S:
                 pause_s = RESTART_MIN_S
             log.warning("%s: the process of this network has ended: %s; it is started again", self.name, why)
@@ -98,7 +109,7 @@ class UserNetwork(Endpoint):
         with child() as (process, frames, words):
             await _say(words, self._settings())
             try:
-                said = await _first_word(words)
+                said = await _first_word(words, self.name)
             except EOFError:
                 said = ["", await _end_of(process)]
             if said[0] != "ready":
@@ -116,27 +127,47 @@ class UserNetwork(Endpoint):
                     self._has_started = True
                 with lost:
                     await self._listen(words)
-            except msgspec.DecodeError:  # it may be in the hands of a guest
+            except (ValueError, RecursionError):  # it may be in the hands of a guest
                 return "it says what nobody understands"
             finally:
                 self.ports.links.unplug(self._port, "the process of this network has ended")
             return await _end_of(process)
 
     async def _listen(self, words: trio.socket.SocketType) -> None:
-        """Answers what the child asks, until it hangs up. Raises msgspec.DecodeError if it says anything else."""
+        """Answers what the child asks, until it hangs up. Raises ValueError if it says anything else."""
         problems = Sparingly(log, PROBLEM_S)
-        while data := await _hear(words):
+        servers = resolv_conf()
+        while True:
+            data = None
+            with trio.move_on_after(LOOK_S):
+                data = await _hear(words)
+            if (now := resolv_conf()) != servers:
+                servers = now
+                await _say(words, json.dumps(["servers", now.decode(errors="replace")]).encode())
+            if data is None:
+                continue
+            if not data:
+                return
             said = _SAID.decode(data)
             if isinstance(said, Where):
-                await _say(words, json.dumps([said.mac, self._port_of(said.mac)]).encode())
+                await _say(words, json.dumps(["found", said.mac, self._port_of(said.mac)]).encode())
                 continue
             if isinstance(said, Problem):
                 problems.say("%s: %s", self.name, printable(said.text))
                 continue
-            self._leases.pop(said.lease.mac, None)
-            self._leases[said.lease.mac] = said.lease
-            if len(self._leases) > LEASES_MAX:
-                del self._leases[next(iter(self._leases))]
+            self._keep(said.lease)
+
+    def _keep(self, lease: Lease) -> None:
+        """Raises ValueError if no such lease can be."""
+        options, network, ip = self.config.user, IPv4Network(self.config.path), IPv4Address(lease.ip)
+        if ip not in network or ip in (options.host_in(network), options.dns_in(network)):
+            raise ValueError("a lease of no guest's address")
+        lease.until_s = min(lease.until_s, time.time() + LEASE_S_MAX)
+        for other in [other for other in self._leases.values() if lease.mac == other.mac or lease.ip == other.ip]:
+            del self._leases[other.mac]
+        self._leases[lease.mac] = lease
+        if len(self._leases) > LEASES_MAX:
+            del self._leases[next(iter(self._leases))]
 
     def _port_of(self, mac: str) -> str:
         """Behind which port a station is; none if it may have no lease there, as another port, which is up, has it."""
@@ -167,6 +198,7 @@ class UserNetwork(Endpoint):
             "dns": str(options.dns_in(network)),
             "dhcpstart": str(options.dhcpstart_in(network)),
             "mac": base64.b64encode(mac).decode(),
+            "resolv_conf": resolv_conf().decode(errors="replace"),
             "reserve": {item.who: str(item.ip) for item in options.reserve},
             "forwards": [msgspec.structs.asdict(forward) for forward in options.hostfwd],
             "leases": [msgspec.structs.asdict(lease) for lease in self._leases.values()],
@@ -188,7 +220,8 @@ def child() -> Iterator[tuple["subprocess.Popen[bytes]", socket.socket, trio.soc
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env=os.environ | {"PYTHONPATH": _python_path()},
+            env={name: text for name, text in os.environ.items() if name.startswith(NEEDED)}
+            | {"PYTHONPATH": _python_path()},
             start_new_session=True,
         )
         its_frames.close()
@@ -206,6 +239,15 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
 
 
+def resolv_conf() -> bytes:
+    """What names this machine's DNS servers; the child can read no file."""
+    try:
+        with RESOLV_CONF.open("rb") as file:
+            return file.read(RESOLV_CONF_MAX)
+    except OSError:
+        return b""
+
+
 async def _say(words: trio.socket.SocketType, data: bytes) -> None:
     with suppress(BrokenPipeError, ConnectionResetError):  # it has ended
         await words.send(data)
@@ -219,14 +261,15 @@ async def _hear(words: trio.socket.SocketType) -> bytes:
         return b""
 
 
-async def _first_word(words: trio.socket.SocketType) -> list[Any]:
-    """Raises EOFError if there is none."""
+async def _first_word(words: trio.socket.SocketType, name: str) -> list[Any]:
+    """That it is ready, or why not; logs problems. Raises EOFError if there is none."""
     with trio.move_on_after(START_TIMEOUT_S):
-        data = await _hear(words)
-        if not data:
-            raise EOFError
-        what, value = json.loads(data)
-        return [what, value if what == "ready" else printable(str(value))]
+        while data := await _hear(words):
+            what, value = json.loads(data)
+            if what != "Problem":
+                return [what, value if what == "ready" else printable(str(value))]
+            log.warning("%s: %s", name, printable(str(value)))
+        raise EOFError
     return ["", f"it was not ready within {START_TIMEOUT_S:g} s"]
 
 
@@ -241,4 +284,6 @@ async def _end_of(process: "subprocess.Popen[bytes]") -> str:
     status = process.poll()
     if status is None:
         return "it hung up"
-    return f"status {status}" if status >= 0 else signal.Signals(-status).name
+    if status >= 0:
+        return f"status {status}"
+    return signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"

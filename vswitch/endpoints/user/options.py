@@ -19,8 +19,8 @@ from vswitch.values import FLAG, TEXT, Parameter
 
 MTU_DEFAULT, MTU_MIN, MTU_MAX = 1500, 576, 65520
 DOMAIN_DEFAULT = "lan"
-FORWARDS_MAX = 1024
-PREFIX_MIN, PREFIX_MAX = 16, 27
+FORWARDS_MAX = 256
+PREFIX_MIN, PREFIX_MAX = 20, 27
 
 _DOMAIN = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _FORWARD = re.compile(r"(tcp|udp):([^:]*):([0-9]{1,5})-([^:]*):([0-9]{1,5})")

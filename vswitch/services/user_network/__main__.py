@@ -2,6 +2,7 @@
 bytes, net/socket.c), and a socket for words with the switch, a message each. It ends when the switch hangs up.
 """
 
+import resource
 import select
 import socket
 import struct
@@ -16,6 +17,7 @@ from vswitch.errors import RefusedError
 from vswitch.services.user_network import sandbox, settings
 from vswitch.services.user_network.network import Network
 from vswitch.services.user_network.slirp import Library, Pool
+from vswitch.services.user_network.upstream import servers
 
 WORD_MAX = 1 << 20
 READ_BYTES = 1 << 18
@@ -97,12 +99,15 @@ class Words:
         with suppress(OSError):  # it has hung up
             self._sock.send(settings.write([what, value]))
 
-    def hear(self) -> tuple[str, str]:
-        """A station, and the port behind which it is. Raises EOFError when the switch has hung up."""
-        data = self._sock.recv(WORD_MAX)
-        if not data:
+    def hear(self) -> list[list[str]]:
+        """All that the switch has said: `found`, a station and its port, or `servers` and what resolv.conf says.
+        Raises EOFError when it has hung up."""
+        heard = []
+        with suppress(BlockingIOError):
+            while data := self._sock.recv(WORD_MAX, socket.MSG_DONTWAIT):
+                heard.append(msgspec.json.decode(data, type=list[str]))
             raise EOFError
-        return msgspec.json.decode(data, type=tuple[str, str])
+        return heard
 
     def settings(self) -> settings.Settings:
         return settings.read(self._sock.recv(WORD_MAX))
@@ -121,8 +126,10 @@ def serve(stream: Stream, words: Words) -> None:
         tell=lambda lease: words.say("Leased", lease),
         complain=lambda text: words.say("Problem", text),
     )
-    network.begin(time.time())
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     pool = Pool(library)
+    network.begin(time.time())
     words.say("ready", sandbox.enter())
     gone = True
     while True:
@@ -134,8 +141,11 @@ def serve(stream: Stream, words: Words) -> None:
         ready = pool.wait(network.stacks.values(), others, TICK_MS)
         now_s = time.time()
         if words.fileno() in ready:
-            mac, port = words.hear()
-            network.found(mac, port, now_s)
+            for what, *said in words.hear():
+                if what == "found":
+                    network.found(said[0], said[1], now_s)
+                else:
+                    network.upstream.servers = servers(said[0])
         if stream.fileno() in ready:
             for frame in stream.receive():
                 network.receive(frame, now_s)

@@ -7,7 +7,7 @@ import msgspec
 
 from vswitch.protocols import dhcp
 from vswitch.services.user_network.leases import Lease, Leases
-from vswitch.services.user_network.names import Names, label
+from vswitch.services.user_network.names import Names, label, port_label
 from vswitch.services.user_network.settings import Settings
 
 _ANY = IPv4Address(0)
@@ -37,9 +37,8 @@ class DhcpServer:
             return None if lease is None else self._say(message, dhcp.OFFER, lease)
         if kind == dhcp.REQUEST:
             return self._request(message, mac, port, now_s)
-        if kind == dhcp.RELEASE:
-            self._leases.release(mac, message.ciaddr, now_s)
-        elif kind == dhcp.DECLINE and message.wanted is not None:
+        # What is released is nobody else's before the lease is over: others can say so in a station's name.
+        if kind == dhcp.DECLINE and message.wanted is not None:
             self._leases.decline(mac, message.wanted, now_s)
         elif kind == dhcp.INFORM and message.ciaddr != _ANY:
             payload = dhcp.reply(message, dhcp.ACK, _ANY, self._settings.host, self._options(message, None))
@@ -49,14 +48,18 @@ class DhcpServer:
     def _request(self, message: dhcp.Message, mac: str, port: str, now_s: float) -> Answer | None:
         """Selecting, init-reboot, renewing and rebinding (RFC 2131, 4.3.2) differ in where the address stands."""
         wanted = message.wanted or message.ciaddr
-        lease = self._leases.offer(mac, port, now_s, wanted)
+        is_here = wanted in self._settings.network
+        is_ours = message.server is not None or self._leases.of(mac) is not None
+        if is_here and not is_ours and not self._leases.is_free(wanted, now_s):
+            return None  # another server's client, perhaps
+        lease = self._leases.offer(mac, port, now_s, wanted) if is_here else None
         if lease is None or lease.ip != wanted:
             server = self._settings.host
             payload = dhcp.reply(message, dhcp.NAK, _ANY, server, {dhcp.SERVER_ID: server.packed})
             return Answer(payload, IPv4Address("255.255.255.255"))
         self._leases.take(lease, now_s)
         lease.name = self._names.free_name(
-            label(message.options.get(dhcp.HOST_NAME, b"")) or label(port.replace(".", "-")), mac, now_s
+            label(message.options.get(dhcp.HOST_NAME, b"")) or port_label(port), mac, now_s
         )
         return self._say(message, dhcp.ACK, lease)
 

@@ -5,7 +5,7 @@ given or has been free the longest. What a station has is no other's while its p
 guessing a MAC address; and a port has no more than its share, so nobody takes them all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 
 import msgspec
@@ -36,7 +36,7 @@ class Leases:
     ) -> None:
         self.duration_s = duration_s
         self._reserved = reserved or {}
-        self._pool = list(pool)
+        self._pool = dict.fromkeys(pool)
         self._by_mac: dict[str, Lease] = {}
         self._by_ip: dict[IPv4Address, Lease] = {}
         for lease in known:
@@ -48,9 +48,12 @@ class Leases:
     def at(self, ip: IPv4Address) -> Lease | None:
         return self._by_ip.get(ip)
 
+    def current(self, now_s: float) -> Iterator[Lease]:
+        return (lease for lease in self._by_mac.values() if lease.until_s > now_s)
+
     def named(self, name: str, now_s: float) -> Lease | None:
         """Whose a name is: of several, it is the one's that has had it longest."""
-        return next((lease for lease in self._by_mac.values() if lease.name == name and lease.until_s > now_s), None)
+        return next((lease for lease in self.current(now_s) if lease.name == name), None)
 
     def offer(self, mac: str, port: str, now_s: float, wanted: IPv4Address | None = None) -> Lease | None:
         """An address for a station; None if there is none, or its port has had its share.
@@ -62,17 +65,17 @@ class Leases:
         if holder is not None and holder.mac != mac and holder.until_s > now_s:  # another one behind that port
             ip = None
         lease = self._by_mac.get(mac)
+        has_it = lease is not None and lease.port == port and lease.until_s > now_s
+        if ip is None and not has_it and self._held_by(port, now_s) >= PER_PORT_MAX:
+            return None
         if lease is not None and (ip is None or lease.ip == ip):
             lease.port = port
             lease.until_s = max(lease.until_s, now_s + OFFER_S)
             return lease
         if ip is None:
-            if sum(known.port == port and known.until_s > now_s for known in self._by_ip.values()) >= PER_PORT_MAX:
-                return None
-            ip = wanted if wanted is not None and self._is_free(wanted, now_s) else self._free(now_s)
+            ip = wanted if wanted is not None and self.is_free(wanted, now_s) else self._free(now_s)
         if ip is None:
             return None
-        self._forget(mac, ip)
         lease = Lease(mac=mac, ip=ip, port=port, until_s=now_s + OFFER_S)
         self._enter(lease)
         return lease
@@ -81,22 +84,19 @@ class Leases:
         """It is asked for."""
         lease.until_s = now_s + self.duration_s
 
-    def release(self, mac: str, ip: IPv4Address, now_s: float) -> Lease | None:
-        """Its station does not need it any more; it gets the same again as long as nobody else does."""
-        lease = self._by_mac.get(mac)
-        if lease is None or lease.ip != ip:
-            return None
-        lease.until_s = now_s
-        return lease
-
     def decline(self, mac: str, ip: IPv4Address, now_s: float) -> None:
         """Somebody uses it already: it is given to nobody for a while."""
         lease = self._by_mac.get(mac)
         if lease is not None and lease.ip == ip:
             del self._by_mac[mac]
-            lease.mac, lease.name, lease.until_s = "", "", now_s + self.duration_s
+            self._by_ip[ip] = Lease(mac="", ip=ip, port=lease.port, until_s=now_s + self.duration_s)
+
+    def _held_by(self, port: str, now_s: float) -> int:
+        """How many addresses are kept for a port's stations, those that they have declined among them."""
+        return sum(lease.port == port and lease.until_s > now_s for lease in self._by_ip.values())
 
     def _enter(self, lease: Lease) -> None:
+        self._forget(lease.mac, lease.ip)
         self._by_mac[lease.mac] = lease
         self._by_ip[lease.ip] = lease
 
@@ -106,7 +106,8 @@ class Leases:
                 self._by_mac.pop(lease.mac, None)
                 self._by_ip.pop(lease.ip, None)
 
-    def _is_free(self, ip: IPv4Address, now_s: float) -> bool:
+    def is_free(self, ip: IPv4Address, now_s: float) -> bool:
+        """Whether anybody may have an address."""
         lease = self._by_ip.get(ip)
         return ip in self._pool and ip not in self._reserved.values() and (lease is None or lease.until_s <= now_s)
 

@@ -13,6 +13,7 @@ codecs.lookup("idna")  # which dnslib needs when no file can be read any more
 
 TTL_S = 10
 QUERY_MAX = 1232
+_NOBODYS = {"host", "localhost", "wpad", "isatap"}  # the last two have Windows trust whoever has that name
 _LABEL = re.compile(rb"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -21,6 +22,10 @@ def label(text: str | bytes) -> str:
     data = text.encode(errors="replace") if isinstance(text, str) else text
     first = data.rstrip(b"\0").split(b".")[0].replace(b"_", b"-")
     return first.decode().lower() if _LABEL.fullmatch(first) else ""
+
+
+def port_label(port: str) -> str:
+    return label(port.replace(".", "-"))
 
 
 class Names:
@@ -32,11 +37,11 @@ class Names:
         self._leases = leases
 
     def free_name(self, wanted: str, mac: str, now_s: float) -> str:
-        """The name for a station: what it wants, unless another has it."""
-        if not wanted or wanted == "host":
+        """The name for a station: what it wants, unless another has it, or a port of that name."""
+        if not wanted or wanted in _NOBODYS:
             return ""
-        lease = self._leases.named(wanted, now_s)
-        return wanted if lease is None or lease.mac == mac else ""
+        others = (lease for lease in self._leases.current(now_s) if lease.mac != mac)
+        return "" if any(wanted in (lease.name, port_label(lease.port)) for lease in others) else wanted
 
     def address(self, name: str, now_s: float) -> IPv4Address | None:
         if name == "host":
@@ -51,7 +56,7 @@ class Names:
             if asked.header.qr or len(asked.questions) != 1:
                 raise ValueError("not a query")
             return self._answer(asked, now_s)
-        except (dnslib.DNSError, dnslib.buffer.BufferError, UnicodeError, IndexError) as error:
+        except Exception as error:  # dnslib raises many kinds
             raise ValueError("malformed") from error
 
     def _answer(self, asked: dnslib.DNSRecord, now_s: float) -> bytes | None:
@@ -59,6 +64,8 @@ class Names:
         reply = asked.reply(aa=1, ra=1)
         if name.endswith(".in-addr.arpa"):
             return self._reverse(name, asked, reply, now_s)
+        if not name:  # the root
+            return None
         own, _, rest = name.partition(".")
         if rest not in (self._domain, ""):
             return None if not name.endswith(f".{self._domain}") else _nothing(reply)

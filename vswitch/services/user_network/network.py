@@ -14,6 +14,11 @@ from vswitch.services.user_network.slirp import Library, Stack
 from vswitch.services.user_network.upstream import Upstream
 
 DNS_PORT = 53
+DNS_HEADER = 12
+COMPLAINT_MAX = 500
+FRAGMENT_BYTES_PER_S = 2 << 20
+_TCP, _SYN = 6, 0x02
+_THIS_MACHINE = (0, 127)  # first bytes of addresses that would be this machine's, past the gateway's
 STACKS_MAX = 1024  # guests that the NAT serves at a time
 ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they came in at
 ALL = IPv4Address("255.255.255.255")
@@ -47,6 +52,7 @@ class Network:
         self._asked: dict[str, list[dhcp.Message]] = {}  # by MAC address
         self._forwards: list[Forward] = list(settings.forwards)
         self._served: dict[Forward, tuple[bytes, IPv4Address]] = {}  # which guest each leads to
+        self._fragments, self._fragments_since_s = 0, 0.0
         self._own = {settings.host.packed, settings.dns.packed}
         self._here: dict[bytes, bytes] = {}  # the address that each stack's guest has
 
@@ -54,10 +60,17 @@ class Network:
         """Forward to those who have had leases before this process was there."""
         for lease in self.settings.leases:
             if lease.until_s > now_s:
-                self._forward_to(bytes.fromhex(lease.mac.replace(":", "")), lease)
+                self._forward_to(bytes.fromhex(lease.mac.replace(":", "")), lease, now_s)
 
     def receive(self, frame: bytes, now_s: float) -> None:
         """A frame from the switch. Whatever it is, it is served, or dropped and counted."""
+        try:
+            self._receive(frame, now_s)
+        except Exception as error:  # a fault of ours, which is to hit nobody else
+            self._drop("failed")
+            self._complain(f"a frame was dropped: {type(error).__name__}: {error}"[:COMPLAINT_MAX])
+
+    def _receive(self, frame: bytes, now_s: float) -> None:
         if len(frame) < 14:
             return self._drop("short")
         if frame[:6] != self.settings.mac and not frame[0] & 1:
@@ -78,7 +91,7 @@ class Network:
             self._say_dhcp(message, answer.payload, answer.to)
             if answer.lease is not None:
                 self._tell(answer.lease)
-                self._forward_to(message.mac, answer.lease)
+                self._forward_to(message.mac, answer.lease, now_s)
 
     def close(self) -> None:
         for mac in list(self.stacks):
@@ -102,15 +115,31 @@ class Network:
 
     def _translate(self, frame: bytes, now_s: float) -> None:
         mac, source = frame[6:12], frame[26:30]
+        if frame[30] in _THIS_MACHINE:
+            return self._drop("loopback")
+        if (frame[20] & 0x3F or frame[21]) and not self._may_fragment(len(frame), now_s):
+            return self._drop("fragments")
         stack = self.stacks.get(mac)
         if stack is None or self._here[mac] != source:
             ip = IPv4Address(source)
             if not self._may_be(mac, ip, now_s):
                 return self._drop("foreign_source")
             stack = self._stack_at(mac, ip)
+            lease = self.leases.of(mac.hex(":"))
+            if lease is not None and lease.ip == ip:  # which had a stack before, perhaps
+                self._forward_to(mac, lease, now_s)
         if self.settings.restrict and frame[30:34] != self.settings.host.packed:
             return self._drop("restricted")
+        if stack.is_full and (frame[23] != _TCP or _is_syn(frame)):
+            return self._drop("connections")
         return stack.put(frame)
+
+    def _may_fragment(self, size: int, now_s: float) -> bool:
+        """Whether one more fragment may wait for the rest of its packet: libslirp keeps them without a limit."""
+        if now_s - self._fragments_since_s >= 1:
+            self._fragments_since_s, self._fragments = now_s, 0
+        self._fragments += size
+        return self._fragments <= FRAGMENT_BYTES_PER_S
 
     def _may_be(self, mac: bytes, source: IPv4Address, now_s: float) -> bool:
         """Whether a station may have an address: one of this network's that is neither ours nor leased to another."""
@@ -140,8 +169,13 @@ class Network:
         return stack
 
     def _least_needed(self) -> bytes:
-        """The oldest stack: if there are such, of those without a socket, which are without a forward, too."""
-        return next((mac for mac, stack in self.stacks.items() if not stack.is_busy), next(iter(self.stacks)))
+        """The oldest stack of those that lack most of: a lease, a forward, a socket."""
+        forwarded = {owner for owner, _ in self._served.values()}
+
+        def need(mac: bytes) -> tuple[bool, bool, bool]:
+            return self.leases.of(mac.hex(":")) is not None, mac in forwarded, self.stacks[mac].is_busy
+
+        return min(self.stacks, key=need)
 
     def _close(self, mac: bytes) -> None:
         self.stacks.pop(mac).close()
@@ -155,21 +189,27 @@ class Network:
             own = self.settings.mac
             self._send(frame if frame[6:12] == own else frame[:6] + own + frame[12:])
 
-    def _forward_to(self, mac: bytes, lease: Lease) -> None:
+    def _is_still_meant(self, forward: Forward, owner: bytes, other: bytes, now_s: float) -> bool:
+        """Whether a forward stays with its owner, though another station is meant as well."""
+        lease = self.leases.of(owner.hex(":")) if owner not in (b"", other) else None
+        return lease is not None and lease.until_s > now_s and forward.guest in (lease.name, lease.port, str(lease.ip))
+
+    def _forward_to(self, mac: bytes, lease: Lease, now_s: float) -> None:
         """Has the forwards that mean a station lead to it, where it is now."""
         for forward in self._forwards:
             owner, ip = self._served.get(forward, (b"", None))
             is_meant = (
                 forward.guest in (lease.name, lease.port, str(lease.ip)) if forward.guest else owner in (b"", mac)
             )
-            if not is_meant or (owner, ip) == (mac, lease.ip):
+            if not is_meant or (owner, ip) == (mac, lease.ip) or self._is_still_meant(forward, owner, mac, now_s):
                 continue
             here = forward.host, forward.host_port
             if owner:
                 self.stacks[owner].unforward(here, udp=forward.udp)
                 del self._served[forward]
             try:
-                self._stack_at(mac, lease.ip).forward(here, (str(lease.ip), forward.guest_port), udp=forward.udp)
+                stack = self._stack_at(mac, lease.ip)
+                stack.forward(here, (str(lease.ip), forward.guest_port), udp=forward.udp)
             except OSError as error:
                 self._complain(f"cannot forward from {forward.host}:{forward.host_port}: {error.strerror}")
                 continue
@@ -209,9 +249,10 @@ class Network:
 
     def _query(self, datagram: Datagram, mac: bytes, now_s: float) -> None:
         def say(response: bytes) -> None:
-            if len(response) <= self.settings.mtu - 28:
-                back = Datagram(self.settings.dns, DNS_PORT, datagram.source, datagram.source_port, response)
-                self._send(inet.udp(back, mac, self.settings.mac))
+            if len(response) > self.settings.mtu - inet.UDP_OVERHEAD:
+                response = truncated(response)
+            back = Datagram(self.settings.dns, DNS_PORT, datagram.source, datagram.source_port, response)
+            self._send(inet.udp(back, mac, self.settings.mac))
 
         try:
             response = self.names.answer(datagram.payload, now_s)
@@ -221,10 +262,24 @@ class Network:
             return say(response)
         if self.settings.restrict:
             return self._drop("restricted")
-        return None if self.upstream.ask(datagram.payload, say, now_s) else self._drop("crowded")
+        return None if self.upstream.ask(datagram.payload, mac, say, now_s) else self._drop("crowded")
 
     def _drop(self, reason: str) -> None:
         self.drops[reason] += 1
+
+
+def _is_syn(frame: bytes) -> bool:
+    at = 14 + (frame[14] & 15) * 4 + 13
+    return len(frame) <= at or bool(frame[at] & _SYN)
+
+
+def truncated(response: bytes) -> bytes:
+    """The header and the question of a DNS response, saying that there is more (RFC 1035, 4.1.1): ask by TCP."""
+    end = DNS_HEADER
+    while end < len(response) and response[end]:
+        end += 1 + response[end]
+    header = response[:2] + bytes([response[2] | 2, response[3], 0, 1]) + bytes(6)
+    return header + response[DNS_HEADER : end + 5]
 
 
 def _pool(settings: Settings) -> list[IPv4Address]:

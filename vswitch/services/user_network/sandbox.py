@@ -9,7 +9,6 @@ import os
 import platform
 import resource
 import struct
-from collections.abc import Iterable
 
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 24, 38  # sys/prctl.h
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
@@ -17,15 +16,13 @@ _CAPABILITIES = 64
 _CAPABILITY_VERSION_3 = 0x2008_0522  # linux/capability.h
 
 # linux/landlock.h; the calls have the same numbers on all machines
-_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
-_LANDLOCK_VERSION, _LANDLOCK_PATH_BENEATH = 1, 1
-_READ_FILE = 1 << 2
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
+_LANDLOCK_VERSION = 1
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}  # by version, up to REFER and TRUNCATE
 
-# What /etc/resolv.conf is, or leads to (systemd-resolved, resolvconf, NetworkManager, connman).
-READABLE = ("/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/run/connman")
+MEMORY_MAX = 1 << 30  # bytes of address space
 
-# Calls that start programs, look into other processes, or change the system; by machine, from its asm/unistd.h.
+# Calls that start programs, reach other processes and files, or change the system; by machine, from its asm/unistd.h.
 _SOCKET = {"x86_64": 41, "aarch64": 198}
 _ARCHITECTURE = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}  # linux/audit.h
 _FORBIDDEN = {
@@ -36,6 +33,14 @@ _FORBIDDEN = {
         *{"bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425, "keyctl": 250}.values(),
         *{"init_module": 175, "finit_module": 313, "kexec_load": 246, "reboot": 169, "open_by_handle_at": 304}.values(),
         *{"add_key": 248, "request_key": 249, "socketpair": 53}.values(),
+        *{"kill": 62, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297}.values(),
+        *{"pidfd_open": 434, "pidfd_send_signal": 424, "process_madvise": 440, "prlimit64": 302}.values(),
+        *{"setrlimit": 160, "setpriority": 141, "sched_setaffinity": 203, "ioprio_set": 251}.values(),
+        *{"chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "truncate": 76, "mknod": 133}.values(),
+        *{"chown": 92, "fchown": 93, "lchown": 94, "fchownat": 260, "name_to_handle_at": 303}.values(),
+        *{"setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "utime": 132, "utimes": 235}.values(),
+        *{"futimesat": 261, "utimensat": 280, "shmget": 29, "shmat": 30, "shmctl": 31}.values(),
+        *{"msgget": 68, "semget": 64, "mq_open": 240, "clock_settime": 227, "settimeofday": 164}.values(),
     },
     "aarch64": {
         *{"clone": 220, "execve": 221, "execveat": 281, "clone3": 435}.values(),
@@ -44,6 +49,14 @@ _FORBIDDEN = {
         *{"bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "io_uring_setup": 425, "keyctl": 219}.values(),
         *{"init_module": 105, "finit_module": 273, "kexec_load": 104, "reboot": 142, "open_by_handle_at": 265}.values(),
         *{"add_key": 217, "request_key": 218, "socketpair": 199}.values(),
+        *{"kill": 129, "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240}.values(),
+        *{"pidfd_open": 434, "pidfd_send_signal": 424, "process_madvise": 440, "prlimit64": 261}.values(),
+        *{"setrlimit": 164, "setpriority": 140, "sched_setaffinity": 122, "ioprio_set": 30}.values(),
+        *{"fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "truncate": 45, "mknodat": 33}.values(),
+        *{"fchown": 55, "fchownat": 54, "name_to_handle_at": 264}.values(),
+        *{"setxattr": 5, "lsetxattr": 6, "fsetxattr": 7}.values(),
+        *{"utimensat": 88, "shmget": 194, "shmat": 196, "shmctl": 195}.values(),
+        *{"msgget": 186, "semget": 190, "mq_open": 180, "clock_settime": 112, "settimeofday": 170}.values(),
     },
 }
 _INET, _INET6 = 2, 10  # the families that sockets may have
@@ -61,13 +74,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def enter() -> list[str]:
     """Takes it all away, for good. Answers what this system does not have."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     for capability in range(_CAPABILITIES):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     _check(_libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24)), "capset")
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     lacks = []
-    if not _restrict_files(READABLE):
+    if not _restrict_files():
         lacks.append("Landlock")
     if not _restrict_calls(platform.machine()):
         lacks.append("seccomp")
@@ -79,8 +93,8 @@ def _check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def _restrict_files(readable: Iterable[str]) -> bool:
-    """Landlock: nothing but reading, and that in a few places. Answers whether the kernel has it."""
+def _restrict_files() -> bool:
+    """Landlock: no file can be opened any more. Answers whether the kernel has it."""
     version = _libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
     if version < 1:
         return False
@@ -89,12 +103,6 @@ def _restrict_files(readable: Iterable[str]) -> bool:
     if ruleset < 0:
         return False
     try:
-        for path in readable:
-            if os.path.isdir(path):
-                place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                rule = struct.pack("=Qi", _READ_FILE, place)
-                _check(_libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_PATH_BENEATH, rule, 0), "Landlock")
-                os.close(place)
         return bool(_libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(ruleset)

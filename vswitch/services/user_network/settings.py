@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dhcp: bool = True
     restrict: bool = False
     host_access: bool = False
-    resolv_conf: str = "/etc/resolv.conf"
+    resolv_conf: str = ""
     forwards: tuple[Forward, ...] = ()
     reserve: dict[str, IPv4Address] = {}
     leases: tuple[Lease, ...] = ()

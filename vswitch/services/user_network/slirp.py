@@ -8,6 +8,7 @@ a stack is told where its guest is, and gives out IP packets only.
 import functools
 import ipaddress
 import os
+import resource
 import select
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from vswitch.errors import RefusedError
 LIBRARY = "libslirp.so.0"
 CONFIG_VERSION = 4
 NEEDED = (4, 7)
+SOCKETS_MAX, SOCKETS_FEW = 512, 16  # of one stack: at most, and when descriptors are few
+SPARE = 64  # descriptors for others
 QUIET_MS = 1000  # how often a stack that has no timer running asks to be looked at (slirp.c)
 
 _DECLARATIONS = """
@@ -120,6 +123,7 @@ class Pool:
         self._timeout = library.ffi.new("uint32_t *")
         self._fill, self._have_polled = library.pollfds_fill, library.pollfds_poll
         self._null = library.ffi.NULL
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE
         self._add = library.ffi.callback("int(int, int, void *)", self._add_descriptor, error=0)
         self._found = library.ffi.callback("int(int, void *)", self._events_of, error=0)
 
@@ -134,6 +138,8 @@ class Pool:
             self._fill(stack.handle, self._timeout, self._add, self._null)
             # A connection whose socket is closed already may still have to send something again.
             stack.is_busy = len(self._wanted) > before or self._timeout[0] < QUIET_MS
+            count = len(self._wanted) - before
+            stack.is_full = count >= SOCKETS_MAX or (len(self._wanted) > self._most and count > SOCKETS_FEW)
             soonest_ms = min(soonest_ms, self._timeout[0])
         self._register()
         self._ready = dict(self._poll.poll(soonest_ms))
@@ -163,7 +169,8 @@ class Pool:
 class Stack:
     """One guest's NAT. `deliver` is called with each frame for the guest, while a frame is put in or in `Pool.wait`.
 
-    It `is_busy` while it has a socket, or has just been given a frame: the others need not be asked what they wait for.
+    It `is_full` while it may not open more sockets. It `is_busy` while it has one, or has just been given a frame: the
+    others need not be asked what they wait for.
     """
 
     def __init__(
@@ -179,8 +186,8 @@ class Stack:
     ) -> None:
         ffi = library.ffi
         self._library = library
-        self._input = library.input
-        self.is_busy = True
+        self._input, self._tick, self._null = library.input, library.pollfds_poll, ffi.NULL
+        self.is_busy, self.is_full = True, False
         config = ffi.new("SlirpConfig *")
         config.version = CONFIG_VERSION
         config.in_enabled = True
@@ -202,8 +209,10 @@ class Stack:
 
     def put(self, frame: bytes) -> None:
         """A frame of the guest's."""
+        if not self.is_busy:  # its clock stands still while nobody asks it for anything
+            self._tick(self.handle, 1, self._null, self._null)
+            self.is_busy = True
         self._input(self.handle, frame, len(frame))
-        self.is_busy = True
 
     def forward(self, host: tuple[str, int], guest: tuple[str, int], *, udp: bool) -> None:
         """Have what comes to a port of the host's go to one of the guest's. Raises OSError."""
