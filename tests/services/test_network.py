@@ -315,7 +315,7 @@ def test_a_forward_leads_to_whom_it_names(library: Library) -> None:
         ip = net.lease(B, "db")
         with echo() as (client, _):
             client.sendto(b"knock", ("127.0.0.1", port))
-            (packet,) = net.wait()
+            packet = next(packet for packet in net.wait() if UDP in packet)
             assert (packet.dst, packet[IP].dst, packet[UDP].dport) == (B, ip, 99)
             there = packet[IP].src
             net.put(from_guest(B, ip, there, UDP(sport=99, dport=packet[UDP].sport) / Raw(b"yes")))
@@ -359,9 +359,12 @@ def test_a_forward_is_there_again_after_its_guest_was_dropped(
 
 def knock(net: Net, port: int) -> tuple[str, str]:
     """Who is asked for a connection when somebody connects to a port of this machine."""
-    with socket.create_connection(("127.0.0.1", port)):
-        syn = next(packet for packet in net.wait() if TCP in packet)
-        return syn.dst, syn[IP].dst
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        own = sock.getsockname()[1]
+        while True:
+            for packet in net.wait():
+                if TCP in packet and packet[TCP].sport == own:
+                    return packet.dst, packet[IP].dst
 
 
 def test_what_cannot_be_forwarded_is_said(library: Library) -> None:

@@ -137,7 +137,7 @@ class Pool:
             self._timeout[0] = timeout_ms
             self._fill(stack.handle, self._timeout, self._add, self._null)
             # A connection whose socket is closed already may still have to send something again.
-            stack.is_busy = len(self._wanted) > before or self._timeout[0] < QUIET_MS
+            stack.is_busy = len(self._wanted) > before or self._timeout[0] < min(QUIET_MS, timeout_ms)
             count = len(self._wanted) - before
             stack.is_full = count >= SOCKETS_MAX or (len(self._wanted) > self._most and count > SOCKETS_FEW)
             soonest_ms = min(soonest_ms, self._timeout[0])
@@ -187,7 +187,7 @@ class Stack:
         ffi = library.ffi
         self._library = library
         self._input, self._tick, self._null = library.input, library.pollfds_poll, ffi.NULL
-        self.is_busy, self.is_full = True, False
+        self.is_busy, self.is_full = False, False
         config = ffi.new("SlirpConfig *")
         config.version = CONFIG_VERSION
         config.in_enabled = True
