@@ -14,9 +14,8 @@ DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
 
 # Options
 PAD, SUBNET_MASK, ROUTER, DNS, HOST_NAME, DOMAIN_NAME = 0, 1, 3, 6, 12, 15
-MTU, REQUESTED_IP, LEASE_TIME, OVERLOAD, MESSAGE_TYPE, SERVER_ID, PARAMETERS = 26, 50, 51, 52, 53, 54, 55
-MAX_SIZE, RENEWAL_TIME, REBINDING_TIME, TFTP_SERVER, BOOT_FILE, FQDN, DOMAIN_SEARCH = 57, 58, 59, 66, 67, 81, 119
-END = 255
+MTU, REQUESTED_IP, LEASE_TIME, OVERLOAD, MESSAGE_TYPE, SERVER_ID = 26, 50, 51, 52, 53, 54
+RENEWAL_TIME, REBINDING_TIME, END = 58, 59, 255
 
 _FIXED = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _COOKIE = bytes.fromhex("63825363")
@@ -79,9 +78,7 @@ def read(data: bytes) -> Message | None:
     )
 
 
-def reply(
-    request: Message, kind: int, yiaddr: IPv4Address, server: IPv4Address, options: Mapping[int, bytes], boot: str = ""
-) -> bytes:
+def reply(request: Message, kind: int, yiaddr: IPv4Address, server: IPv4Address, options: Mapping[int, bytes]) -> bytes:
     """The answer to a message; `options` that are longer than one can be are split (RFC 3396)."""
     nobody = bytes(4)
     flags = _BROADCAST if request.broadcast else 0
@@ -100,7 +97,7 @@ def reply(
         request.giaddr.packed,
         request.mac,
         b"",
-        boot.encode()[:127],
+        b"",
         _COOKIE,
     )
     kinds = {MESSAGE_TYPE: bytes([kind])} if kind else {}

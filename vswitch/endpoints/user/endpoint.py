@@ -40,6 +40,7 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 RESOLV_CONF_MAX = 1 << 14
 LOOK_S = 1.0  # how often to see whether it has changed
 NEEDED = ("PATH", "LD_", "PYTHON", "LANG", "LC_")  # of the environment
+NONSENSE = "it says what nobody understands"
 PROBLEM_S = 10.0  # how often the log says what the child complains of
 
 Mac = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
@@ -112,6 +113,8 @@ class UserNetwork(Endpoint):
                 said = await _first_word(words, self.name)
             except EOFError:
                 said = ["", await _end_of(process)]
+            except (ValueError, TypeError, RecursionError):
+                said = ["", NONSENSE]
             if said[0] != "ready":
                 if not self._has_started:
                     raise RefusedError(f"{self.url}: {said[1]}")
@@ -128,7 +131,7 @@ class UserNetwork(Endpoint):
                 with lost:
                     await self._listen(words)
             except (ValueError, RecursionError):  # it may be in the hands of a guest
-                return "it says what nobody understands"
+                return NONSENSE
             finally:
                 self.ports.links.unplug(self._port, "the process of this network has ended")
             return await _end_of(process)
@@ -136,14 +139,17 @@ class UserNetwork(Endpoint):
     async def _listen(self, words: trio.socket.SocketType) -> None:
         """Answers what the child asks, until it hangs up. Raises ValueError if it says anything else."""
         problems = Sparingly(log, PROBLEM_S)
-        servers = resolv_conf()
+        servers, look_at_s = b"", trio.current_time()
         while True:
             data = None
-            with trio.move_on_after(LOOK_S):
+            with trio.move_on_at(look_at_s):
                 data = await _hear(words)
-            if (now := resolv_conf()) != servers:
-                servers = now
-                await _say(words, json.dumps(["servers", now.decode(errors="replace")]).encode())
+            if trio.current_time() >= look_at_s:
+                now = await trio.to_thread.run_sync(resolv_conf, abandon_on_cancel=True)
+                if now != servers:
+                    servers = now
+                    await _say(words, json.dumps(["servers", now.decode(errors="replace")]).encode())
+                look_at_s = trio.current_time() + LOOK_S
             if data is None:
                 continue
             if not data:
@@ -177,7 +183,7 @@ class UserNetwork(Endpoint):
             return ""
         held = self._leases.get(mac)
         if held is not None and held.port != port.name:
-            holder = next((other for other in self.ports if other.name == held.port), None)
+            holder = self.ports.named(held.port)
             if holder is not None and holder.up:
                 self._turn_away(f"{mac} behind {port.name}", f"{holder.name} has its lease")
                 return ""
@@ -198,7 +204,6 @@ class UserNetwork(Endpoint):
             "dns": str(options.dns_in(network)),
             "dhcpstart": str(options.dhcpstart_in(network)),
             "mac": base64.b64encode(mac).decode(),
-            "resolv_conf": resolv_conf().decode(errors="replace"),
             "reserve": {item.who: str(item.ip) for item in options.reserve},
             "forwards": [msgspec.structs.asdict(forward) for forward in options.hostfwd],
             "leases": [msgspec.structs.asdict(lease) for lease in self._leases.values()],

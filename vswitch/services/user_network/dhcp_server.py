@@ -10,6 +10,7 @@ from vswitch.services.user_network.leases import Lease, Leases
 from vswitch.services.user_network.names import Names, label, port_label
 from vswitch.services.user_network.settings import Settings
 
+ALL = IPv4Address("255.255.255.255")
 _ANY = IPv4Address(0)
 
 
@@ -17,7 +18,7 @@ class Answer(msgspec.Struct, frozen=True):
     """What is sent to a client, and the lease it has taken by this, if any."""
 
     payload: bytes
-    to: IPv4Address  # 255.255.255.255: to all
+    to: IPv4Address  # ALL, or one
     lease: Lease | None = None
 
 
@@ -56,7 +57,7 @@ class DhcpServer:
         if lease is None or lease.ip != wanted:
             server = self._settings.host
             payload = dhcp.reply(message, dhcp.NAK, _ANY, server, {dhcp.SERVER_ID: server.packed})
-            return Answer(payload, IPv4Address("255.255.255.255"))
+            return Answer(payload, ALL)
         self._leases.take(lease, now_s)
         lease.name = self._names.free_name(
             label(message.options.get(dhcp.HOST_NAME, b"")) or port_label(port), mac, now_s
@@ -65,8 +66,7 @@ class DhcpServer:
 
     def _say(self, message: dhcp.Message, kind: int, lease: Lease) -> Answer:
         payload = dhcp.reply(message, kind, lease.ip, self._settings.host, self._options(message, lease))
-        to_all = message.broadcast or message.ciaddr == _ANY
-        to = IPv4Address("255.255.255.255") if to_all and message.broadcast else lease.ip
+        to = ALL if message.broadcast else lease.ip
         return Answer(payload, to, lease if kind == dhcp.ACK else None)
 
     def _options(self, message: dhcp.Message, lease: Lease | None) -> dict[int, bytes]:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from vswitch.protocols import dhcp, inet
 from vswitch.protocols.inet import Arp, Datagram
-from vswitch.services.user_network.dhcp_server import DhcpServer
+from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
 from vswitch.services.user_network.leases import Lease, Leases
 from vswitch.services.user_network.names import Names
 from vswitch.services.user_network.settings import Forward, Settings
@@ -21,8 +21,6 @@ _TCP, _SYN = 6, 0x02
 _THIS_MACHINE = (0, 127)  # first bytes of addresses that would be this machine's, past the gateway's
 STACKS_MAX = 1024  # guests that the NAT serves at a time
 ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they came in at
-ALL = IPv4Address("255.255.255.255")
-NOBODY = IPv4Address(0)
 
 
 class Network:
