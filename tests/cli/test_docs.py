@@ -220,7 +220,7 @@ def test_every_operation_is_on_the_page_of_the_api_with_its_fields() -> None:
                 assert fields(kind) <= set(re.findall(r"\w+", row)), (operation.full_path, row)
 
 
-PLACES = {"name": "NAME", "mac": "MAC", "number": "ID"}
+PLACES = {"name": "NAME", "mac": "MAC", "number": "ID", "forward": "FORWARD"}
 
 
 def fields(kind: Any) -> set[str]:

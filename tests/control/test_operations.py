@@ -26,7 +26,7 @@ def test_every_operation_is_documented_and_no_other() -> None:
     require(DOCS.exists(), "the tests are not in a checkout")
     documented = re.findall(r"^\| `([A-Z]+) /v1(/[^ ?`]*)", DOCS.read_text(), re.M)
     named = [
-        (each.method, re.sub("{name}", "NAME", re.sub("{number}", "ID", re.sub("{mac}", "MAC", each.path))))
+        (each.method, re.sub(r"{(\w+)}", lambda named: {"number": "ID"}.get(named[1], named[1].upper()), each.path))
         for each in OPERATIONS
         if not each.is_of_all_versions
     ]

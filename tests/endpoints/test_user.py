@@ -2,115 +2,30 @@
 
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import dnslib  # type: ignore[import-untyped]
 import pytest
-import trio
-from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
-from scapy.packet import Packet
 
-from tests.needs import require
-from tests.peers import Peer, until
+from tests.endpoints.user_guest import ALL, GATEWAY, Guest, child_of, need_libslirp, restarted
+from tests.peers import until
 from vswitch import InputError, RefusedError, VSwitch
 from vswitch.endpoints.url import parse
-from vswitch.endpoints.user import endpoint
-from vswitch.services.user_network.slirp import Library
-
-GATEWAY = "52:55:0a:00:02:02"
-ALL = "ff:ff:ff:ff:ff:ff"
+from vswitch.endpoints.user import child
 
 
 @pytest.fixture(autouse=True)
 def library() -> None:
-    try:
-        Library()
-    except RefusedError as error:
-        require(False, str(error))
+    need_libslirp()
 
 
 @pytest.fixture
 async def switch() -> AsyncIterator[VSwitch]:
     async with VSwitch() as switch:
         yield switch
-
-
-class Guest:
-    """A station with DHCP and ping."""
-
-    def __init__(self, peer: Peer, mac: str) -> None:
-        self.peer, self.mac = peer, mac
-        self.ip = "0.0.0.0"
-
-    @classmethod
-    async def plugged_into(cls, switch: VSwitch, name: str, mac: str) -> "Guest":
-        return cls(await Peer.plugged_into(switch, name=name), mac)
-
-    async def send(self, packet: Packet) -> None:
-        await self.peer.send(bytes(packet))
-
-    async def receive(self, layer: type[Packet]) -> Packet:
-        """The next frame with a layer."""
-        while True:
-            (frame,) = await self.peer.receive(1)
-            if layer in (packet := Ether(frame)):
-                return packet
-
-    async def ask(self, kind: str, *options: Any) -> None:
-        said = BOOTP(chaddr=self._chaddr) / DHCP(options=[("message-type", kind), *options, "end"])
-        packet = IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) / said
-        await self.send(Ether(src=self.mac, dst=ALL) / packet)
-
-    async def dhcp(self, kind: str, *options: Any) -> Packet:
-        await self.ask(kind, *options)
-        while True:
-            packet = await self.receive(BOOTP)
-            if packet[BOOTP].op == 2 and packet[BOOTP].chaddr[:6] == self._chaddr:
-                return packet
-
-    @property
-    def _chaddr(self) -> bytes:
-        return bytes.fromhex(self.mac.replace(":", ""))
-
-    async def lease(self) -> str:
-        offer = await self.dhcp("discover")
-        ack = await self.dhcp("request", ("requested_addr", offer[BOOTP].yiaddr))
-        assert ("message-type", 5) in ack[DHCP].options
-        self.ip = ack[BOOTP].yiaddr
-        return self.ip
-
-    async def ping(self, address: str, mac: str = GATEWAY) -> None:
-        await self.send(Ether(src=self.mac, dst=mac) / IP(src=self.ip, dst=address) / ICMP(id=7))
-        assert (await self.receive(ICMP))[IP].src == address
-
-
-def child_of(parent: int) -> int | None:
-    """The process of a user network."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent and endpoint.PROGRAM.encode() in (path.parent / "cmdline").read_bytes():
-                return int(path.parent.name)
-        except OSError:
-            continue
-    return None
-
-
-@asynccontextmanager
-async def restarted(switch: VSwitch, number: signal.Signals) -> AsyncIterator[None]:
-    """Its process ends, and another one is there in the end."""
-    before = child_of(os.getpid())
-    assert before is not None
-    os.kill(before, number)
-    yield
-    await until(lambda: child_of(os.getpid()) not in (None, before))
-    await until(lambda: next(port for port in switch.ports() if port.name == "net").up)
 
 
 async def test_guests_get_addresses_and_reach_the_gateway(switch: VSwitch) -> None:
@@ -183,27 +98,13 @@ async def test_another_ports_lease_cannot_be_had_while_that_port_is_up(switch: V
     assert await thief.lease() == "10.0.2.15"
 
 
-async def test_a_forward_leads_to_the_first_guest(switch: VSwitch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    await switch.attach(f"user://10.0.2.0/24?name=net&hostfwd=tcp::{port}-:22")
-    a = await Guest.plugged_into(switch, "a", "52:54:00:00:00:0a")
-    await a.lease()
-    for _ in range(2):
-        async with await trio.open_tcp_stream("127.0.0.1", port):
-            syn = await a.receive(TCP)
-            assert (syn[IP].dst, syn[TCP].dport, syn[TCP].flags) == (a.ip, 22, "S")
-        async with restarted(switch, signal.SIGKILL):
-            pass
-
-
 async def test_a_process_that_says_nonsense_is_replaced(
     switch: VSwitch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may be in the hands of a guest."""
     (tmp_path / "nonsense.py").write_text(NONSENSE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(endpoint, "PROGRAM", "nonsense")
+    monkeypatch.setattr(child, "PROGRAM", "nonsense")
     await switch.attach("user://10.0.2.0/24?name=net")
     said = "net: the process of this network has ended: it says what nobody understands; it is started again"
     await until(lambda: caplog.messages.count(said) > 2)
@@ -252,9 +153,16 @@ async def test_what_it_lacks_is_said(switch: VSwitch, monkeypatch: pytest.Monkey
         ("user://10.0.2.0/24?reserve=web@10.0.3.3", "reserve: 10.0.3.3 is no guest's address"),
         ("user://10.0.2.0/24?reserve=a@10.0.2.9,b@10.0.2.9", "10.0.2.9 is reserved twice"),
         ("user://10.0.2.0/24?hostfwd=tcp:2222-:22", "is no forward; write it like tcp:127.0.0.1:2222-web:22"),
-        ("user://10.0.2.0/24?hostfwd=tcp:0.0.0.0:2222-:22", "0.0.0.0 is beyond loopback"),
+        (
+            "user://10.0.2.0/24?hostfwd=tcp:0.0.0.0:2222-:22",
+            "hostfwd: tcp:0.0.0.0:2222: anyone on the network could connect; add insecure=yes",
+        ),
         ("user://10.0.2.0/24?hostfwd=tcp::70000-:22", "port 70000 is out of range"),
-        ("user://10.0.2.0/24?hostfwd=udp::5353-:53", "goes with host_access=yes"),
+        ("user://10.0.2.0/24?hostfwd=unix:web.sock-web:80", "is no forward"),
+        ("user://10.0.2.0/24?hostfwd=unix:run/web.sock-web:80", "'run/web.sock' is no absolute path"),
+        ("user://10.0.2.0/24?hostfwd=tcp::2222-a:22,tcp::2222-b:22", "tcp:127.0.0.1:2222 leads to several"),
+        ("user://10.0.2.0/24?hostfwd=tcp::2222-a:0", "port 0 is out of range; 1 to 65535"),
+        ("user://10.0.2.0/24?leases=", "leases: needs a file"),
     ],
 )
 def test_what_is_wrong_is_said(url: str, said: str) -> None:

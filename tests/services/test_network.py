@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import dnslib  # type: ignore[import-untyped]
@@ -22,8 +22,9 @@ from tests.needs import require
 from tests.services.test_dhcp_server import SETTINGS
 from vswitch.errors import RefusedError
 from vswitch.protocols import inet
+from vswitch.services.user_network import nat, slirp, upstream
 from vswitch.services.user_network import network as networks
-from vswitch.services.user_network import slirp, upstream
+from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
 from vswitch.services.user_network.settings import Forward
@@ -49,16 +50,33 @@ class Net:
         self.sent: list[Packet] = []
         self.asked: list[str] = []
         self.leases: list[Lease] = []
+        self.served: list[Served] = []
+        self._forwards = 0
         self.complaints: list[str] = []
         self.network = Network(
             msgspec.structs.replace(SETTINGS, **settings),
             library,
             send=lambda frame: self.sent.append(Ether(frame)),
             ask=self.asked.append,
-            tell=self.leases.append,
+            tell=self._told,
             complain=self.complaints.append,
         )
         self._pool = Pool(library)
+
+    def _told(self, what: Lease | Served) -> None:
+        if isinstance(what, Lease):
+            self.leases.append(what)
+        elif what.ip or what.problem:
+            self.served.append(what)
+
+    def forward(self, guest: str, port: int, *, udp: bool = False) -> tuple[str, int]:
+        """Where on this machine it is."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            self._forwards += 1
+            self.network.forwards.add(Forward(self._forwards, guest, port, udp), sock.dup(), 0.0)
+            host, port = sock.getsockname()
+            return host, port
 
     def put(self, packet: Packet, now_s: float = 0.0) -> list[Packet]:
         """What comes back at once."""
@@ -86,21 +104,23 @@ class Net:
 
     def poll(self) -> None:
         """What there is to do now."""
-        self._pool.wait(self.network.stacks.values(), {}, 0)
+        self._pool.wait(self.network.nat.stacks, {}, 0)
 
     def wait(self) -> list[Packet]:
         """What comes from outside."""
         self.sent.clear()
         while not self.sent:
             others = {self.network.upstream.fileno(): select.POLLIN}
-            if self._pool.wait(self.network.stacks.values(), others, 10_000):
+            if self._pool.wait(self.network.nat.stacks, others, 10_000):
                 self.network.upstream.receive()
         return list(self.sent)
 
 
 @pytest.fixture
-def net(library: Library) -> Net:
-    return Net(library, host_access=True)
+def net(library: Library) -> Iterator[Net]:
+    net = Net(library, host_access=True)
+    yield net
+    net.network.close()
 
 
 def discover(mac: str, kind: str = "discover", *options: Any) -> Packet:
@@ -204,12 +224,26 @@ def test_a_guest_reaches_a_server_of_this_machine_and_is_answered(net: Net) -> N
         assert bytes(answer[UDP].payload) == b"back"
 
 
-@pytest.mark.parametrize("address", ["10.0.2.2", "127.0.0.1", "127.1.2.3", "0.0.0.0"])
+@pytest.mark.parametrize("address", ["10.0.2.2", "10.0.2.3", "127.0.0.1", "127.1.2.3", "0.0.0.0", "255.255.255.255"])
 def test_without_host_access_it_does_not(library: Library, address: str) -> None:
     net = Net(library)
     with echo() as (server, port):
         net.put(from_guest(A, "10.0.2.15", address, UDP(sport=1000, dport=port) / Raw(b"hello")))
         assert select.select([server], [], [], 0)[0] == []
+    assert net.network.drops.total() == 1
+
+
+@pytest.mark.parametrize("flags", ["S", "SU", "SF", ""])
+def test_without_host_access_no_segment_opens_a_connection(library: Library, flags: str) -> None:
+    net = Net(library)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        net.put(from_guest(A, "10.0.2.15", "10.0.2.2", TCP(flags=flags, dport=server.getsockname()[1])))
+        net.poll()
+        assert select.select([server], [], [], 0)[0] == []
+        cut = IP(src="10.0.2.15", dst="10.0.2.2", flags="MF", proto=6) / Raw(bytes(8))
+        net.put(Ether(src=A, dst=GATEWAY) / cut)
+    assert net.network.drops == ({"host_access": 2} if "S" in flags else {"host_access": 1})
+    net.network.close()
 
 
 def test_no_more_fragments_are_taken_in_than_may_wait(net: Net) -> None:
@@ -218,7 +252,7 @@ def test_no_more_fragments_are_taken_in_than_may_wait(net: Net) -> None:
         fragment[IP].id = number
         net.network.receive(bytes(fragment), 1.0)
     taken = 2000 - net.network.drops["fragments"]
-    assert taken * len(bytes(fragment)) <= networks.FRAGMENT_BYTES_PER_S < (taken + 1) * len(bytes(fragment))
+    assert taken * len(bytes(fragment)) <= nat.FRAGMENT_BYTES_PER_S < (taken + 1) * len(bytes(fragment))
     net.put(fragment, 2.0)
     assert net.network.drops["fragments"] == 2000 - taken
 
@@ -277,10 +311,10 @@ def test_a_restricted_network_reaches_nobody_beyond_it(library: Library) -> None
 
 
 def test_no_more_stations_are_served_than_there_may_be(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "STACKS_MAX", 3)
+    monkeypatch.setattr(nat, "GUESTS_MAX", 3)
     for number in range(10):
         net.put(from_guest(f"52:54:00:02:00:{number:02x}", f"10.0.2.{20 + number}", "10.0.2.2", ICMP()))
-    assert len(net.network.stacks) == 3
+    assert len(list(net.network.nat.stacks)) == 3
 
 
 def test_what_is_flooded_is_not_for_us(net: Net) -> None:
@@ -306,60 +340,103 @@ def test_no_frame_raises(library: Library, frame: bytes) -> None:
     net.network.close()
 
 
-def test_a_forward_leads_to_whom_it_names(library: Library) -> None:
-    with echo() as (sock, port):
-        sock.close()
-        forward = Forward(host="127.0.0.1", host_port=port, guest="db", guest_port=99, udp=True)
-        net = Net(library, forwards=(forward,), host_access=True)
-        net.lease(A, "web")
-        ip = net.lease(B, "db")
-        with echo() as (client, _):
-            client.sendto(b"knock", ("127.0.0.1", port))
-            packet = next(packet for packet in net.wait() if UDP in packet)
-            assert (packet.dst, packet[IP].dst, packet[UDP].dport) == (B, ip, 99)
-            there = packet[IP].src
-            net.put(from_guest(B, ip, there, UDP(sport=99, dport=packet[UDP].sport) / Raw(b"yes")))
-            assert client.recv(100) == b"yes"
-        net.network.close()
-    assert IPv4Address(there) == SETTINGS.host
+def test_a_forward_leads_to_whom_it_names(net: Net) -> None:
+    here = net.forward("db", 99, udp=True)
+    net.lease(A, "web")
+    ip = net.lease(B, "db")
+    assert net.served == [Served(1, ip)]
+    with echo() as (client, _):
+        client.sendto(b"knock", here)
+        packet = next(packet for packet in net.wait() if UDP in packet)
+        assert (packet.dst, packet[IP].src, packet[IP].dst, packet[UDP].dport) == (B, "10.0.2.2", ip, 99)
+        net.put(from_guest(B, ip, "10.0.2.2", UDP(sport=99, dport=packet[UDP].sport) / Raw(b"yes")))
+        assert client.recv(100) == b"yes"
 
 
-def test_a_forward_follows_a_name(library: Library) -> None:
-    with echo() as (sock, port):
-        sock.close()
-    forward = Forward(host="127.0.0.1", host_port=port, guest="web", guest_port=22)
-    net = Net(library, forwards=(forward,))
-    first = net.lease(A, "web")
-    assert knock(net, port) == (A, first)
-    net.lease(B, "web")
-    assert knock(net, port) == (A, first), "not while the one that had it first has it still"
-    over = SETTINGS.lease_s + 1
-    assert net.lease(B, "web", over) != first
-    assert knock(net, port)[0] == B
-    net.network.close()
-
-
-def test_a_forward_is_there_again_after_its_guest_was_dropped(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with echo() as (sock, port):
-        sock.close()
-    net = Net(library, forwards=(Forward(host="127.0.0.1", host_port=port, guest="web", guest_port=22),))
+def test_a_forward_leads_to_who_is_there_already(net: Net) -> None:
     ip = net.lease(A, "web")
-    monkeypatch.setattr(networks, "STACKS_MAX", 2)
+    for guest in ("web", ip, ""):
+        assert knock(net, net.forward(guest, 22)) == (A, ip)
+
+
+def test_a_forward_leads_to_an_address_that_a_guest_gave_itself(net: Net) -> None:
+    here = net.forward("10.0.2.77", 22)
+    net.put(from_guest(A, "10.0.2.77", "10.0.2.2", ICMP()))
+    assert knock(net, here) == (A, "10.0.2.77")
+
+
+def test_a_forward_follows_a_name(net: Net) -> None:
+    here = net.forward("web", 22)
+    first = net.lease(A, "web")
+    assert knock(net, here) == (A, first)
+    net.lease(B, "web")
+    assert knock(net, here) == (A, first), "not while the one that had it first has it still"
+    over = SETTINGS.lease_s + 1
+    second = net.lease(B, "web", over)
+    assert second != first
+    assert knock(net, here) == (B, second)
+    assert net.served == [Served(1, first), Served(1, second)]
+
+
+def test_who_is_forwarded_to_is_not_dropped_for_others(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = net.forward("web", 22)
+    ip = net.lease(A, "web")
+    monkeypatch.setattr(nat, "GUESTS_MAX", 2)
     for number in range(5):
         net.put(from_guest(f"52:54:00:02:00:{number:02x}", f"10.0.2.{20 + number}", "10.0.2.2", ICMP()))
-    assert knock(net, port) == (A, ip), "those without a lease went first"
-    monkeypatch.setattr(networks, "STACKS_MAX", 1)
-    net.put(from_guest(B, "10.0.2.77", "10.0.2.2", ICMP()))
-    net.put(from_guest(A, ip, "10.0.2.2", ICMP()))
-    assert knock(net, port) == (A, ip)
+    assert knock(net, here) == (A, ip)
+
+
+def test_a_forward_that_is_removed_leaves_nothing(net: Net) -> None:
+    here = net.forward("web", 22)
+    ip = net.lease(A, "web")
+    assert knock(net, here) == (A, ip)
+    net.network.forwards.remove(1)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(here)
+    again = net.forward("web", 22)
+    assert knock(net, again) == (A, ip)
+
+
+def test_a_unix_socket_leads_to_a_guest(net: Net, tmp_path: Path) -> None:
+    path = str(tmp_path / "web.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        net.network.forwards.add(Forward(1, "web", 80), listener.dup(), 0.0)
+    ip = net.lease(A, "web")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        syn = next(packet for packet in net.wait() if TCP in packet)
+        assert (syn.dst, syn[IP].src, syn[IP].dst, syn[TCP].dport) == (A, "10.0.2.2", ip, 80)
+        ports = {"sport": 80, "dport": syn[TCP].sport}
+        net.put(from_guest(A, ip, "10.0.2.2", TCP(flags="SA", seq=1, ack=syn[TCP].seq + 1, window=9000, **ports)))
+        net.put(
+            from_guest(A, ip, "10.0.2.2", TCP(flags="PA", seq=2, ack=syn[TCP].seq + 1, window=9000, **ports) / b"hi")
+        )
+        net.poll()
+        assert client.recv(10) == b"hi"
+
+
+def test_without_host_access_a_guest_answers_who_has_come_and_nobody_else(library: Library) -> None:
+    net = Net(library)
+    here = net.forward("db", 99, udp=True)
+    ip = net.lease(B, "db")
+    with echo() as (client, there), echo() as (other, elsewhere):
+        client.sendto(b"knock", here)
+        knocked = next(packet for packet in net.wait() if UDP in packet)
+        assert knocked[UDP].sport == there
+        for port in (there, elsewhere):
+            net.put(from_guest(B, ip, "10.0.2.2", UDP(sport=99, dport=port) / Raw(b"yes")))
+            net.put(from_guest(B, ip, "10.0.2.2", UDP(sport=98, dport=port) / Raw(b"no")))
+        assert client.recv(100) == b"yes"
+        assert select.select([client, other], [], [], 0)[0] == []
+        assert net.network.drops == {"host_access": 3}
     net.network.close()
 
 
-def knock(net: Net, port: int) -> tuple[str, str]:
+def knock(net: Net, here: tuple[str, int]) -> tuple[str, str]:
     """Who is asked for a connection when somebody connects to a port of this machine."""
-    with socket.create_connection(("127.0.0.1", port)) as sock:
+    with socket.create_connection(here) as sock:
         own = sock.getsockname()[1]
         while True:
             for packet in net.wait():
@@ -367,13 +444,11 @@ def knock(net: Net, port: int) -> tuple[str, str]:
                     return packet.dst, packet[IP].dst
 
 
-def test_what_cannot_be_forwarded_is_said(library: Library) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        net = Net(library, forwards=(Forward(host="127.0.0.1", host_port=port, guest="", guest_port=22),))
+def test_what_cannot_be_forwarded_is_told(net: Net) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as connected, socket.create_connection(connected.getsockname()) as sock:
+        net.network.forwards.add(Forward(1, "", 22), sock.dup(), 0.0)  # which cannot listen
         net.lease(A, "web")
-        assert net.complaints == [f"cannot forward from 127.0.0.1:{port}: Address already in use"]
-        net.network.close()
+    assert net.served == [Served(1, problem="Invalid argument")]
 
 
 def test_what_was_not_acknowledged_is_sent_again_though_the_host_has_hung_up(net: Net) -> None:

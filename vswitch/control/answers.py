@@ -5,7 +5,7 @@ import logging
 
 import trio
 
-from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetPolicy
+from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetForwards, SetPolicy
 from vswitch.control.model import (
     Action,
     ChangeInfo,
@@ -37,6 +37,7 @@ ACTIONS: dict[type[Change], Action] = {
     Detach: "detach",
     Replace: "replace",
     SetPolicy: "set_policy",
+    SetForwards: "set_forwards",
     Adopt: "adopt",
     SetAgeing: "set_ageing",
 }

@@ -58,6 +58,19 @@ class SetPolicy(msgspec.Struct, frozen=True):
         return [f"- {_line(self.name, self.old)}", f"+ {_line(self.name, self.config)}"]
 
 
+class SetForwards(msgspec.Struct, frozen=True):
+    """Other ports lead to the guests of a user network, which stays."""
+
+    name: str
+    old: EndpointConfig
+    config: EndpointConfig
+
+    def diff(self) -> list[str]:
+        old, new = ([str(forward) for forward in config.user.hostfwd] for config in (self.old, self.config))
+        gone = [f"- {self.name}  hostfwd={text}" for text in old if text not in new]
+        return gone + [f"+ {self.name}  hostfwd={text}" for text in new if text not in old]
+
+
 class Adopt(msgspec.Struct, frozen=True):
     """An endpoint that is there already is the configuration's."""
 
@@ -78,7 +91,7 @@ class SetAgeing(msgspec.Struct, frozen=True):
         return [f"- ageing = {self.old_s:g}s", f"+ ageing = {self.ageing_s:g}s"]
 
 
-Change: TypeAlias = Attach | Detach | Replace | SetPolicy | Adopt | SetAgeing
+Change: TypeAlias = Attach | Detach | Replace | SetPolicy | SetForwards | Adopt | SetAgeing
 
 
 def plan(
@@ -155,7 +168,7 @@ def result(endpoints: Mapping[str, EndpointConfig], planned: Sequence[Change]) -
     for change in planned:
         if isinstance(change, Replace) and change.name in found:
             raise InputError(f"{change.config.url}: there is an endpoint {change.name!r} already")
-        if isinstance(change, Attach | Replace | SetPolicy):
+        if isinstance(change, Attach | Replace | SetPolicy | SetForwards):
             found[change.name] = change.config
     return found
 
@@ -166,8 +179,13 @@ def _takes_its_place(name: str, old: EndpointConfig, new: EndpointConfig) -> boo
 
 def _change(name: str, old: EndpointConfig, new: EndpointConfig) -> list[Change]:
     becomes = name if new.name is None else new.name
-    if becomes == name and _but_policy(old) == _but_policy(new):
-        return [SetPolicy(name, old, new) if old.policy != new.policy else Adopt(name, new)]
+    if becomes == name and _at_rest(old) == _at_rest(new):
+        changes: list[Change] = []
+        if old.policy != new.policy:
+            changes.append(SetPolicy(name, old, new))
+        if old.user.hostfwd != new.user.hostfwd:
+            changes.append(SetForwards(name, old, new))
+        return changes or [Adopt(name, new)]
     _check_not_passed_on(new)
     return [Replace(name, old, becomes, new)]
 
@@ -177,8 +195,11 @@ def _check_not_passed_on(config: EndpointConfig) -> None:
         raise RefusedError(f"{config.url}: a descriptor comes to a switch as it starts; restart it, or leave that out")
 
 
-def _but_policy(config: EndpointConfig) -> EndpointConfig:
-    return msgspec.structs.replace(config.absolute(), name=None, policy=Policy())
+def _at_rest(config: EndpointConfig) -> EndpointConfig:
+    """Without what can change while peers are plugged in."""
+    full = config.absolute()
+    user = msgspec.structs.replace(full.user, hostfwd=())
+    return msgspec.structs.replace(full, name=None, policy=Policy(), user=user)
 
 
 def _line(name: str, config: EndpointConfig) -> str:

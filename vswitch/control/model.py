@@ -292,13 +292,47 @@ class PartitionInfo(msgspec.Struct, frozen=True, kw_only=True):
     rest: bool
 
 
+class LeaseInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An address of a user network's guest, which is NAME.DOMAIN to others; without a name, that is empty."""
+
+    network: str
+    mac: str
+    ip: str
+    name: str
+    domain: str
+    port: str
+    left_s: float
+
+
+class ForwardRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A forward as `hostfwd=` has it; `network` is which one, if there are several."""
+
+    forward: str
+    network: str | None = None
+
+
+class UnforwardRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of which network, if several may have it."""
+
+    network: str | None = None
+
+
+class ForwardInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A forward, with the port that the system chose. `ip` is the guest it leads to, `problem` why it leads nowhere."""
+
+    network: str
+    forward: str
+    ip: str | None
+    problem: str
+
+
 class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """With `dry_run`, nothing is changed."""
 
     dry_run: bool = False
 
 
-Action = Literal["attach", "detach", "replace", "set_policy", "adopt", "set_ageing"]
+Action = Literal["attach", "detach", "replace", "set_policy", "set_forwards", "adopt", "set_ageing"]
 
 
 class ChangeInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -125,6 +125,14 @@ FLUSH = Operation("DELETE", "/macs", model.Dropped, "Drop what was learned", que
 PARTITIONS = Operation("GET", "/partitions", list[model.PartitionInfo], "What is parted")
 PART = Operation("POST", "/partitions", model.PartitionInfo, "Part islands of ports", body=model.PartitionRequest)
 HEAL = Operation("DELETE", "/partitions/{number}", model.Nothing, "Undo a partition")
+LEASES = Operation("GET", "/leases", list[model.LeaseInfo], "The guests that have an address of a user network")
+FORWARDS = Operation("GET", "/forwards", list[model.ForwardInfo], "What leads from this machine to guests")
+FORWARD = Operation(
+    "POST", "/forwards", model.ForwardInfo, "Have a port of this machine lead to a guest's", body=model.ForwardRequest
+)
+UNFORWARD = Operation(
+    "DELETE", "/forwards/{forward}", model.Nothing, "Take a forward back", query=model.UnforwardRequest
+)
 SAVED = Operation("GET", "/configuration", bytes, "The switch as it is, as a configuration file", media=TOML)
 RELOAD = Operation(
     "POST",
@@ -151,7 +159,8 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         FAILURES,
     ),
     *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST, TRACE, FLOWS),
-    *(ATTACH, DETACH, SET, PIN, FORGET, FLUSH, PARTITIONS, PART, HEAL, SAVED, RELOAD),
+    *(ATTACH, DETACH, SET, PIN, FORGET, FLUSH, PARTITIONS, PART, HEAL),
+    *(LEASES, FORWARDS, FORWARD, UNFORWARD, SAVED, RELOAD),
 )
 
 

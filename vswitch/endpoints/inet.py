@@ -77,7 +77,7 @@ async def bind_all(config: EndpointConfig, kind: socket.SocketKind) -> list[sock
     for family, address in addresses:
         try:
             port = socks[0].getsockname()[1] if socks else address[1]
-            socks.append(_bind(family, (address[0], port, *address[2:]), kind))
+            socks.append(bind_to(family, (address[0], port, *address[2:]), kind))
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL and (socks or address is not addresses[-1][1]):
                 continue  # such as ::1 where there is no IPv6
@@ -95,8 +95,8 @@ async def bind(config: EndpointConfig, kind: socket.SocketKind) -> socket.socket
     return first
 
 
-def _bind(family: int, address: Any, kind: socket.SocketKind) -> socket.socket:
-    """Raises OSError."""
+def bind_to(family: int, address: Any, kind: socket.SocketKind) -> socket.socket:
+    """A socket at one address. Raises OSError."""
     sock = socket.socket(family, kind)
     try:
         if kind == socket.SOCK_STREAM:

@@ -118,7 +118,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
         mgmt = os.path.abspath(self.mgmt) if self.mgmt is not None else None
         qmp = os.path.abspath(self.qmp) if self.qmp is not None else None
-        return msgspec.structs.replace(self, path=path, remote=remote, mgmt=mgmt, qmp=qmp)
+        return msgspec.structs.replace(self, path=path, remote=remote, mgmt=mgmt, qmp=qmp, user=self.user.absolute())
 
     def check_paths(self) -> None:
         """Guests are told paths in full, so these have to fit a socket's address, too. Raises InputError."""
@@ -200,7 +200,7 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
         _check_vde(given, bool(fields.get("connect")))
     config = EndpointConfig(scheme=scheme, **fields, user=UserOptions(**options), policy=policies.read(policy))
     if scheme == "user":
-        config.user.check(IPv4Network(config.path))
+        config.user.check(IPv4Network(config.path), insecure=config.insecure)
     if config.listens:
         check_static(config)
         if config.qmp is not None:
@@ -469,6 +469,6 @@ SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
     "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_GUEST, *_PEERS)),
     "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", *_VDE_SWITCH)),
     "tap": (_read_tap, _COMMON),
-    "user": (_read_user, (*_COMMON, *user.PARAMETERS)),
+    "user": (_read_user, (*_COMMON, *user.PARAMETERS, "insecure")),
     "fd": (_read_fd, (*_COMMON, "single", *_GUEST, *_PEERS, "any_user")),
 }

@@ -1,7 +1,7 @@
 """The endpoints that are attached to a switch."""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import trio
@@ -12,6 +12,8 @@ from vswitch.endpoints.carrier import Carrier
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.kinds import create
 from vswitch.endpoints.url import EndpointConfig, check_static, parse
+from vswitch.endpoints.user.endpoint import UserNetwork
+from vswitch.endpoints.user.forward import Forward
 from vswitch.errors import InputError, MissingError, RefusedError
 from vswitch.ports.policy import Policy, changed
 from vswitch.ports.ports import Ports
@@ -137,6 +139,13 @@ class Attachments:
                 set_policy(port, changed(port.policy, old, policy))
         endpoint.config = wanted
         self[name].policy_changed()
+
+    def set_forwards(self, name: str, wanted: Sequence[Forward]) -> None:
+        """Have a user network's forwards be these. Raises InputError, and RefusedError if some cannot be had."""
+        endpoint = self[name].endpoint
+        if not isinstance(endpoint, UserNetwork):
+            raise InputError(f"{name} is no user network; only one has forwards")
+        endpoint.set_forwards(wanted)
 
     def infos(self) -> list[model.EndpointInfo]:
         """A snapshot of every endpoint."""

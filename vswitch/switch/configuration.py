@@ -7,7 +7,7 @@ import msgspec
 import trio
 
 from vswitch.control import changes, saving
-from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetPolicy
+from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetForwards, SetPolicy
 from vswitch.control.config import SwitchConfig
 from vswitch.endpoints import together
 from vswitch.endpoints.url import EndpointConfig
@@ -76,11 +76,11 @@ class Configuration:
         return saving.toml(switch, self._attachments.configs())
 
     def _now(self) -> dict[str, EndpointConfig]:
-        """Its endpoints that are attached still, as written, but for the policies that they have now."""
+        """Its endpoints that are attached still, as written, but for the policies and forwards that they have now."""
         here = self._attachments
         self._made = {name: it for name, it in self._made.items() if name in here and here[name] is it[0]}
         return {
-            name: msgspec.structs.replace(written, policy=attachment.config.policy)
+            name: msgspec.structs.replace(written, policy=attachment.config.policy, user=attachment.config.user)
             for name, (attachment, written) in self._made.items()
         }
 
@@ -123,7 +123,7 @@ class Configuration:
         for change in planned:
             if isinstance(change, SetAgeing):
                 self._ports.set_ageing(change.ageing_s)
-            elif isinstance(change, SetPolicy | Adopt) and change.name in self._attachments:
+            elif isinstance(change, SetPolicy | SetForwards | Adopt) and change.name in self._attachments:
                 self._made[change.name] = self._attachments[change.name], change.config
         left = self._set_policies([change for change in planned if isinstance(change, SetPolicy)])
         replaced: list[tuple[Replace, EndpointConfig]] = []
@@ -134,10 +134,19 @@ class Configuration:
                 replaced.append((change, self._attachments[change.old_name].config))
                 await self._detach(change.old_name)
         failed = self._set_all_policies(left)
+        failed += [self._set_forwards(change) for change in planned if isinstance(change, SetForwards)]
         failed += [await self._try_attach(change, None) for change in deferred]
         failed += [await self._try_attach(change, was) for change, was in replaced]
         if failed := list(filter(None, failed)):
             raise RefusedError(f"the rest has changed, but {'; '.join(failed)}")
+
+    def _set_forwards(self, change: SetForwards) -> str:
+        """Answers what has gone wrong, if something has."""
+        try:
+            self._attachments.set_forwards(change.name, change.config.user.hostfwd)
+        except VSwitchError as error:
+            return f"{change.name}: {error}"
+        return ""
 
     async def _try_attach(self, change: Attach | Replace, was: EndpointConfig | None) -> str:
         """Attach, or else put back what `was` there; answers what has gone wrong, if something has."""

@@ -30,6 +30,7 @@ from vswitch.switch.captures import Captures
 from vswitch.switch.configuration import Configuration
 from vswitch.switch.policies import Policies
 from vswitch.switch.stations import Stations
+from vswitch.switch.user_networks import UserNetworks
 from vswitch.values import check_name
 from vswitch.version import __version__
 
@@ -47,7 +48,8 @@ class VSwitch:
     `hub` learns nothing: it repeats every frame, whatever it says, to all other ports. With `record` it keeps in memory
     what passed last; captures together hold `capture_memory` bytes that are not written yet.
 
-    Within the block it has a facet for each area: `attachments`, `configuration`, `policies`, `stations`, `captures`.
+    Within the block it has a facet for each area: `attachments`, `configuration`, `policies`, `stations`, `captures`,
+    `user_networks`.
     All tasks and descriptors belong to the block and are gone when it ends. Raises InputError for a name or
     value that cannot be right.
     """
@@ -57,6 +59,7 @@ class VSwitch:
     captures: Captures
     attachments: Attachments
     configuration: Configuration
+    user_networks: UserNetworks
 
     def __init__(
         self,
@@ -132,6 +135,7 @@ class VSwitch:
         self.configuration = Configuration(self._ports, self.attachments, fixed)
         self.policies = Policies(self._ports, self.attachments)
         self.stations = Stations(self.name, self._ports, self.attachments, self.policies)
+        self.user_networks = UserNetworks(self.attachments)
         memory, limits = self._capture_memory, self._record
         self.captures = Captures(self.name, self._ports, self.attachments, nursery, memory=memory, limits=limits)
         self._running = True

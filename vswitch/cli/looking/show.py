@@ -52,7 +52,7 @@ INTERNALS = {
 T = TypeVar("T")
 
 
-def _lists(command: Callable[..., None]) -> Callable[..., None]:
+def lists(command: Callable[..., None]) -> Callable[..., None]:
     """The options every command has that prints a table of them."""
     return asks_switch(table.wide(command))
 
@@ -63,19 +63,19 @@ def _lists(command: Callable[..., None]) -> Callable[..., None]:
 def status(name: str | None, as_json: bool, internals: bool) -> None:
     """Say how a switch is doing."""
     if internals:
-        counted = _ask(name, operations.INTERNALS, as_json)
+        counted = ask(name, operations.INTERNALS, as_json)
         if counted is not None:
             rows = [(field, f"{count:,}") for field, count in msgspec.structs.asdict(counted).items()]
             table.show_facts([(INTERNALS[field], count) for field, count in rows])
         return
-    shown = _ask(name, operations.STATUS, as_json)
+    shown = ask(name, operations.STATUS, as_json)
     if shown is None:
         return
     totals = shown.totals
     rows = [
         ("switch", f"{shown.name} (pid {shown.pid}, vswitch {shown.version})"),
         ("data plane", "compiled" if shown.compiled else "pure Python: slow; reinstall to compile it"),
-        ("up for", _span(shown.uptime_s)),
+        ("up for", span(shown.uptime_s)),
         ("ports", str(shown.ports)),
         ("stations", f"{shown.macs:,}"),
         ("moves", f"{shown.mac_moves:,}"),
@@ -90,10 +90,10 @@ def status(name: str | None, as_json: bool, internals: bool) -> None:
 
 
 @click.command()
-@_lists
+@lists
 def ports(name: str | None, as_json: bool, wide: bool) -> None:
     """List the ports, their peers and counters."""
-    shown = _ask(name, operations.PORTS, as_json)
+    shown = ask(name, operations.PORTS, as_json)
     if shown is None:
         return
     rows = [
@@ -115,10 +115,10 @@ def ports(name: str | None, as_json: bool, wide: bool) -> None:
 
 
 @click.command()
-@_lists
+@lists
 def macs(name: str | None, as_json: bool, wide: bool) -> None:
     """List the stations in the MAC table."""
-    shown = _ask(name, operations.MACS, as_json)
+    shown = ask(name, operations.MACS, as_json)
     if shown is None:
         return
     rows = [(station.mac, str(station.vlan), station.port, text.age(station)) for station in shown]
@@ -126,10 +126,10 @@ def macs(name: str | None, as_json: bool, wide: bool) -> None:
 
 
 @click.command()
-@_lists
+@lists
 def vlans(name: str | None, as_json: bool, wide: bool) -> None:
     """List the VLANs of ports, and who is in them."""
-    shown = _ask(name, operations.VLANS, as_json)
+    shown = ask(name, operations.VLANS, as_json)
     if shown is None:
         return
     rows = [(str(vlan.vlan), ", ".join(vlan.untagged) or "-", ", ".join(vlan.tagged) or "-") for vlan in shown]
@@ -144,14 +144,14 @@ def metrics(name: str | None) -> None:
 
 
 @click.command()
-@_lists
+@lists
 @click.argument("reference", required=False)
 def failures(name: str | None, as_json: bool, wide: bool, reference: str | None) -> None:
     """List what has failed beside forwarding.
 
     With a REFERENCE, say all there is to know of that one.
     """
-    shown = _ask(name, operations.FAILURES, as_json)
+    shown = ask(name, operations.FAILURES, as_json)
     if shown is None:
         return
     if reference is None:
@@ -165,7 +165,7 @@ def failures(name: str | None, as_json: bool, wide: bool, reference: str | None)
     say(f"{found[0].what} has failed, {found[0].count:,} times:\n\n{found[0].details.rstrip()}")
 
 
-def _ask(name: str | None, operation: Operation[T], as_json: bool) -> T | None:
+def ask(name: str | None, operation: Operation[T], as_json: bool) -> T | None:
     """What the switch answers, or None if it was printed as JSON already."""
     path = client.find(name)
     body = client.ask(path, operation)
@@ -189,7 +189,7 @@ def _vlan(vlan: model.Vlan) -> str:
     return {"transparent": "-", "access": f"{vlan.access}", "qinq": f"qinq {vlan.access}"}[vlan.mode]
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02}min" if hours else f"{minutes}min {rest:02}s" if minutes else f"{seconds:.1f}s"

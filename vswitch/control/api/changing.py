@@ -33,6 +33,8 @@ class Changing:
             operations.PARTITIONS: self._partitions,
             operations.PART: self._part,
             operations.HEAL: self._heal,
+            operations.FORWARD: self._forward,
+            operations.UNFORWARD: self._unforward,
             operations.SAVED: self._saved,
             operations.RELOAD: self._reload,
             operations.SET_LOG: self._set_log,
@@ -95,6 +97,14 @@ class Changing:
 
     async def _heal(self, asked: Asked) -> model.Nothing:
         self._switch.policies.heal(number(asked.parameters["number"], 1, 10**9))
+        return model.Nothing()
+
+    async def _forward(self, asked: Asked) -> model.ForwardInfo:
+        wanted: model.ForwardRequest = asked.body
+        return await self._switch.user_networks.forward(wanted.forward, wanted.network)
+
+    async def _unforward(self, asked: Asked) -> model.Nothing:
+        self._switch.user_networks.unforward(asked.parameters["forward"], asked.query.network)
         return model.Nothing()
 
     async def _saved(self, asked: Asked) -> Response:

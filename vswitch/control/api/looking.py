@@ -32,6 +32,8 @@ class Looking:
             operations.TRACE: self._trace,
             operations.FLOWS: self._flows,
             operations.FAILURES: self._failures,
+            operations.LEASES: self._leases,
+            operations.FORWARDS: self._forwards,
         }
 
     async def _document(self, asked: Asked) -> dict[str, Any]:
@@ -67,6 +69,12 @@ class Looking:
 
     async def _log(self, asked: Asked) -> model.LogInfo:
         return answers.log_info()
+
+    async def _leases(self, asked: Asked) -> list[model.LeaseInfo]:
+        return self._switch.user_networks.leases()
+
+    async def _forwards(self, asked: Asked) -> list[model.ForwardInfo]:
+        return self._switch.user_networks.forwards()
 
     async def _trace(self, asked: Asked) -> model.Trace:
         wanted: model.TraceRequest = asked.body

@@ -1,78 +1,42 @@
 """user:// — a network of its own, with NAT, DHCP and DNS, in a child process (vswitch/services/user_network).
 
 The child has the other end of an ordinary stream, so that whatever happens to it costs this port only. It is started
-again when it ends; leases are kept here, and told the next one.
+again when it ends; its leases and the sockets of its forwards are kept here, for the next one.
 """
 
 import base64
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
 import trio
 
-import vswitch
 from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.url import EndpointConfig
+from vswitch.endpoints.user.child import Leased, Problem, Where, Words, child, end_of
+from vswitch.endpoints.user.forward import Forward
+from vswitch.endpoints.user.forwards import Forwards, Known
+from vswitch.endpoints.user.leases import Lease, Leases
 from vswitch.errors import RefusedError, printable
 from vswitch.ports.port import SwitchPort, now_ms
+from vswitch.ports.ports import Ports
 from vswitch.sparingly import Sparingly
+from vswitch.supervision import keep_running
 
-PROGRAM = "vswitch.services.user_network"
-START_TIMEOUT_S = 10.0
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 5.0
 STABLE_S = 10.0
-WORD_MAX = 1 << 16
-LEASES_MAX = 1024  # that are remembered
-LEASE_S_MAX = 86400.0
+SETTLE_S = 2.0  # how long the child may take to say where a new forward leads
 RESOLV_CONF = Path("/etc/resolv.conf")
 RESOLV_CONF_MAX = 1 << 14
 LOOK_S = 1.0  # how often to see whether it has changed
-NEEDED = ("PATH", "LD_", "PYTHON", "LANG", "LC_")  # of the environment
 NONSENSE = "it says what nobody understands"
 PROBLEM_S = 10.0  # how often the log says what the child complains of
-
-Mac = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
-
-
-class Lease(msgspec.Struct):
-    """As the child tells it, and the next one is told."""
-
-    mac: Mac
-    ip: Annotated[str, msgspec.Meta(max_length=15)]
-    port: Annotated[str, msgspec.Meta(max_length=100)]
-    name: Annotated[str, msgspec.Meta(max_length=63)]
-    until_s: float
-
-
-class Where(msgspec.Struct, tag=True, array_like=True):
-    """The child asks behind which port a station is."""
-
-    mac: Mac
-
-
-class Leased(msgspec.Struct, tag=True, array_like=True):
-    lease: Lease
-
-
-class Problem(msgspec.Struct, tag=True, array_like=True):
-    """What a person is to know."""
-
-    text: Annotated[str, msgspec.Meta(max_length=500)]
-
-
-_SAID = msgspec.json.Decoder(Where | Leased | Problem)
 
 
 class UserNetwork(Endpoint):
@@ -80,13 +44,56 @@ class UserNetwork(Endpoint):
 
     _port: SwitchPort
 
-    async def run(self, started: Callable[[], None]) -> None:
-        self._leases: dict[str, Lease] = {}  # by MAC address
+    def __init__(self, config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> None:
+        super().__init__(config, name, ports, sock)
+        self._network = IPv4Network(config.path)
+        self._leases = Leases(self._is_guests)
+        self._forwards = Forwards()
         self._has_started = False
+
+    @property
+    def leases(self) -> list[Lease]:
+        """Those that it has given, the last one last."""
+        return self._leases.known
+
+    @property
+    def forwards(self) -> list[Known]:
+        return self._forwards.known
+
+    async def forward(self, forward: Forward) -> Known:
+        """Have it lead to its guest from now on, and from when that guest is there. Raises InputError, RefusedError."""
+        forward.check(insecure=self.config.insecure)
+        known = self._forwards.add(forward)
+        self._note_forwards()
+        with trio.move_on_after(SETTLE_S):
+            await known.settled.wait()
+        return known
+
+    def unforward(self, text: str) -> Forward:
+        """Raises MissingError."""
+        forward = self._forwards.remove(text)
+        self._note_forwards()
+        return forward
+
+    def set_forwards(self, wanted: Iterable[Forward]) -> None:
+        """Raises RefusedError if some cannot be had, when all others are as wanted."""
+        try:
+            self._forwards.become(wanted)
+        finally:
+            self._note_forwards()
+
+    def _note_forwards(self) -> None:
+        options = msgspec.structs.replace(self.config.user, hostfwd=self._forwards.written)
+        self.config = msgspec.structs.replace(self.config, user=options)
+
+    async def run(self, started: Callable[[], None]) -> None:
+        await self._leases.load(self.config.user.leases)
         self._port = self.ports.add(self.name, self.name, self.config)
         try:
+            self.set_forwards(self.config.user.hostfwd)
             await self._keep_running(started)
         finally:
+            self._forwards.close()
             self.ports.remove(self._port)
 
     async def _keep_running(self, started: Callable[[], None]) -> None:
@@ -108,11 +115,11 @@ class UserNetwork(Endpoint):
     async def _run_child(self, started: Callable[[], None]) -> str:
         """One process, from its start to its end; answers why it ended."""
         with child() as (process, frames, words):
-            await _say(words, self._settings())
+            await words.say(self._settings())
             try:
-                said = await _first_word(words, self.name)
+                said = await words.first(self.name)
             except EOFError:
-                said = ["", await _end_of(process)]
+                said = ["", await end_of(process)]
             except (ValueError, TypeError, RecursionError):
                 said = ["", NONSENSE]
             if said[0] != "ready":
@@ -129,51 +136,48 @@ class UserNetwork(Endpoint):
                     started()
                     self._has_started = True
                 with lost:
-                    await self._listen(words)
-            except (ValueError, RecursionError):  # it may be in the hands of a guest
-                return NONSENSE
+                    if problem := await self._talk(words):
+                        return problem
             finally:
                 self.ports.links.unplug(self._port, "the process of this network has ended")
-            return await _end_of(process)
+            return await end_of(process)
 
-    async def _listen(self, words: trio.socket.SocketType) -> None:
-        """Answers what the child asks, until it hangs up. Raises ValueError if it says anything else."""
+    async def _talk(self, words: Words) -> str:
+        """Until the child hangs up, or says nonsense: then that is the answer."""
+        tasks: Mapping[str, Callable[[], Awaitable[None]]] = {
+            "forwards": partial(self._forwards.keep_told, words.say),
+            "name servers": partial(_keep_told_servers, words),
+            "leases": self._leases.keep_saved,
+        }
+        async with trio.open_nursery() as nursery:
+            for what, task in tasks.items():
+                nursery.start_soon(keep_running, self.ports.failures, f"the {what} of {self.name}", task)
+            problem = await self._listen(words)
+            nursery.cancel_scope.cancel()
+        return problem
+
+    async def _listen(self, words: Words) -> str:
+        """Answers what the child asks."""
         problems = Sparingly(log, PROBLEM_S)
-        servers, look_at_s = b"", trio.current_time()
-        while True:
-            data = None
-            with trio.move_on_at(look_at_s):
-                data = await _hear(words)
-            if trio.current_time() >= look_at_s:
-                now = await trio.to_thread.run_sync(resolv_conf, abandon_on_cancel=True)
-                if now != servers:
-                    servers = now
-                    await _say(words, json.dumps(["servers", now.decode(errors="replace")]).encode())
-                look_at_s = trio.current_time() + LOOK_S
-            if data is None:
-                continue
-            if not data:
-                return
-            said = _SAID.decode(data)
-            if isinstance(said, Where):
-                await _say(words, json.dumps(["found", said.mac, self._port_of(said.mac)]).encode())
-                continue
-            if isinstance(said, Problem):
-                problems.say("%s: %s", self.name, printable(said.text))
-                continue
-            self._keep(said.lease)
+        try:
+            while True:
+                said = await words.hear()
+                if isinstance(said, Where):
+                    await words.say(json.dumps(["found", said.mac, self._port_of(said.mac)]).encode())
+                elif isinstance(said, Problem):
+                    problems.say("%s: %s", self.name, printable(said.text))
+                elif isinstance(said, Leased):
+                    self._leases.keep(said.lease)
+                else:
+                    self._forwards.served(said.served)
+        except EOFError:
+            return ""
+        except (ValueError, RecursionError):  # it may be in the hands of a guest
+            return NONSENSE
 
-    def _keep(self, lease: Lease) -> None:
-        """Raises ValueError if no such lease can be."""
-        options, network, ip = self.config.user, IPv4Network(self.config.path), IPv4Address(lease.ip)
-        if ip not in network or ip in (options.host_in(network), options.dns_in(network)):
-            raise ValueError("a lease of no guest's address")
-        lease.until_s = min(lease.until_s, time.time() + LEASE_S_MAX)
-        for other in [other for other in self._leases.values() if lease.mac == other.mac or lease.ip == other.ip]:
-            del self._leases[other.mac]
-        self._leases[lease.mac] = lease
-        if len(self._leases) > LEASES_MAX:
-            del self._leases[next(iter(self._leases))]
+    def _is_guests(self, ip: IPv4Address) -> bool:
+        options, network = self.config.user, self._network
+        return ip in network and ip not in (options.host_in(network), options.dns_in(network))
 
     def _port_of(self, mac: str) -> str:
         """Behind which port a station is; none if it may have no lease there, as another port, which is up, has it."""
@@ -181,7 +185,7 @@ class UserNetwork(Endpoint):
         port = None if index == NO_PORT else self.ports.by_index(index)
         if port is None:
             return ""
-        held = self._leases.get(mac)
+        held = self._leases.of(mac)
         if held is not None and held.port != port.name:
             holder = self.ports.named(held.port)
             if holder is not None and holder.up:
@@ -195,7 +199,7 @@ class UserNetwork(Endpoint):
         return policy.vlan or policy.native or 1
 
     def _settings(self) -> bytes:
-        options, network = self.config.user, IPv4Network(self.config.path)
+        options, network = self.config.user, self._network
         host = options.host_in(network)
         mac = b"\x52\x55" + host.packed if options.mac is None else options.mac.to_bytes(6)
         settings = {
@@ -205,43 +209,21 @@ class UserNetwork(Endpoint):
             "dhcpstart": str(options.dhcpstart_in(network)),
             "mac": base64.b64encode(mac).decode(),
             "reserve": {item.who: str(item.ip) for item in options.reserve},
-            "forwards": [msgspec.structs.asdict(forward) for forward in options.hostfwd],
-            "leases": [msgspec.structs.asdict(lease) for lease in self._leases.values()],
+            "leases": [msgspec.structs.asdict(lease) for lease in self._leases.known],
         }
         told = ("domainname", "mtu", "dhcp", "restrict", "host_access")
         return json.dumps(settings | {name: getattr(options, name) for name in told}).encode()
 
 
-@contextmanager
-def child() -> Iterator[tuple["subprocess.Popen[bytes]", socket.socket, trio.socket.SocketType]]:
-    """A process, which ends with the block, and our ends of its frames and of its words."""
-    frames, its_frames = socket.socketpair()
-    words, its_words = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with frames, words, its_frames, its_words:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", PROGRAM, str(its_frames.fileno()), str(its_words.fileno())],
-            pass_fds=[its_frames.fileno(), its_words.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={name: text for name, text in os.environ.items() if name.startswith(NEEDED)}
-            | {"PYTHONPATH": _python_path()},
-            start_new_session=True,
-        )
-        its_frames.close()
-        its_words.close()
-        try:
-            yield process, frames, trio.socket.from_stdlib_socket(words)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _python_path() -> str:
-    """So that it is this vswitch, wherever that is."""
-    root = str(Path(vswitch.__file__ or "").parent.parent)
-    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+async def _keep_told_servers(words: Words) -> None:
+    """Which name servers this machine has, as that changes."""
+    servers = b""
+    while True:
+        await trio.sleep(LOOK_S)
+        now = await trio.to_thread.run_sync(resolv_conf, abandon_on_cancel=True)
+        if now != servers:
+            servers = now
+            await words.say(json.dumps(["servers", now.decode(errors="replace")]).encode())
 
 
 def resolv_conf() -> bytes:
@@ -251,44 +233,3 @@ def resolv_conf() -> bytes:
             return file.read(RESOLV_CONF_MAX)
     except OSError:
         return b""
-
-
-async def _say(words: trio.socket.SocketType, data: bytes) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # it has ended
-        await words.send(data)
-
-
-async def _hear(words: trio.socket.SocketType) -> bytes:
-    """The next word; empty if there is none any more."""
-    try:
-        return await words.recv(WORD_MAX)
-    except ConnectionResetError:  # there is one of ours that it has not read
-        return b""
-
-
-async def _first_word(words: trio.socket.SocketType, name: str) -> list[Any]:
-    """That it is ready, or why not; logs problems. Raises EOFError if there is none."""
-    with trio.move_on_after(START_TIMEOUT_S):
-        while data := await _hear(words):
-            what, value = json.loads(data)
-            if what != "Problem":
-                return [what, value if what == "ready" else printable(str(value))]
-            log.warning("%s: %s", name, printable(str(value)))
-        raise EOFError
-    return ["", f"it was not ready within {START_TIMEOUT_S:g} s"]
-
-
-async def _end_of(process: "subprocess.Popen[bytes]") -> str:
-    """Why a process has ended, which it does in a moment."""
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        with trio.move_on_after(1):
-            await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
-    status = process.poll()
-    if status is None:
-        return "it hung up"
-    if status >= 0:
-        return f"status {status}"
-    return signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"

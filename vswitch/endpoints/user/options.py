@@ -4,7 +4,7 @@ Where nothing is said, addresses are those that QEMU has: the second of the netw
 name server, those from the 15th on for guests.
 """
 
-import ipaddress
+import os
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -13,31 +13,17 @@ from typing import Any
 import msgspec
 
 from vswitch import values
+from vswitch.endpoints.user import forward
+from vswitch.endpoints.user.forward import Forward
 from vswitch.errors import InputError
 from vswitch.ports.policy import mac_text, read_mac
 from vswitch.values import FLAG, TEXT, Parameter
 
 MTU_DEFAULT, MTU_MIN, MTU_MAX = 1500, 576, 65520
 DOMAIN_DEFAULT = "lan"
-FORWARDS_MAX = 256
 PREFIX_MIN, PREFIX_MAX = 20, 27
 
 _DOMAIN = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_FORWARD = re.compile(r"(tcp|udp):([^:]*):([0-9]{1,5})-([^:]*):([0-9]{1,5})")
-
-
-class Forward(msgspec.Struct, frozen=True):
-    """A port of this machine's that leads to a guest's: by address or name, or the first that has a lease."""
-
-    udp: bool
-    host: str
-    host_port: int
-    guest: str
-    guest_port: int
-
-    def __str__(self) -> str:
-        kind = "udp" if self.udp else "tcp"
-        return f"{kind}:{self.host}:{self.host_port}-{self.guest}:{self.guest_port}"
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -64,6 +50,7 @@ class UserOptions(msgspec.Struct, frozen=True):
     host_access: bool = False
     hostfwd: tuple[Forward, ...] = ()
     reserve: tuple[Reservation, ...] = ()
+    leases: str | None = None
 
     def host_in(self, network: IPv4Network) -> IPv4Address:
         return self.host or network.network_address + 2
@@ -74,8 +61,12 @@ class UserOptions(msgspec.Struct, frozen=True):
     def dhcpstart_in(self, network: IPv4Network) -> IPv4Address:
         return self.dhcpstart or network.network_address + 15
 
-    def check(self, network: IPv4Network) -> None:
-        """Whether the addresses are in a network. Raises InputError."""
+    def absolute(self) -> "UserOptions":
+        """The same, with a path that holds in any working directory."""
+        return self if self.leases is None else msgspec.structs.replace(self, leases=os.path.abspath(self.leases))
+
+    def check(self, network: IPv4Network, *, insecure: bool) -> None:
+        """Whether addresses are in a network, and forwards on loopback unless it is `insecure`. Raises InputError."""
         for name in ("host", "dns", "dhcpstart"):
             address = getattr(self, f"{name}_in")(network)
             if address not in network or address in (network.network_address, network.broadcast_address):
@@ -85,9 +76,11 @@ class UserOptions(msgspec.Struct, frozen=True):
         for reserved in self.reserve:
             if reserved.ip not in network or reserved.ip in (self.host_in(network), self.dns_in(network)):
                 raise InputError(f"reserve: {reserved.ip} is no guest's address in {network}", "reserve")
-        if not self.host_access and any(forward.udp for forward in self.hostfwd):
-            # libslirp has the answers of such a guest go the way of all that is for this machine.
-            raise InputError("hostfwd: one of UDP goes with host_access=yes; add that, or use TCP", "hostfwd")
+        for wanted in self.hostfwd:
+            try:
+                wanted.check(insecure=insecure)
+            except InputError as error:
+                raise InputError(f"hostfwd: {error}", "hostfwd") from None
 
 
 def read_network(text: str) -> IPv4Network:
@@ -131,32 +124,21 @@ def _domain(value: Any) -> str:
 
 
 def _forwards(value: Any) -> tuple[Forward, ...]:
-    found = tuple(dict.fromkeys(map(read_forward, values.items(value, "tcp:127.0.0.1:2222-web:22"))))
-    if len(found) > FORWARDS_MAX:
-        raise InputError(f"{len(found)} forwards are too many; there may be {FORWARDS_MAX}")
+    found = tuple(dict.fromkeys(map(forward.read, values.items(value, forward.EXAMPLE))))
+    if len(found) > forward.MOST:
+        raise InputError(f"{len(found)} forwards are too many; there may be {forward.MOST}")
+    places = [item.here for item in found]
+    for place in places:
+        if places.count(place) > 1 and not place.endswith(":0"):
+            raise InputError(f"{place} leads to several; name each place once")
     return found
 
 
-def read_forward(value: Any) -> Forward:
-    """As QEMU writes it: [tcp|udp]:[HOST]:PORT-[GUEST]:PORT. Without HOST it is loopback. Raises InputError."""
-    text = values.text(value, "tcp:127.0.0.1:2222-web:22")
-    match = _FORWARD.fullmatch(text)
-    if match is None:
-        raise InputError(f"{values.shown(text)} is no forward; write it like tcp:127.0.0.1:2222-web:22")
-    kind, host, host_port, guest, guest_port = match.groups()
-    host = host or "127.0.0.1"
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        raise InputError(f"{values.shown(host)} is not an IPv4 address of this machine") from None
-    if not ipaddress.IPv4Address(host).is_loopback:
-        raise InputError(f"{host} is beyond loopback: anyone who reaches it could connect; use 127.0.0.1")
-    for port in (host_port, guest_port):
-        if not 1 <= int(port) <= 65535:
-            raise InputError(f"port {port} is out of range; 1 to 65535")
-    if guest:
-        values.check_name(guest)
-    return Forward(kind == "udp", host, int(host_port), guest, int(guest_port))
+def _path(value: Any) -> str:
+    text = values.text(value, "/var/lib/lab.leases")
+    if not text or "\0" in text:
+        raise InputError("needs a file; write it like /var/lib/lab.leases")
+    return text
 
 
 def _reservations(value: Any) -> tuple[Reservation, ...]:
@@ -193,4 +175,5 @@ PARAMETERS = {
     "hostfwd": Parameter(
         _forwards, values.several(TEXT), "A port of this machine's leads to a guest's: tcp:127.0.0.1:2222-web:22."
     ),
+    "leases": Parameter(_path, TEXT, "A file that leases are kept in."),
 }

@@ -9,12 +9,12 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
-
-import msgspec
 
 from vswitch.errors import RefusedError
 from vswitch.services.user_network import sandbox, settings
+from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
 from vswitch.services.user_network.slirp import Library, Pool
 from vswitch.services.user_network.upstream import servers
@@ -27,6 +27,7 @@ TICK_MS = 1000
 IOV_MAX = 512
 
 _LENGTH = struct.Struct("!I")
+_INT = struct.Struct("i")
 
 
 class Stream:
@@ -99,15 +100,17 @@ class Words:
         with suppress(OSError):  # it has hung up
             self._sock.send(settings.write([what, value]))
 
-    def hear(self) -> list[list[str]]:
-        """All that the switch has said: `found`, a station and its port, or `servers` and what resolv.conf says.
-        Raises EOFError when it has hung up."""
-        heard = []
+    def hear(self) -> Iterator[tuple[settings.Said, socket.socket | None]]:
+        """All that the switch has said, each with the socket that came with it, if one did. Raises EOFError when it has
+        hung up."""
         with suppress(BlockingIOError):
-            while data := self._sock.recv(WORD_MAX, socket.MSG_DONTWAIT):
-                heard.append(msgspec.json.decode(data, type=list[str]))
-            raise EOFError
-        return heard
+            while True:
+                # Not recv_fds: Python 3.11 takes no notice of its flags.
+                data, lent, _, _ = self._sock.recvmsg(WORD_MAX, socket.CMSG_SPACE(_INT.size), socket.MSG_DONTWAIT)
+                if not data:
+                    raise EOFError
+                sockets = [socket.socket(fileno=_INT.unpack(number)[0]) for _, _, number in lent]
+                yield settings.heard(data), sockets[0] if sockets else None
 
     def settings(self) -> settings.Settings:
         return settings.read(self._sock.recv(WORD_MAX))
@@ -123,13 +126,12 @@ def serve(stream: Stream, words: Words) -> None:
         library,
         send=stream.send,
         ask=lambda mac: words.say("Where", mac),
-        tell=lambda lease: words.say("Leased", lease),
+        tell=lambda what: words.say("Leased" if isinstance(what, Lease) else "Forwarded", what),
         complain=lambda text: words.say("Problem", text),
     )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     pool = Pool(library)
-    network.begin(time.time())
     words.say("ready", sandbox.enter())
     gone = True
     while True:
@@ -138,20 +140,29 @@ def serve(stream: Stream, words: Words) -> None:
             words.fileno(): select.POLLIN,
             network.upstream.fileno(): select.POLLIN,
         }
-        ready = pool.wait(network.stacks.values(), others, TICK_MS)
+        ready = pool.wait(network.nat.stacks, others, TICK_MS)
         now_s = time.time()
         if words.fileno() in ready:
-            for what, *said in words.hear():
-                if what == "found":
-                    network.found(said[0], said[1], now_s)
-                else:
-                    network.upstream.servers = servers(said[0])
+            for said, sock in words.hear():
+                _obey(network, said, sock, now_s)
         if stream.fileno() in ready:
             for frame in stream.receive():
                 network.receive(frame, now_s)
         if network.upstream.fileno() in ready:
             network.upstream.receive()
         gone = stream.flush()
+
+
+def _obey(network: Network, said: settings.Said, sock: socket.socket | None, now_s: float) -> None:
+    match said:
+        case settings.Found(mac, port):
+            network.found(mac, port, now_s)
+        case settings.Servers(text):
+            network.upstream.servers = servers(text)
+        case settings.Forward() if sock is not None:
+            network.forwards.add(said, sock, now_s)
+        case settings.Unforward(number):
+            network.forwards.remove(number)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What a user network is told when it starts, in JSON."""
+"""What a user network is told by the switch, in JSON: settings when it starts, and then words."""
 
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -8,14 +8,33 @@ import msgspec
 from vswitch.services.user_network.leases import Lease
 
 
-class Forward(msgspec.Struct, frozen=True):
-    """A port of this machine's that leads to one of a guest's; `guest` is an address, a name, or empty: the first."""
+class Found(msgspec.Struct, frozen=True, tag="found", array_like=True):
+    """Behind which port a station is; empty if it is behind none, or may have no lease there."""
 
-    host: str
-    host_port: int
+    mac: str
+    port: str
+
+
+class Servers(msgspec.Struct, frozen=True, tag="servers", array_like=True):
+    """What resolv.conf says."""
+
+    text: str
+
+
+class Forward(msgspec.Struct, frozen=True, tag="forward", array_like=True):
+    """What leads to a port of a guest's, with a bound socket; `guest` is an address, a name, or empty: the first."""
+
+    number: int
     guest: str
     guest_port: int
     udp: bool = False
+
+
+class Unforward(msgspec.Struct, frozen=True, tag="unforward", array_like=True):
+    number: int
+
+
+Said = Found | Servers | Forward | Unforward
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +52,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     restrict: bool = False
     host_access: bool = False
     resolv_conf: str = ""
-    forwards: tuple[Forward, ...] = ()
     reserve: dict[str, IPv4Address] = {}
     leases: tuple[Lease, ...] = ()
 
@@ -52,3 +70,8 @@ def write(value: object) -> bytes:
 
 def read(data: bytes) -> Settings:
     return msgspec.json.decode(data, type=Settings, dec_hook=_from_text)
+
+
+def heard(data: bytes) -> Said:
+    said: Said = msgspec.json.decode(data, type=Said)
+    return said

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import resource
 import select
+import socket
 import time
 from collections.abc import Callable, Iterable
 from ctypes.util import find_library
@@ -18,6 +19,7 @@ from typing import Any
 import cffi  # type: ignore[import-untyped]
 
 from vswitch.errors import RefusedError
+from vswitch.services.user_network.settings import Settings
 
 LIBRARY = "libslirp.so.0"
 CONFIG_VERSION = 4
@@ -173,31 +175,20 @@ class Stack:
     others need not be asked what they wait for.
     """
 
-    def __init__(
-        self,
-        library: Library,
-        *,
-        network: ipaddress.IPv4Network,
-        gateway: ipaddress.IPv4Address,
-        dns: ipaddress.IPv4Address,
-        mtu: int,
-        host_access: bool,
-        deliver: Callable[[bytes], None],
-    ) -> None:
-        ffi = library.ffi
-        self._library = library
+    def __init__(self, library: Library, settings: Settings, *, deliver: Callable[[bytes], None]) -> None:
+        ffi, network = library.ffi, settings.network
+        self.library = library
         self._input, self._tick, self._null = library.input, library.pollfds_poll, ffi.NULL
-        self.is_busy, self.is_full = False, False
+        self.is_busy, self.is_full, self.forwards = False, False, 0
         config = ffi.new("SlirpConfig *")
         config.version = CONFIG_VERSION
         config.in_enabled = True
         config.vnetwork.s_addr = _number(network.network_address)
         config.vnetmask.s_addr = _number(network.netmask)
-        config.vhost.s_addr = _number(gateway)
-        config.vnameserver.s_addr = _number(dns)
+        config.vhost.s_addr = _number(settings.host)
+        config.vnameserver.s_addr = _number(settings.dns)
         config.vdhcp_start.s_addr = _number(network.network_address + 15)
-        config.if_mtu = config.if_mru = mtu
-        config.disable_host_loopback = not host_access
+        config.if_mtu = config.if_mru = settings.mtu
         config.disable_dhcp = True
         self._callbacks = ffi.new("SlirpCb *")
         self._functions = _functions(ffi, deliver)  # which live as long as the stack
@@ -214,20 +205,62 @@ class Stack:
             self.is_busy = True
         self._input(self.handle, frame, len(frame))
 
-    def forward(self, host: tuple[str, int], guest: tuple[str, int], *, udp: bool) -> None:
-        """Have what comes to a port of the host's go to one of the guest's. Raises OSError."""
-        ffi = self._library.ffi
-        here, there = (_in_addr(ffi, ipaddress.IPv4Address(address)) for address, _ in (host, guest))
-        if self._library.add_hostfwd(self.handle, udp, here[0], host[1], there[0], guest[1]) < 0:
-            raise OSError(ffi.errno, os.strerror(ffi.errno))
+    def forward(self, sock: socket.socket, guest: tuple[ipaddress.IPv4Address, int], *, udp: bool) -> "Forwarding":
+        """Have what comes in by a socket, which is bound, go to a port of the guest's. Raises OSError."""
+        forwarding = Forwarding(self, sock, guest, udp=udp)
         self.is_busy = True
+        return forwarding
 
-    def unforward(self, host: tuple[str, int], *, udp: bool) -> None:
-        here = _in_addr(self._library.ffi, ipaddress.IPv4Address(host[0]))
-        self._library.remove_hostfwd(self.handle, udp, here[0], host[1])
+    def descriptors(self) -> set[int]:
+        """Those that it waits for."""
+        found: set[int] = set()
+
+        def add(fd: int, *_: object) -> int:
+            found.add(fd)
+            return fd
+
+        ffi = self.library.ffi
+        callback = ffi.callback("int(int, int, void *)", add, error=0)
+        self.library.pollfds_fill(self.handle, ffi.new("uint32_t *"), callback, self._null)
+        return found
 
     def close(self) -> None:
-        self._library.cleanup(self.handle)
+        self.library.cleanup(self.handle)
+
+
+class Forwarding:
+    """A forward of a stack's.
+
+    libslirp binds its sockets itself. Ours, which may be of any family and was bound by others, takes the place of one
+    that is bound to no port in particular, until the forward stops.
+    """
+
+    def __init__(
+        self, stack: Stack, sock: socket.socket, guest: tuple[ipaddress.IPv4Address, int], *, udp: bool
+    ) -> None:
+        self._stack, self._udp = stack, udp
+        library = stack.library
+        ffi, before = library.ffi, stack.descriptors()
+        here, there = _in_addr(ffi, ipaddress.IPv4Address("127.0.0.1")), _in_addr(ffi, guest[0])
+        if library.add_hostfwd(stack.handle, udp, here[0], 0, there[0], guest[1]) < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        (self._fd,) = stack.descriptors() - before
+        self._spare = socket.socket(fileno=os.dup(self._fd))
+        if not udp:
+            sock.listen()
+        sock.setblocking(False)
+        os.dup2(sock.fileno(), self._fd)
+        stack.forwards += 1
+
+    def stop(self) -> None:
+        """What is connected stays so."""
+        self._stack.forwards -= 1
+        with self._spare as spare:
+            os.dup2(spare.fileno(), self._fd)
+            host, port = spare.getsockname()
+        library = self._stack.library
+        here = _in_addr(library.ffi, ipaddress.IPv4Address(host))
+        library.remove_hostfwd(self._stack.handle, self._udp, here[0], port)
 
 
 def _functions(ffi: Any, deliver: Callable[[bytes], None]) -> dict[str, Any]:

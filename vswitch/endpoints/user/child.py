@@ -1,0 +1,140 @@
+"""The process of a user network: how it starts, and how one talks with it.
+
+What it says is not to be trusted, as a guest may have taken it over.
+"""
+
+import array
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import trio
+
+import vswitch
+from vswitch.endpoints.endpoint import log
+from vswitch.endpoints.user.forwards import Served
+from vswitch.endpoints.user.leases import Lease, Mac
+from vswitch.errors import printable
+
+PROGRAM = "vswitch.services.user_network"
+START_TIMEOUT_S = 10.0
+WORD_MAX = 1 << 16
+NEEDED = ("PATH", "LD_", "PYTHON", "LANG", "LC_")  # of the environment
+
+
+class Where(msgspec.Struct, tag=True, array_like=True):
+    """It asks behind which port a station is."""
+
+    mac: Mac
+
+
+class Leased(msgspec.Struct, tag=True, array_like=True):
+    lease: Lease
+
+
+class Forwarded(msgspec.Struct, tag=True, array_like=True):
+    served: Served
+
+
+class Problem(msgspec.Struct, tag=True, array_like=True):
+    """What a person is to know."""
+
+    text: Annotated[str, msgspec.Meta(max_length=500)]
+
+
+Said = Where | Leased | Problem | Forwarded
+_SAID = msgspec.json.Decoder(Said)
+
+
+@contextmanager
+def child() -> Iterator[tuple["subprocess.Popen[bytes]", socket.socket, "Words"]]:
+    """A process, which ends with the block, and our ends of its frames and of its words."""
+    frames, its_frames = socket.socketpair()
+    words, its_words = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with frames, words, its_frames, its_words:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", PROGRAM, str(its_frames.fileno()), str(its_words.fileno())],
+            pass_fds=[its_frames.fileno(), its_words.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={name: text for name, text in os.environ.items() if name.startswith(NEEDED)}
+            | {"PYTHONPATH": _python_path()},
+            start_new_session=True,
+        )
+        its_frames.close()
+        its_words.close()
+        try:
+            yield process, frames, Words(trio.socket.from_stdlib_socket(words))
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _python_path() -> str:
+    """So that it is this vswitch, wherever that is."""
+    root = str(Path(vswitch.__file__ or "").parent.parent)
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
+class Words:
+    """Messages to and from it, each a datagram."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self._sock = sock
+
+    async def say(self, data: bytes, sockets: Sequence[socket.socket] = ()) -> None:
+        """With sockets that are lent to it."""
+        numbers = array.array("i", [sock.fileno() for sock in sockets])
+        lent = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers.tobytes())] if sockets else []
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended
+            await self._sock.sendmsg([data], lent)
+
+    async def hear(self) -> Said:
+        """Raises EOFError if there is nothing any more, and ValueError for what nobody understands."""
+        said: Said = _SAID.decode(await self._hear())
+        return said
+
+    async def first(self, name: str) -> list[Any]:
+        """That it is `ready`, or why not; logs problems. Raises as `hear` does."""
+        with trio.move_on_after(START_TIMEOUT_S):
+            while True:
+                what, value = json.loads(await self._hear())
+                if what != "Problem":
+                    return [what, value if what == "ready" else printable(str(value))]
+                log.warning("%s: %s", name, printable(str(value)))
+        return ["", f"it was not ready within {START_TIMEOUT_S:g} s"]
+
+    async def _hear(self) -> bytes:
+        try:
+            data = await self._sock.recv(WORD_MAX)
+        except ConnectionResetError:  # there is one of ours that it has not read
+            data = b""
+        if not data:
+            raise EOFError
+        return data
+
+
+async def end_of(process: "subprocess.Popen[bytes]") -> str:
+    """Why a process has ended, which it does in a moment."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        with trio.move_on_after(1):
+            await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+    status = process.poll()
+    if status is None:
+        return "it hung up"
+    if status >= 0:
+        return f"status {status}"
+    return signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"

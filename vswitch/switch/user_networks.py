@@ -1,0 +1,81 @@
+"""The user networks of a switch: who has a lease, and what leads to guests."""
+
+import time
+from collections.abc import Iterator
+
+from vswitch.control import model
+from vswitch.endpoints.user import forward as forwards
+from vswitch.endpoints.user.endpoint import UserNetwork
+from vswitch.endpoints.user.forwards import Known
+from vswitch.errors import InputError, MissingError
+from vswitch.switch.attachments import Attachments
+
+
+class UserNetworks:
+    def __init__(self, attachments: Attachments) -> None:
+        self._attachments = attachments
+
+    def leases(self) -> list[model.LeaseInfo]:
+        """Those that are not over, by network and address."""
+        now_s = time.time()
+        return [
+            model.LeaseInfo(
+                network=network.name,
+                mac=lease.mac,
+                ip=lease.ip,
+                name=lease.name,
+                domain=network.config.user.domainname,
+                port=lease.port,
+                left_s=round(lease.until_s - now_s, 3),
+            )
+            for network in self._networks()
+            for lease in network.leases
+            if lease.until_s > now_s
+        ]
+
+    def forwards(self) -> list[model.ForwardInfo]:
+        """All there are, in the order they came."""
+        return [_info(network, known) for network in self._networks() for known in network.forwards]
+
+    async def forward(self, text: str, network: str | None = None) -> model.ForwardInfo:
+        """Have a port of this machine lead to a guest's, as `hostfwd=` has it, also to a guest that is not there yet.
+
+        Port 0 is any that is free. Raises InputError, MissingError if there is no such network, and RefusedError.
+        """
+        wanted = forwards.read(text)
+        found = self._network(network)
+        return _info(found, await found.forward(wanted))
+
+    def unforward(self, text: str, network: str | None = None) -> None:
+        """Take a forward back, named in full or up to the `-`. What is connected stays so. Raises MissingError."""
+        for found in [self._network(network)] if network is not None else self._networks():
+            if any(text in (str(known.forward), known.forward.here) for known in found.forwards):
+                found.unforward(text)
+                return
+        there_are = ", ".join(info.forward for info in self.forwards()) or "none"
+        raise MissingError(f"there is no forward {text!r}; there are {there_are}")
+
+    def _networks(self) -> Iterator[UserNetwork]:
+        for name in self._attachments:
+            endpoint = self._attachments[name].endpoint
+            if isinstance(endpoint, UserNetwork):
+                yield endpoint
+
+    def _network(self, name: str | None) -> UserNetwork:
+        """The one of that name, or the only one. Raises InputError and MissingError."""
+        found = {network.name: network for network in self._networks()}
+        if name is None and len(found) == 1:
+            return next(iter(found.values()))
+        if name in found:
+            return found[name]
+        there_are = ", ".join(found)
+        if name is None and found:
+            raise InputError(f"there are several user networks, {there_are}; name one of them")
+        what = "no user network" if name is None else f"no user network {name!r}"
+        raise MissingError(f"there is {what}; {f'there are {there_are}' if found else 'attach one like user://'}")
+
+
+def _info(network: UserNetwork, known: Known) -> model.ForwardInfo:
+    return model.ForwardInfo(
+        network=network.name, forward=str(known.forward), ip=known.ip or None, problem=known.problem
+    )
