@@ -4,7 +4,7 @@ What is malformed, or a fragment, is None.
 """
 
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
 
@@ -34,9 +34,9 @@ class Arp(msgspec.Struct, frozen=True):
 
 
 class Datagram(msgspec.Struct, frozen=True):
-    source: IPv4Address
+    source: IPv4Address | IPv6Address
     source_port: int
-    target: IPv4Address
+    target: IPv4Address | IPv6Address
     target_port: int
     payload: bytes
 
