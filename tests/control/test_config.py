@@ -46,6 +46,11 @@ PARAMETERS = {
     "host_access": ("true", "yes"),
     "reserve": ('["web@10.0.2.50", "52:54:00:00:00:09@10.0.2.51"]', "web@10.0.2.50,52:54:00:00:00:09@10.0.2.51"),
     "leases": ('"/run/lab.leases"', "/run/lab.leases"),
+    "tftp": ('"/srv/tftp"', "/srv/tftp"),
+    "bootfile": ('"pxelinux.0"', "pxelinux.0"),
+    "tftp-server-name": ('"10.0.2.2"', "10.0.2.2"),
+    "hostname": ('"guest"', "guest"),
+    "dnssearch": ('["a.example", "b.example"]', "a.example,b.example"),
     "hostfwd": ('["tcp::2222-:22", "tcp::8080-web:80"]', "tcp::2222-:22,tcp::8080-web:80"),
 }
 REMOTES = {"udp": "127.0.0.1:1235", "unixgram": "/run/guest.sock"}

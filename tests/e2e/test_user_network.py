@@ -1,9 +1,12 @@
 """Guests on a user network: addresses, names, what is outside, and who comes in."""
 
+import hashlib
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -49,6 +52,10 @@ def server() -> Iterator[int]:
         thread.join()
 
 
+def need_ipxe() -> None:
+    require(Path("/usr/lib/ipxe/qemu/pxe-virtio.rom").exists(), "there is no iPXE; install ipxe-qemu")
+
+
 async def joined(lan: Lan, name: str) -> Guest:
     """A guest that has an address from the network, and no other."""
     guest = await lan.guest(name)
@@ -91,3 +98,41 @@ async def test_this_machine_reaches_a_guest_by_a_forward(lan: Lan) -> None:
         async for data in stream:
             received += data
     assert received.endswith(CONTENT)
+
+
+async def test_a_guest_reads_a_large_file_by_tftp(lan: Lan, tmp_path: Path) -> None:
+    content = os.urandom(1 << 20) * 33
+    (tmp_path / "large").write_bytes(content)
+    await lan.switch.attach(f"user://10.0.2.0/24?tftp={tmp_path}&mtu=17000")
+    a = await joined(lan, "a")
+    (await a.run("ip link set eth0 mtu 17000; cd /tmp; tftp -b 16384 -g -r large 10.0.2.2")).check()
+    said = (await a.run("sha256sum /tmp/large")).check().stdout.split()[0]
+    assert said == hashlib.sha256(content).hexdigest()
+    assert not (await a.run("tftp -g -r ../etc/passwd 10.0.2.2")).ok
+
+
+async def test_ipxe_boots_what_it_is_told_to(lan: Lan, tmp_path: Path) -> None:
+    """QEMU's own boot ROM: an address, a boot file's name, and the file by TFTP."""
+    need_ipxe()
+    (tmp_path / "boot.ipxe").write_text("#!ipxe\necho booted ${filename} at ${net0/ip}\n")
+    await lan.switch.attach(f"user://10.0.2.0/24?tftp={tmp_path}&bootfile=boot.ipxe")
+    here, there = socket.socketpair()
+    await lan.switch.attach(here, name="pxe")
+    machine = ("-M", "pc,graphics=off", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-boot", "n")
+    card = ("-netdev", f"socket,id=net,fd={there.fileno()}", "-device", "virtio-net-pci,netdev=net")
+    command = ["qemu-system-x86_64", *machine, "-serial", "stdio", *card]
+    output = b""
+    async with await trio.open_file(os.devnull) as nothing:
+        with there, trio.fail_after(60):
+            process = await trio.lowlevel.open_process(
+                command, stdin=nothing.fileno(), stdout=subprocess.PIPE, pass_fds=[there.fileno()]
+            )
+            assert process.stdout is not None
+            try:
+                while b"booted boot.ipxe at 10.0.2.15" not in output:
+                    data = await process.stdout.receive_some(1 << 16)
+                    assert data, output
+                    output += data
+            finally:
+                process.kill()
+                await process.wait()

@@ -67,6 +67,30 @@ def test_a_client_is_offered_an_address_and_takes_it() -> None:
     assert server.names.address("web", 999.0) == OURS
 
 
+def test_who_boots_from_the_network_is_told_what() -> None:
+    server = Server(bootfile="pxelinux.0", tftp_server_name="boot.lan", dnssearch=("a.example", "b.example"))
+    offer = server.hear("discover")
+    assert offer is not None
+    assert BOOTP(offer.payload).file.rstrip(b"\0") == b"pxelinux.0"
+    assert BOOTP(offer.payload).siaddr == "10.0.2.2"
+    told = options(offer)
+    assert told["tftp_server_name"] == b"boot.lan"
+    (search,) = [value for name, value in told.items() if name in (119, "domain-search")]
+    assert bytes(search) == b"\1a\7example\0\1b\7example\0"
+    assert "boot-file-name" not in told
+    long = "x" * (dhcp.FILE_MAX + 1)
+    offer = Server(bootfile=long).hear("discover")
+    assert options(offer)["boot-file-name"] == long.encode()
+
+
+def test_who_says_no_name_may_be_given_one() -> None:
+    server = Server(hostname="guest")
+    server.take()
+    assert server.names.address("guest", 1.0) == OURS
+    server.hear("request", ("requested_addr", str(NEXT)), ("server_id", "10.0.2.2"), chaddr=b"\x52\x54\0\0\0\1")
+    assert server.names.address("guest", 1.0) == OURS, "one name is one guest's"
+
+
 def test_one_that_wants_an_answer_by_broadcast_gets_it_so() -> None:
     answer = Server().hear("discover", flags=0x8000)
     assert answer is not None

@@ -24,6 +24,7 @@ from vswitch.errors import RefusedError
 from vswitch.protocols import inet
 from vswitch.services.user_network import nat, slirp, upstream
 from vswitch.services.user_network import network as networks
+from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
@@ -46,7 +47,7 @@ def library() -> Library:
 class Net:
     """A network, what it sent, asked and told; stations are behind ports of their names."""
 
-    def __init__(self, library: Library, **settings: Any) -> None:
+    def __init__(self, library: Library, folder: Folder | None = None, **settings: Any) -> None:
         self.sent: list[Packet] = []
         self.asked: list[str] = []
         self.leases: list[Lease] = []
@@ -60,6 +61,7 @@ class Net:
             ask=self.asked.append,
             tell=self._told,
             complain=self.complaints.append,
+            folder=folder,
         )
         self._pool = Pool(library)
 
@@ -285,6 +287,26 @@ def test_a_fault_of_ours_costs_one_frame(net: Net, monkeypatch: pytest.MonkeyPat
     assert net.put(Ether(src=A, dst=ALL) / ARP(op=1, hwsrc=A, psrc="10.0.2.15", pdst="10.0.2.2")) == []
     assert net.network.drops == {"failed": 1}
     assert net.complaints == ["a frame was dropped: RuntimeError: oops"]
+
+
+def test_files_of_a_folder_are_read_by_tftp_and_asked_for_again_in_time(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "boot").write_bytes(b"x" * 600)
+    net = Net(library, folder=Folder(tmp_path))
+    (block,) = net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=7, dport=69) / Raw(b"\0\1/boot\0octet\0")), 1.0)
+    assert (block.dst, block[IP].src, block[IP].dst, block[UDP].dport) == (A, "10.0.2.2", "10.0.2.15", 7)
+    assert bytes(block[UDP].payload) == b"\0\3\0\1" + b"x" * 512
+    assert net.network.due_s == 2.0
+    net.sent.clear()
+    net.network.tick(2.0)
+    assert net.sent == [block]
+    ack = UDP(sport=7, dport=block[UDP].sport) / Raw(b"\0\4\0\1")
+    (last,) = net.put(from_guest(A, "10.0.2.15", "10.0.2.2", ack), 2.0)
+    assert bytes(last[UDP].payload) == b"\0\3\0\2" + b"x" * 88
+    net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=7, dport=block[UDP].sport) / Raw(b"\0\4\0\2")), 2.0)
+    assert net.network.due_s is None
+    net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=7, dport=69) / Raw(b"nonsense")), 2.0)
+    assert net.network.drops == {"malformed": 1}
+    net.network.close()
 
 
 def test_the_gateway_answers_pings_of_one_and_of_many(net: Net) -> None:

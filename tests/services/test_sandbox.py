@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,32 @@ def test_is_refused(action: str, by: str) -> None:
 )
 def test_is_still_there(action: str) -> None:
     assert outcome(action)[0] == "done"
+
+
+def test_files_beneath_one_folder_can_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "tftp"
+    folder.mkdir()
+    (folder / "boot").write_text("kernel")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    script = f"""
+import os
+from vswitch.services.user_network import sandbox
+from vswitch.services.user_network.folder import Folder
+folder = Folder({str(folder)!r})
+lacks = sandbox.enter(folder.fileno())
+print(os.read(folder.open("boot"), 10).decode())
+for attempt in (lambda: folder.open("link"), lambda: open({str(folder / "boot")!r}, "w")):
+    try:
+        attempt()
+    except OSError:
+        print("refused")
+try:
+    open({str(tmp_path / "secret")!r})
+except OSError:
+    lacks.append("Landlock")
+print("Landlock" in lacks)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["kernel", "refused", "refused", "True"]

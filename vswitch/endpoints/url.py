@@ -193,7 +193,11 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
             instead = f"it takes {', '.join(takes)}" if others else values.instead(name, takes)
             raise InputError(f"unknown parameter {name!r} for {scheme}://; {instead}", name)
         try:
-            (options if name in user.PARAMETERS else fields)[name] = parameter(scheme, name).read(value)
+            read = parameter(scheme, name).read(value)
+            if name in user.PARAMETERS:
+                options[user.field(name)] = read
+            else:
+                fields[name] = read
         except InputError as error:
             raise InputError(f"{name}: {error}", name) from None
     if scheme == "vde":
@@ -451,7 +455,7 @@ PARAMETERS = {
     ),
 }
 ALL_PARAMETERS = PARAMETERS | user.PARAMETERS
-LISTS = (*policies.LISTS, "hostfwd", "reserve")
+LISTS = (*policies.LISTS, "hostfwd", "reserve", "dnssearch")
 REMOTES = {
     "udp": Parameter(_remote_inet, TEXT, "The one peer: HOST:PORT."),
     "unixgram": Parameter(_remote_path, TEXT, "The one peer: its socket's path."),

@@ -15,7 +15,7 @@ DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
 # Options
 PAD, SUBNET_MASK, ROUTER, DNS, HOST_NAME, DOMAIN_NAME = 0, 1, 3, 6, 12, 15
 MTU, REQUESTED_IP, LEASE_TIME, OVERLOAD, MESSAGE_TYPE, SERVER_ID = 26, 50, 51, 52, 53, 54
-RENEWAL_TIME, REBINDING_TIME, END = 58, 59, 255
+RENEWAL_TIME, REBINDING_TIME, TFTP_SERVER, BOOT_FILE, SEARCH, END = 58, 59, 66, 67, 119, 255
 
 _FIXED = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _COOKIE = bytes.fromhex("63825363")
@@ -23,6 +23,7 @@ _BOOTREQUEST, _BOOTREPLY = 1, 2
 _ETHERNET = 1
 _BROADCAST = 0x8000
 _OPTION_MAX = 255
+FILE_MAX = 127
 SIZE_MIN = 300  # some clients drop shorter ones, as BOOTP's had this size (RFC 1542, 2.1)
 
 
@@ -78,8 +79,16 @@ def read(data: bytes) -> Message | None:
     )
 
 
-def reply(request: Message, kind: int, yiaddr: IPv4Address, server: IPv4Address, options: Mapping[int, bytes]) -> bytes:
-    """The answer to a message; `options` that are longer than one can be are split (RFC 3396)."""
+def reply(
+    request: Message,
+    kind: int,
+    yiaddr: IPv4Address,
+    server: IPv4Address,
+    options: Mapping[int, bytes],
+    file: bytes = b"",
+) -> bytes:
+    """The answer to a message; `options` that are longer than one can be are split (RFC 3396). `file` is what to boot,
+    FILE_MAX bytes at most."""
     nobody = bytes(4)
     flags = _BROADCAST if request.broadcast else 0
     ciaddr = request.ciaddr.packed if kind == ACK else nobody
@@ -97,7 +106,7 @@ def reply(request: Message, kind: int, yiaddr: IPv4Address, server: IPv4Address,
         request.giaddr.packed,
         request.mac,
         b"",
-        b"",
+        file,
         _COOKIE,
     )
     kinds = {MESSAGE_TYPE: bytes([kind])} if kind else {}

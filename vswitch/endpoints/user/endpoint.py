@@ -6,6 +6,7 @@ again when it ends; its leases and the sockets of its forwards are kept here, fo
 
 import base64
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -209,9 +210,13 @@ class UserNetwork(Endpoint):
             "dhcpstart": str(options.dhcpstart_in(network)),
             "mac": base64.b64encode(mac).decode(),
             "reserve": {item.who: str(item.ip) for item in options.reserve},
+            "tftp": base64.b64encode(os.fsencode(options.absolute().tftp or "")).decode(),
             "leases": [msgspec.structs.asdict(lease) for lease in self._leases.known],
         }
-        told = ("domainname", "mtu", "dhcp", "restrict", "host_access")
+        told = (
+            *("domainname", "dnssearch", "hostname", "tftp_server_name", "bootfile"),
+            *("mtu", "dhcp", "restrict", "host_access"),
+        )
         return json.dumps(settings | {name: getattr(options, name) for name in told}).encode()
 
 

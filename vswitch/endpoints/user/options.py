@@ -23,6 +23,8 @@ MTU_DEFAULT, MTU_MIN, MTU_MAX = 1500, 576, 65520
 DOMAIN_DEFAULT = "lan"
 PREFIX_MIN, PREFIX_MAX = 20, 27
 
+BOOT_TEXT_MAX = 255
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DOMAIN = re.compile(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -51,6 +53,11 @@ class UserOptions(msgspec.Struct, frozen=True):
     hostfwd: tuple[Forward, ...] = ()
     reserve: tuple[Reservation, ...] = ()
     leases: str | None = None
+    tftp: str | None = None
+    bootfile: str = ""
+    tftp_server_name: str = ""
+    hostname: str = ""
+    dnssearch: tuple[str, ...] = ()
 
     def host_in(self, network: IPv4Network) -> IPv4Address:
         return self.host or network.network_address + 2
@@ -62,8 +69,9 @@ class UserOptions(msgspec.Struct, frozen=True):
         return self.dhcpstart or network.network_address + 15
 
     def absolute(self) -> "UserOptions":
-        """The same, with a path that holds in any working directory."""
-        return self if self.leases is None else msgspec.structs.replace(self, leases=os.path.abspath(self.leases))
+        """The same, with paths that hold in any working directory."""
+        leases, tftp = (None if path is None else os.path.abspath(path) for path in (self.leases, self.tftp))
+        return msgspec.structs.replace(self, leases=leases, tftp=tftp)
 
     def check(self, network: IPv4Network, *, insecure: bool) -> None:
         """Whether addresses are in a network, and forwards on loopback unless it is `insecure`. Raises InputError."""
@@ -97,15 +105,15 @@ def read_network(text: str) -> IPv4Network:
 def written(options: UserOptions) -> Iterator[tuple[str, str]]:
     """What is not as usual: parameters by name, and their texts; one for each forward."""
     for field in msgspec.structs.fields(UserOptions):
-        value = getattr(options, field.name)
+        name, value = _NAMES[field.name], getattr(options, field.name)
         if value == field.default:
             continue
         if isinstance(value, tuple):
-            yield from ((field.name, str(item)) for item in value)
+            yield from ((name, str(item)) for item in value)
         elif isinstance(value, bool):
-            yield field.name, "yes" if value else "no"
+            yield name, "yes" if value else "no"
         else:
-            yield field.name, mac_text(value) if field.name == "mac" else str(value)
+            yield name, mac_text(value) if name == "mac" else str(value)
 
 
 def _address(value: Any) -> IPv4Address:
@@ -121,6 +129,25 @@ def _domain(value: Any) -> str:
     if len(text) > 190 or not _DOMAIN.fullmatch(text):
         raise InputError(f"{values.shown(text)} cannot be a domain's name; write it like {DOMAIN_DEFAULT}")
     return text.lower()
+
+
+def _domains(value: Any) -> tuple[str, ...]:
+    return tuple(map(_domain, values.items(value, "example.com")))
+
+
+def _hostname(value: Any) -> str:
+    text = values.text(value, "web").lower()
+    if not _LABEL.fullmatch(text):
+        raise InputError(f"{values.shown(text)} cannot be a host's name; write it like web")
+    return text
+
+
+def _boot_text(value: Any) -> str:
+    """What DHCP carries: bytes that are not all of a message."""
+    text = values.text(value, "pxelinux.0")
+    if not 0 < len(text.encode(errors="surrogateescape")) <= BOOT_TEXT_MAX or not text.isprintable():
+        raise InputError(f"needs 1 to {BOOT_TEXT_MAX} bytes that can be printed; write it like pxelinux.0")
+    return text
 
 
 def _forwards(value: Any) -> tuple[Forward, ...]:
@@ -176,4 +203,16 @@ PARAMETERS = {
         _forwards, values.several(TEXT), "A port of this machine's leads to a guest's: tcp:127.0.0.1:2222-web:22."
     ),
     "leases": Parameter(_path, TEXT, "A file that leases are kept in."),
+    "tftp": Parameter(_path, TEXT, "A folder whose files guests get by TFTP from the gateway."),
+    "bootfile": Parameter(_boot_text, TEXT, "The file that guests boot which do so from the network."),
+    "tftp-server-name": Parameter(_boot_text, TEXT, "Where they get it, by DHCP option 66."),
+    "hostname": Parameter(_hostname, TEXT, "What a guest is called that says no name."),
+    "dnssearch": Parameter(_domains, values.several(TEXT), "Domains that guests look names up in, too."),
 }
+
+_NAMES = {name.replace("-", "_"): name for name in PARAMETERS}  # as UserOptions has them
+
+
+def field(name: str) -> str:
+    """What a parameter is called in UserOptions."""
+    return name.replace("-", "_")

@@ -2,6 +2,8 @@
 bytes, net/socket.c), and a socket for words with the switch, a message each. It ends when the switch hangs up.
 """
 
+import math
+import os
 import resource
 import select
 import socket
@@ -14,6 +16,7 @@ from contextlib import suppress
 
 from vswitch.errors import RefusedError
 from vswitch.services.user_network import sandbox, settings
+from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
 from vswitch.services.user_network.slirp import Library, Pool
@@ -120,6 +123,7 @@ def serve(stream: Stream, words: Words) -> None:
     """Serves until the switch hangs up. Raises EOFError then."""
     wanted = words.settings()
     library = Library()
+    folder = _folder(wanted.tftp) if wanted.tftp else None
 
     network = Network(
         wanted,
@@ -128,11 +132,12 @@ def serve(stream: Stream, words: Words) -> None:
         ask=lambda mac: words.say("Where", mac),
         tell=lambda what: words.say("Leased" if isinstance(what, Lease) else "Forwarded", what),
         complain=lambda text: words.say("Problem", text),
+        folder=folder,
     )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     pool = Pool(library)
-    words.say("ready", sandbox.enter())
+    words.say("ready", sandbox.enter(None if folder is None else folder.fileno()))
     gone = True
     while True:
         others = {
@@ -140,8 +145,9 @@ def serve(stream: Stream, words: Words) -> None:
             words.fileno(): select.POLLIN,
             network.upstream.fileno(): select.POLLIN,
         }
-        ready = pool.wait(network.nat.stacks, others, TICK_MS)
+        ready = pool.wait(network.nat.stacks, others, _wait_ms(network.due_s))
         now_s = time.time()
+        network.tick(now_s)
         if words.fileno() in ready:
             for said, sock in words.hear():
                 _obey(network, said, sock, now_s)
@@ -151,6 +157,17 @@ def serve(stream: Stream, words: Words) -> None:
         if network.upstream.fileno() in ready:
             network.upstream.receive()
         gone = stream.flush()
+
+
+def _folder(path: bytes) -> Folder:
+    try:
+        return Folder(path)
+    except OSError as error:
+        raise RefusedError(f"tftp: {os.fsdecode(path)}: {error.strerror}") from None
+
+
+def _wait_ms(due_s: float | None) -> int:
+    return TICK_MS if due_s is None else min(max(math.ceil((due_s - time.time()) * 1000), 0), TICK_MS)
 
 
 def _obey(network: Network, said: settings.Said, sock: socket.socket | None, now_s: float) -> None:

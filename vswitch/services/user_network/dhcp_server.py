@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 import msgspec
 
-from vswitch.protocols import dhcp
+from vswitch.protocols import dhcp, inet6
 from vswitch.services.user_network.leases import Lease, Leases
 from vswitch.services.user_network.names import Names, label, port_label
 from vswitch.services.user_network.settings import Settings
@@ -59,13 +59,16 @@ class DhcpServer:
             payload = dhcp.reply(message, dhcp.NAK, _ANY, server, {dhcp.SERVER_ID: server.packed})
             return Answer(payload, ALL)
         self._leases.take(lease, now_s)
-        lease.name = self._names.free_name(
-            label(message.options.get(dhcp.HOST_NAME, b"")) or port_label(port), mac, now_s
-        )
+        said = label(message.options.get(dhcp.HOST_NAME, b""))
+        lease.name = self._names.free_name(said or self._settings.hostname or port_label(port), mac, now_s)
         return self._say(message, dhcp.ACK, lease)
 
     def _say(self, message: dhcp.Message, kind: int, lease: Lease) -> Answer:
-        payload = dhcp.reply(message, kind, lease.ip, self._settings.host, self._options(message, lease))
+        file = self._settings.bootfile.encode()
+        options = self._options(message, lease)
+        if len(file) > dhcp.FILE_MAX:
+            options[dhcp.BOOT_FILE], file = file, b""
+        payload = dhcp.reply(message, kind, lease.ip, self._settings.host, options, file)
         to = ALL if message.broadcast else lease.ip
         return Answer(payload, to, lease if kind == dhcp.ACK else None)
 
@@ -79,6 +82,10 @@ class DhcpServer:
             dhcp.DOMAIN_NAME: settings.domainname.encode(),
             dhcp.MTU: struct.pack("!H", settings.mtu),
         }
+        if settings.dnssearch:
+            options[dhcp.SEARCH] = inet6.domain_names(settings.dnssearch)
+        if settings.tftp_server_name:
+            options[dhcp.TFTP_SERVER] = settings.tftp_server_name.encode()
         if settings.restrict:
             del options[dhcp.ROUTER]
         if lease is not None:

@@ -23,8 +23,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Folder:
     """Keeps a descriptor of the folder until it is closed: the path is not looked at again. Raises OSError."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | bytes | Path) -> None:
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._fd
 
     def close(self) -> None:
         os.close(self._fd)

@@ -4,15 +4,17 @@ from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
-from vswitch.protocols import dhcp, inet
+from vswitch.protocols import dhcp, inet, tftp
 from vswitch.protocols.inet import Arp, Datagram
 from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
+from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Forwards, Served
 from vswitch.services.user_network.leases import Lease, Leases
 from vswitch.services.user_network.names import Names
 from vswitch.services.user_network.nat import Nat
 from vswitch.services.user_network.settings import Settings
 from vswitch.services.user_network.slirp import Library
+from vswitch.services.user_network.tftp_server import Peer, TftpServer
 from vswitch.services.user_network.upstream import Upstream
 
 DNS_PORT = 53
@@ -23,7 +25,8 @@ ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they
 
 class Network:
     """`send` takes frames for the switch. `ask` asks the switch behind which port a station is: it answers by `found`.
-    `tell` takes leases as they are given, and where forwards lead; `complain` what a person is to know."""
+    `tell` takes leases as they are given, and where forwards lead; `complain` what a person is to know. `folder` is
+    what guests get by TFTP."""
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Network:
         ask: Callable[[str], None],
         tell: Callable[[Lease | Served], None],
         complain: Callable[[str], None],
+        folder: Folder | None = None,
     ) -> None:
         self.settings = settings
         self.drops: Counter[str] = Counter()
@@ -44,6 +48,8 @@ class Network:
         self._dhcp = DhcpServer(settings, self.leases, self.names)
         self.nat = Nat(settings, library, self.leases, send=send, came=self._came)
         self.forwards = Forwards(self.nat, self.leases, tell)
+        payload_max = settings.mtu - inet.UDP_OVERHEAD
+        self._tftp = None if folder is None else TftpServer(folder, payload_max=payload_max, send=self._say_tftp)
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
         self._asked: dict[str, list[dhcp.Message]] = {}  # by MAC address
         self._own = {settings.host.packed, settings.dns.packed}
@@ -79,7 +85,18 @@ class Network:
                 self._tell(answer.lease)
                 self.forwards.leased(message.mac, answer.lease, now_s)
 
+    @property
+    def due_s(self) -> float | None:
+        """When `tick` is needed; None if it is not."""
+        return None if self._tftp is None else self._tftp.due_s
+
+    def tick(self, now_s: float) -> None:
+        if self._tftp is not None:
+            self._tftp.tick(now_s)
+
     def close(self) -> None:
+        if self._tftp is not None:
+            self._tftp.close()
         self.forwards.close()
         self.nat.close()
         self.upstream.close()
@@ -98,6 +115,10 @@ class Network:
                 return self._dhcp_message(datagram, frame[6:12])
             if datagram.target_port == DNS_PORT and datagram.target == self.settings.dns:
                 return self._query(datagram, frame[6:12], now_s)
+            if self._tftp is not None and datagram.target == self.settings.host:
+                peer = Peer(frame[6:12], datagram.source, datagram.source_port, datagram.target_port)
+                if datagram.target_port == tftp.PORT or peer in self._tftp:
+                    return None if self._tftp.receive(peer, datagram.payload, now_s) else self._drop("malformed")
         if frame[0] & 1:
             return None
         if reason := self.nat.put(frame, now_s):
@@ -135,6 +156,10 @@ class Network:
     def _say_dhcp(self, message: dhcp.Message, payload: bytes, to: IPv4Address) -> None:
         datagram = Datagram(self.settings.host, dhcp.SERVER_PORT, to, dhcp.CLIENT_PORT, payload)
         self._send(inet.udp(datagram, inet.BROADCAST if to == ALL else message.mac, self.settings.mac))
+
+    def _say_tftp(self, peer: Peer, payload: bytes) -> None:
+        datagram = Datagram(self.settings.host, peer.server_port, peer.ip, peer.port, payload)
+        self._send(inet.udp(datagram, peer.mac, self.settings.mac))
 
     def _query(self, datagram: Datagram, mac: bytes, now_s: float) -> None:
         def say(response: bytes) -> None:

@@ -16,7 +16,8 @@ _CAPABILITIES = 64
 _CAPABILITY_VERSION_3 = 0x2008_0522  # linux/capability.h
 
 # linux/landlock.h; the calls have the same numbers on all machines
-_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
+_PATH_BENEATH, _READ_FILE = 1, 1 << 2
 _LANDLOCK_VERSION = 1
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}  # by version, up to REFER and TRUNCATE
 
@@ -71,8 +72,9 @@ _EPERM = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter() -> list[str]:
-    """Takes it all away, for good. Answers what this system does not have."""
+def enter(folder: int | None = None) -> list[str]:
+    """Takes it all away, for good, but for files beneath a folder, which can be read. Answers what this system does not
+    have."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -81,7 +83,7 @@ def enter() -> list[str]:
     _check(_libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24)), "capset")
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     lacks = []
-    if not _restrict_files():
+    if not _restrict_files(folder):
         lacks.append("Landlock")
     if not _restrict_calls(platform.machine()):
         lacks.append("seccomp")
@@ -93,8 +95,8 @@ def _check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def _restrict_files() -> bool:
-    """Landlock: no file can be opened any more. Answers whether the kernel has it."""
+def _restrict_files(folder: int | None) -> bool:
+    """Landlock: no other file can be opened any more. Answers whether the kernel has it."""
     version = _libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
     if version < 1:
         return False
@@ -103,6 +105,9 @@ def _restrict_files() -> bool:
     if ruleset < 0:
         return False
     try:
+        if folder is not None:
+            rule = struct.pack("=Qi", _READ_FILE, folder)
+            _check(_libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0), "Landlock")
         return bool(_libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(ruleset)

@@ -46,6 +46,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dhcpstart: IPv4Address
     mac: bytes
     domainname: str = "lan"
+    dnssearch: tuple[str, ...] = ()
+    hostname: str = ""
+    tftp: bytes = b""  # a path
+    tftp_server_name: str = ""
+    bootfile: str = ""
     mtu: int = 1500
     lease_s: float = 86400.0
     dhcp: bool = True

@@ -98,6 +98,10 @@ class TftpServer:
         self._values_max = {tftp.BLKSIZE: payload_max - tftp.DATA_HEADER, tftp.WINDOWSIZE: WINDOW_MAX}
         self._transfers: dict[Peer, _Transfer] = {}
 
+    def __contains__(self, peer: Peer) -> bool:
+        """Whether it is a client's end of a transfer."""
+        return peer in self._transfers
+
     @property
     def due_s(self) -> float | None:
         """When `tick` is needed; None while there is no transfer."""
