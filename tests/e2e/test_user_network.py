@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,10 @@ def library() -> None:
         require(False, str(error))
 
 
-@pytest.fixture
-def server() -> Iterator[int]:
-    """A web server on this machine's loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+@contextmanager
+def web_server(family: socket.AddressFamily, host: str) -> Iterator[int]:
+    """On this machine's loopback; its port."""
+    with socket.create_server((host, 0), family=family) as listener:
 
         def serve() -> None:
             while True:
@@ -50,6 +51,18 @@ def server() -> Iterator[int]:
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    with web_server(socket.AF_INET, "127.0.0.1") as port:
+        yield port
+
+
+@pytest.fixture
+def server6() -> Iterator[int]:
+    with web_server(socket.AF_INET6, "::1") as port:
+        yield port
 
 
 def need_ipxe() -> None:
@@ -82,6 +95,26 @@ async def test_guests_know_each_other_by_name_and_reach_what_is_outside(lan: Lan
     before = sent_to(lan, "user1")
     (await a.run("ping -c 20 -i 0.01 10.0.2.16")).check()
     assert sent_to(lan, "user1") - before < 10, "guests talk to each other without it"
+
+
+async def test_guests_have_ipv6_by_their_router(lan: Lan, server6: int) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+        port = free.getsockname()[1]
+    await lan.switch.attach(f"user://10.0.2.0/24?host_access=yes&hostfwd=tcp:[::1]:{port}-b:80")
+    a, b = await joined(lan, "a"), await joined(lan, "b")
+    for guest in (a, b):
+        enabled = "sysctl -w net.ipv6.conf.eth0.disable_ipv6=0"
+        waits = "for i in $(seq 100); do ip -6 addr show eth0 | grep fec0:: && exit; sleep 0.1; done; false"
+        (await guest.run(f"{enabled}; {waits}")).check()
+    assert "default via fe80::5055:aff:fe00:202" in (await a.run("ip -6 route")).stdout
+    (await a.run("ping -6 -c 1 b.lan && ping -6 -c 1 host.lan")).check()
+    (await a.run(f"wget -q -O /tmp/got http://[fec0::2]:{server6}/")).check()
+    assert await a.get("/tmp/got") == CONTENT
+    await b.put(b"hello", "/tmp/file")
+    (await b.run("httpd -h /tmp")).check()
+    async with await trio.open_tcp_stream("::1", port) as stream:
+        await stream.send_all(b"GET /file HTTP/1.0\r\n\r\n")
+        assert b"".join([data async for data in stream]).endswith(b"hello")
 
 
 async def test_this_machine_reaches_a_guest_by_a_forward(lan: Lan) -> None:

@@ -163,6 +163,18 @@ async def test_what_it_lacks_is_said(switch: VSwitch, monkeypatch: pytest.Monkey
         ("user://10.0.2.0/24?hostfwd=tcp::2222-a:22,tcp::2222-b:22", "tcp:127.0.0.1:2222 leads to several"),
         ("user://10.0.2.0/24?hostfwd=tcp::2222-a:0", "port 0 is out of range; 1 to 65535"),
         ("user://10.0.2.0/24?leases=", "leases: needs a file"),
+        ("user://10.0.2.0/24?mtu=1000", "mtu: IPv6 takes 1280 at least; add ipv6=no"),
+        ("user://10.0.2.0/24?ipv4=no&ipv6=no", "a network of neither version has no guests"),
+        ("user://10.0.2.0/24?ipv6-net=fec0::/48", "in a network of 64 bits, like fec0::/64"),
+        ("user://10.0.2.0/24?ipv6-net=fec0::1/64", "has host bits set"),
+        ("user://10.0.2.0/24?ipv6-host=fd00::1", "ipv6-host: fd00::1 is no station's address in fec0::/64"),
+        ("user://10.0.2.0/24?ipv6-dns=fec0::2", "ipv6-dns: fec0::2 is the gateway already"),
+        ("user://10.0.2.0/24?hostfwd=tcp:[::1]:22-10.0.2.15:22", "::1 leads to addresses of its own kind"),
+        ("user://10.0.2.0/24?hostfwd=tcp:127.0.0.1:22-[fec0::15]:22", "127.0.0.1 leads to addresses of its own kind"),
+        ("user://10.0.2.0/24?hostfwd=tcp:[x]:22-:22", "'[x]' is not an IP address of this machine"),
+        ("user://10.0.2.0/24?hostfwd=tcp:[::]:22-:22", "tcp:[::]:22: anyone on the network could connect"),
+        ("user://10.0.2.0/24?hostname=a.b", "hostname: 'a.b' cannot be a host's name"),
+        ("user://10.0.2.0/24?bootfile=%0a", "bootfile: needs 1 to 255 bytes that can be printed"),
     ],
 )
 def test_what_is_wrong_is_said(url: str, said: str) -> None:
@@ -184,3 +196,24 @@ def test_what_is_written_is_read_back() -> None:
     ]
     assert [str(item) for item in config.user.reserve] == ["web@10.1.0.50", "52:54:00:00:00:0a@10.1.0.51"]
     assert parse("user://").url == "user://10.0.2.0/24"
+
+
+@pytest.mark.parametrize(
+    ("forward", "written"),
+    [
+        ("tcp:[::1]:2222-web:22", "tcp:[::1]:2222-web:22"),
+        ("udp::53-[fec0::15]:53", "udp:[::1]:53-[fec0::15]:53"),
+        ("tcp:[0:0::1]:2222-my-web:22", "tcp:[::1]:2222-my-web:22"),
+        ("unix:/run/my-lab/web.sock-my-web:80", "unix:/run/my-lab/web.sock-my-web:80"),
+    ],
+)
+def test_a_forward_may_be_of_ipv6_or_from_a_path(forward: str, written: str) -> None:
+    config = parse(f"user://?hostfwd={forward}")
+    assert [str(item) for item in config.user.hostfwd] == [written]
+    assert parse(config.full_url) == config
+
+
+def test_names_with_dashes_and_lists_are_read_back() -> None:
+    options = "ipv6-net=fd00::/64&ipv6-host=fd00::1&tftp=/srv&bootfile=a&tftp-server-name=b&dnssearch=c.d,e.f&ipv4=no"
+    config = parse(f"user://?{options}")
+    assert parse(config.full_url) == config

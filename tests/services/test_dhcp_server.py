@@ -11,6 +11,7 @@ from vswitch.protocols import dhcp
 from vswitch.services.user_network.dhcp_server import Answer, DhcpServer
 from vswitch.services.user_network.leases import Leases
 from vswitch.services.user_network.names import Names
+from vswitch.services.user_network.neighbors import Neighbors
 from vswitch.services.user_network.settings import Settings
 
 MAC = bytes.fromhex("525400123456")
@@ -30,7 +31,7 @@ class Server:
     def __init__(self, **settings: Any) -> None:
         self.settings = msgspec.structs.replace(SETTINGS, **settings)
         self.leases = Leases([OURS, NEXT], self.settings.lease_s)
-        self.names = Names(self.settings.domainname, self.settings.host, self.leases)
+        self.names = Names(self.settings, self.leases, Neighbors(self.settings.network6))
         self._server = DhcpServer(self.settings, self.leases, self.names)
 
     def hear(self, kind: str, *options: Any, port: str = "lab.1", now_s: float = 0.0, **fields: Any) -> Answer | None:
@@ -64,7 +65,7 @@ def test_a_client_is_offered_an_address_and_takes_it() -> None:
     assert ack is not None
     assert ack.lease is not None
     assert (ack.lease.ip, ack.lease.name, ack.lease.port, ack.lease.until_s) == (OURS, "web", "lab.1", 1000.0)
-    assert server.names.address("web", 999.0) == OURS
+    assert server.names.addresses("web", 999.0) == [OURS]
 
 
 def test_who_boots_from_the_network_is_told_what() -> None:
@@ -86,9 +87,9 @@ def test_who_boots_from_the_network_is_told_what() -> None:
 def test_who_says_no_name_may_be_given_one() -> None:
     server = Server(hostname="guest")
     server.take()
-    assert server.names.address("guest", 1.0) == OURS
+    assert server.names.addresses("guest", 1.0) == [OURS]
     server.hear("request", ("requested_addr", str(NEXT)), ("server_id", "10.0.2.2"), chaddr=b"\x52\x54\0\0\0\1")
-    assert server.names.address("guest", 1.0) == OURS, "one name is one guest's"
+    assert server.names.addresses("guest", 1.0) == [OURS], "one name is one guest's"
 
 
 def test_one_that_wants_an_answer_by_broadcast_gets_it_so() -> None:
@@ -183,4 +184,4 @@ def test_a_name_is_not_taken_away() -> None:
     assert other is not None
     assert other.lease is not None
     assert other.lease.name == ""
-    assert server.names.address("web", 1.0) == OURS
+    assert server.names.addresses("web", 1.0) == [OURS]

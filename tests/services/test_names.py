@@ -1,27 +1,32 @@
 """DNS for a network's own names."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import dnslib  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.services.test_dhcp_server import SETTINGS
 from vswitch.services.user_network.leases import Lease, Leases
 from vswitch.services.user_network.names import Names, label
+from vswitch.services.user_network.neighbors import Neighbors
 from vswitch.services.user_network.upstream import servers
 
 QUERY = dnslib.DNSRecord(dnslib.DNSHeader(id=1), q=dnslib.DNSQuestion("a")).pack()
-HOST, WEB = IPv4Address("10.0.2.2"), IPv4Address("10.0.2.15")
+WEB, WEB6 = IPv4Address("10.0.2.15"), IPv6Address("fec0::15")
 
 
 def names() -> Names:
     known = [
-        Lease(mac="a", ip=WEB, port="a", name="web", until_s=100.0),
-        Lease(mac="b", ip=WEB + 1, port="b", name="over", until_s=10.0),
-        Lease(mac="c", ip=WEB + 2, port="c", until_s=100.0),
+        Lease(mac="52:54:00:00:00:0a", ip=WEB, port="a", name="web", until_s=100.0),
+        Lease(mac="52:54:00:00:00:0b", ip=WEB + 1, port="b", name="over", until_s=10.0),
+        Lease(mac="52:54:00:00:00:0c", ip=WEB + 2, port="c", until_s=100.0),
     ]
-    return Names("lan", HOST, Leases([WEB, WEB + 1, WEB + 2], 1000.0, known=known))
+    neighbors = Neighbors(SETTINGS.network6)
+    neighbors.learn(bytes.fromhex("52540000000a"), WEB6)
+    neighbors.learn(bytes.fromhex("52540000000b"), WEB6 + 1)
+    return Names(SETTINGS, Leases([WEB, WEB + 1, WEB + 2], 1000.0, known=known), neighbors)
 
 
 def ask(name: str, kind: str = "A", now_s: float = 50.0) -> tuple[str, list[str]] | None:
@@ -41,7 +46,9 @@ def ask(name: str, kind: str = "A", now_s: float = 50.0) -> tuple[str, list[str]
         ("WEB.LAN", "A", ("NOERROR", ["10.0.2.15"])),
         ("web", "A", ("NOERROR", ["10.0.2.15"])),
         ("host.lan", "A", ("NOERROR", ["10.0.2.2"])),
-        ("web.lan", "AAAA", ("NOERROR", [])),
+        ("web.lan", "AAAA", ("NOERROR", ["fec0::15"])),
+        ("web.lan", "ANY", ("NOERROR", ["10.0.2.15", "fec0::15"])),
+        ("host.lan", "AAAA", ("NOERROR", ["fec0::2"])),
         ("web.lan", "MX", ("NOERROR", [])),
         ("over.lan", "A", ("NXDOMAIN", [])),
         ("nobody.lan", "AAAA", ("NXDOMAIN", [])),
@@ -55,6 +62,12 @@ def ask(name: str, kind: str = "A", now_s: float = 50.0) -> tuple[str, list[str]
         ("2.2.0.10.in-addr.arpa", "PTR", ("NOERROR", ["host.lan."])),
         ("16.2.0.10.in-addr.arpa", "PTR", None),
         ("x.2.0.10.in-addr.arpa", "PTR", None),
+        (WEB6.reverse_pointer, "PTR", ("NOERROR", ["web.lan."])),
+        (SETTINGS.host6.reverse_pointer, "PTR", ("NOERROR", ["host.lan."])),
+        ((WEB6 + 1).reverse_pointer, "PTR", None),
+        ((WEB6 + 2).reverse_pointer, "PTR", None),
+        ("5.1.ip6.arpa", "PTR", None),
+        ("15." * 31 + "5.ip6.arpa", "PTR", None),
     ],
 )
 def test_own_names_are_answered_and_others_are_not(name: str, kind: str, answer: tuple[str, list[str]] | None) -> None:

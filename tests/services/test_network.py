@@ -22,7 +22,7 @@ from tests.needs import require
 from tests.services.test_dhcp_server import SETTINGS
 from vswitch.errors import RefusedError
 from vswitch.protocols import inet
-from vswitch.services.user_network import nat, slirp, upstream
+from vswitch.services.user_network import gateway, nat, slirp, upstream
 from vswitch.services.user_network import network as networks
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
@@ -112,9 +112,9 @@ class Net:
         """What comes from outside."""
         self.sent.clear()
         while not self.sent:
-            others = {self.network.upstream.fileno(): select.POLLIN}
+            others = {self.network.gateway.upstream.fileno(): select.POLLIN}
             if self._pool.wait(self.network.nat.stacks, others, 10_000):
-                self.network.upstream.receive()
+                self.network.gateway.upstream.receive()
         return list(self.sent)
 
 
@@ -274,7 +274,7 @@ def test_a_long_answer_is_cut_and_says_so() -> None:
     asked = dnslib.DNSRecord(dnslib.DNSHeader(id=7), q=dnslib.DNSQuestion("example.com"))
     reply = asked.reply()
     reply.add_answer(*dnslib.RR.fromZone("example.com 60 A 1.2.3.4"))
-    cut = dnslib.DNSRecord.parse(networks.truncated(bytes(reply.pack())))
+    cut = dnslib.DNSRecord.parse(gateway.truncated(bytes(reply.pack())))
     assert (cut.header.id, cut.header.tc, cut.header.qr, cut.rr) == (7, 1, 1, [])
     assert str(cut.q.qname) == "example.com."
 
@@ -291,7 +291,7 @@ def test_a_fault_of_ours_costs_one_frame(net: Net, monkeypatch: pytest.MonkeyPat
 
 def test_files_of_a_folder_are_read_by_tftp_and_asked_for_again_in_time(library: Library, tmp_path: Path) -> None:
     (tmp_path / "boot").write_bytes(b"x" * 600)
-    net = Net(library, folder=Folder(tmp_path))
+    net = Net(library, folder=Folder(tmp_path), ipv6=False)
     (block,) = net.put(from_guest(A, "10.0.2.15", "10.0.2.2", UDP(sport=7, dport=69) / Raw(b"\0\1/boot\0octet\0")), 1.0)
     assert (block.dst, block[IP].src, block[IP].dst, block[UDP].dport) == (A, "10.0.2.2", "10.0.2.15", 7)
     assert bytes(block[UDP].payload) == b"\0\3\0\1" + b"x" * 512
@@ -463,7 +463,7 @@ def knock(net: Net, here: tuple[str, int]) -> tuple[str, str]:
         while True:
             for packet in net.wait():
                 if TCP in packet and packet[TCP].sport == own:
-                    return packet.dst, packet[IP].dst
+                    return packet.dst, packet.payload.dst
 
 
 def test_what_cannot_be_forwarded_is_told(net: Net) -> None:

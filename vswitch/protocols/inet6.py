@@ -46,6 +46,7 @@ _ON_LINK, _AUTONOMOUS = 0x80, 0x40  # flags of a prefix
 
 _SOURCE_LINK_LAYER, _TARGET_LINK_LAYER, _PREFIX, _MTU, _RDNSS, _DNSSL = 1, 2, 3, 5, 25, 31  # options
 _OPTION_UNIT = 8
+_ECHO_REPLY = 129
 _LABEL_MAX = 63
 
 
@@ -195,6 +196,15 @@ def router_advertisement(router: Router, to: RouterSolicitation | None = None) -
     if names := domain_names(router.search):
         message += _option(_DNSSL, lifetime + names)
     return _icmp(message, link_local(router.mac), *_receiver(to), router.mac)
+
+
+def echo_reply(frame: bytes) -> bytes | None:
+    """The answer to the echo request in a frame that is of IPv6 (RFC 4443, 4.2); None if it is malformed."""
+    packet = _read(frame, ICMPV6)
+    if packet is None or _checksum(packet.source, packet.target, ICMPV6, packet.payload):
+        return None
+    message = bytes([_ECHO_REPLY, 0, 0, 0]) + packet.payload[4:]
+    return _icmp(message, IPv6Address(packet.target), IPv6Address(packet.source), frame[6:12], frame[:6])
 
 
 def domain_names(names: Iterable[str]) -> bytes:

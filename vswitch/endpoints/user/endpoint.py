@@ -209,13 +209,16 @@ class UserNetwork(Endpoint):
             "dns": str(options.dns_in(network)),
             "dhcpstart": str(options.dhcpstart_in(network)),
             "mac": base64.b64encode(mac).decode(),
+            "network6": str(options.ipv6_net),
+            "host6": str(options.host6),
+            "dns6": str(options.dns6),
             "reserve": {item.who: str(item.ip) for item in options.reserve},
             "tftp": base64.b64encode(os.fsencode(options.absolute().tftp or "")).decode(),
             "leases": [msgspec.structs.asdict(lease) for lease in self._leases.known],
         }
         told = (
             *("domainname", "dnssearch", "hostname", "tftp_server_name", "bootfile"),
-            *("mtu", "dhcp", "restrict", "host_access"),
+            *("mtu", "ipv4", "ipv6", "dhcp", "restrict", "host_access"),
         )
         return json.dumps(settings | {name: getattr(options, name) for name in told}).encode()
 

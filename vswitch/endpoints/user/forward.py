@@ -11,7 +11,8 @@ from vswitch.errors import InputError
 
 MOST = 256  # of a network
 EXAMPLE = "tcp:127.0.0.1:2222-web:22"
-_INET = re.compile(r"(tcp|udp):(\[[^\]]*\]|[^:]*):([0-9]{1,5})-([^:]*):([0-9]{1,5})")
+_INET = re.compile(r"(tcp|udp):(\[[^\]]*\]|[^:\[]*):([0-9]{1,5})-(\[[^\]]*\]|[^:\[]*):([0-9]{1,5})")
+_IPV4 = re.compile(r"[0-9.]+")
 _UNIX = re.compile(r"unix:(.*/[^/-]+)-([^/:]*):([0-9]{1,5})", re.DOTALL)
 
 
@@ -29,11 +30,15 @@ class Forward(msgspec.Struct, frozen=True):
         """Where it comes from, as QEMU's `hostfwd_remove` has it."""
         if self.kind == "unix":
             return f"unix:{self.host}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.kind}:{host}:{self.host_port}"
+        return f"{self.kind}:{_bracketed(self.host)}:{self.host_port}"
+
+    @property
+    def is_of_ipv6(self) -> bool:
+        """Then it leads to a guest's IPv6 address."""
+        return self.kind != "unix" and ":" in self.host
 
     def __str__(self) -> str:
-        return f"{self.here}-{self.guest}:{self.guest_port}"
+        return f"{self.here}-{_bracketed(self.guest)}:{self.guest_port}"
 
     def check(self, *, insecure: bool) -> None:
         """Whether it may be. Raises InputError."""
@@ -55,14 +60,26 @@ def read(value: Any) -> Forward:
     if match is None:
         raise InputError(f"{values.shown(text)} is no forward; write it like {EXAMPLE}")
     kind, host, host_port, guest, guest_port = match.groups()
-    return Forward(kind, _address(host or "127.0.0.1"), _port(host_port, 0), *_guest(guest, guest_port))
+    host = _address(host) if host else "::1" if guest.startswith("[") else "127.0.0.1"
+    if guest.startswith("[") if ":" not in host else _IPV4.fullmatch(guest):
+        raise InputError(f"{host} leads to addresses of its own kind, and {guest} is of the other")
+    return Forward(kind, host, _port(host_port, 0), *_guest(guest, guest_port))
 
 
 def _address(host: str) -> str:
+    """One of IPv6 is in brackets."""
     try:
+        if host.startswith("["):
+            return str(ipaddress.IPv6Address(host[1:-1].partition("%")[0]))
         return str(ipaddress.IPv4Address(host))
     except ValueError:
-        raise InputError(f"{values.shown(host)} is not an IPv4 address of this machine") from None
+        raise InputError(
+            f"{values.shown(host)} is not an IP address of this machine; write [::1] or 127.0.0.1"
+        ) from None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _port(text: str, least: int) -> int:
@@ -72,4 +89,6 @@ def _port(text: str, least: int) -> int:
 
 
 def _guest(guest: str, port: str) -> tuple[str, int]:
+    if guest.startswith("["):
+        return _address(guest), _port(port, 1)
     return values.check_name(guest) if guest else "", _port(port, 1)

@@ -138,7 +138,9 @@ def _open(forward: Forward) -> Iterator[socket.socket]:
         return
     kind = socket.SOCK_DGRAM if forward.kind == "udp" else socket.SOCK_STREAM
     try:
-        sock = inet.bind_to(socket.AF_INET, (forward.host, forward.host_port), kind)
+        sock = inet.bind_to(
+            socket.AF_INET6 if forward.is_of_ipv6 else socket.AF_INET, (forward.host, forward.host_port), kind
+        )
     except OSError as error:
         raise RefusedError(f"cannot listen on {forward.here}: {inet.reason(error)}") from None
     with sock:

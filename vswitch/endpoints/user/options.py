@@ -7,7 +7,7 @@ name server, those from the 15th on for guests.
 import os
 import re
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import msgspec
@@ -22,6 +22,8 @@ from vswitch.values import FLAG, TEXT, Parameter
 MTU_DEFAULT, MTU_MIN, MTU_MAX = 1500, 576, 65520
 DOMAIN_DEFAULT = "lan"
 PREFIX_MIN, PREFIX_MAX = 20, 27
+NETWORK6_DEFAULT, PREFIX6 = IPv6Network("fec0::/64"), 64
+MTU6_MIN = 1280  # RFC 8200, 5
 
 BOOT_TEXT_MAX = 255
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -58,6 +60,19 @@ class UserOptions(msgspec.Struct, frozen=True):
     tftp_server_name: str = ""
     hostname: str = ""
     dnssearch: tuple[str, ...] = ()
+    ipv4: bool = True
+    ipv6: bool = True
+    ipv6_net: IPv6Network = NETWORK6_DEFAULT
+    ipv6_host: IPv6Address | None = None
+    ipv6_dns: IPv6Address | None = None
+
+    @property
+    def host6(self) -> IPv6Address:
+        return self.ipv6_host or self.ipv6_net.network_address + 2
+
+    @property
+    def dns6(self) -> IPv6Address:
+        return self.ipv6_dns or self.ipv6_net.network_address + 3
 
     def host_in(self, network: IPv4Network) -> IPv4Address:
         return self.host or network.network_address + 2
@@ -81,6 +96,7 @@ class UserOptions(msgspec.Struct, frozen=True):
                 raise InputError(f"{name}: {address} is no station's address in {network}", name)
         if self.host_in(network) == self.dns_in(network):
             raise InputError(f"dns: {self.dns_in(network)} is the gateway already", "dns")
+        self._check6()
         for reserved in self.reserve:
             if reserved.ip not in network or reserved.ip in (self.host_in(network), self.dns_in(network)):
                 raise InputError(f"reserve: {reserved.ip} is no guest's address in {network}", "reserve")
@@ -89,6 +105,17 @@ class UserOptions(msgspec.Struct, frozen=True):
                 wanted.check(insecure=insecure)
             except InputError as error:
                 raise InputError(f"hostfwd: {error}", "hostfwd") from None
+
+    def _check6(self) -> None:
+        if not self.ipv4 and not self.ipv6:
+            raise InputError("ipv6: a network of neither version has no guests; leave one of them", "ipv6")
+        if self.ipv6 and self.mtu < MTU6_MIN:
+            raise InputError(f"mtu: IPv6 takes {MTU6_MIN} at least; add ipv6=no", "mtu")
+        for name, ip in (("ipv6-host", self.host6), ("ipv6-dns", self.dns6)):
+            if ip not in self.ipv6_net or ip == self.ipv6_net.network_address:
+                raise InputError(f"{name}: {ip} is no station's address in {self.ipv6_net}", name)
+        if self.host6 == self.dns6:
+            raise InputError(f"ipv6-dns: {self.dns6} is the gateway already", "ipv6-dns")
 
 
 def read_network(text: str) -> IPv4Network:
@@ -182,6 +209,27 @@ def _reservation(value: Any) -> Reservation:
     return Reservation(mac_text(read_mac(who)) if who.count(":") == 5 else values.check_name(who), _address(ip))
 
 
+def _network6(value: Any) -> IPv6Network:
+    text = values.text(value, str(NETWORK6_DEFAULT))
+    try:
+        network = IPv6Network(text)
+    except ValueError as error:
+        raise InputError(f"{error}; write it like {NETWORK6_DEFAULT}") from None
+    if network.prefixlen != PREFIX6 or network.is_multicast or network.is_link_local or network.is_loopback:
+        raise InputError(
+            f"{text}: guests make their own addresses in a network of {PREFIX6} bits, like {NETWORK6_DEFAULT}"
+        )
+    return network
+
+
+def _address6(value: Any) -> IPv6Address:
+    text = values.text(value, "fec0::2")
+    try:
+        return IPv6Address(text)
+    except ValueError:
+        raise InputError(f"{values.shown(text)} is not an IPv6 address; write it like fec0::2") from None
+
+
 _MTU = values.also_text(values.numbers(MTU_MIN, MTU_MAX))
 
 PARAMETERS = {
@@ -193,6 +241,11 @@ PARAMETERS = {
     "mtu": Parameter(
         lambda value: values.number(value, MTU_MIN, MTU_MAX), _MTU, "Bytes of a packet, told by DHCP: 1500."
     ),
+    "ipv4": Parameter(values.flag, FLAG, "False: without IPv4."),
+    "ipv6": Parameter(values.flag, FLAG, "False: without IPv6."),
+    "ipv6-net": Parameter(_network6, TEXT, "The IPv6 network: fec0::/64."),
+    "ipv6-host": Parameter(_address6, TEXT, "The gateway's address in it: the second."),
+    "ipv6-dns": Parameter(_address6, TEXT, "The name server's: the third."),
     "dhcp": Parameter(values.flag, FLAG, "False: gives no addresses out."),
     "restrict": Parameter(values.flag, FLAG, "Guests reach this network only, neither this machine nor others."),
     "host_access": Parameter(values.flag, FLAG, "Guests reach services on this machine's loopback, at the gateway."),

@@ -143,7 +143,7 @@ def serve(stream: Stream, words: Words) -> None:
         others = {
             stream.fileno(): select.POLLIN if gone else select.POLLIN | select.POLLOUT,
             words.fileno(): select.POLLIN,
-            network.upstream.fileno(): select.POLLIN,
+            network.gateway.upstream.fileno(): select.POLLIN,
         }
         ready = pool.wait(network.nat.stacks, others, _wait_ms(network.due_s))
         now_s = time.time()
@@ -154,8 +154,8 @@ def serve(stream: Stream, words: Words) -> None:
         if stream.fileno() in ready:
             for frame in stream.receive():
                 network.receive(frame, now_s)
-        if network.upstream.fileno() in ready:
-            network.upstream.receive()
+        if network.gateway.upstream.fileno() in ready:
+            network.gateway.upstream.receive()
         gone = stream.flush()
 
 
@@ -175,7 +175,7 @@ def _obey(network: Network, said: settings.Said, sock: socket.socket | None, now
         case settings.Found(mac, port):
             network.found(mac, port, now_s)
         case settings.Servers(text):
-            network.upstream.servers = servers(text)
+            network.gateway.upstream.servers = servers(text)
         case settings.Forward() if sock is not None:
             network.forwards.add(said, sock, now_s)
         case settings.Unforward(number):

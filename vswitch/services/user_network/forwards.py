@@ -2,13 +2,13 @@
 
 import socket
 from collections.abc import Callable
-from ipaddress import IPv4Address
 
 import msgspec
 
-from vswitch.services.user_network.leases import Lease, Leases
+from vswitch.services.user_network.leases import Lease, Leases, mac_bytes
 from vswitch.services.user_network.nat import Nat
-from vswitch.services.user_network.settings import Forward
+from vswitch.services.user_network.neighbors import Neighbors
+from vswitch.services.user_network.settings import Address, Forward
 from vswitch.services.user_network.slirp import Forwarding
 
 
@@ -23,27 +23,29 @@ class Served(msgspec.Struct, frozen=True):
 class _Known:
     def __init__(self, forward: Forward, sock: socket.socket) -> None:
         self.forward, self.sock = forward, sock
-        self.mac, self.ip = b"", IPv4Address(0)  # of the guest it leads to
+        self.is_of_ipv6 = sock.family == socket.AF_INET6
+        self.mac, self.ip = b"", ""  # of the guest it leads to
         self.forwarding: Forwarding | None = None
 
 
 class Forwards:
     """By the numbers that the switch gives them. `tell` is told where each leads, whenever that changes."""
 
-    def __init__(self, nat: Nat, leases: Leases, tell: Callable[[Served], None]) -> None:
+    def __init__(self, nat: Nat, leases: Leases, neighbors: Neighbors, tell: Callable[[Served], None]) -> None:
         self._nat = nat
         self._leases = leases
+        self._neighbors = neighbors
         self._tell = tell
         self._known: dict[int, _Known] = {}
 
     def add(self, forward: Forward, sock: socket.socket, now_s: float) -> None:
-        """`sock` is bound to what leads to the guest. Where that is, is told in any case."""
+        """`sock` is bound; one of IPv6 leads to a guest's IPv6 address. Where that is, is told in any case."""
         self.remove(forward.number)
         known = self._known[forward.number] = _Known(forward, sock)
         for lease in self._leases.current(now_s):
-            if _means(forward, lease):
-                return self._lead(known, bytes.fromhex(lease.mac.replace(":", "")), lease.ip)
-        return self._tell(Served(forward.number))
+            if self._lead_to(known, mac_bytes(lease.mac), lease):
+                return
+        self._tell(Served(forward.number))
 
     def remove(self, number: int) -> None:
         known = self._known.pop(number, None)
@@ -54,17 +56,16 @@ class Forwards:
     def leased(self, mac: bytes, lease: Lease, now_s: float) -> None:
         """A guest has a lease: what means it leads to it, unless another has the name, or was first."""
         for known in self._known.values():
-            if _means(known.forward, lease) and not self._is_anothers(known, mac, now_s):
-                self._lead(known, mac, lease.ip)
+            if not self._is_anothers(known, mac, now_s):
+                self._lead_to(known, mac, lease)
 
-    def came(self, mac: bytes, ip: IPv4Address, now_s: float) -> None:
+    def came(self, mac: bytes, ip: Address, now_s: float) -> None:
         """A guest is at an address, which it may have given itself."""
         lease = self._leases.of(mac.hex(":"))
-        if lease is not None and lease.ip == ip:
+        if lease is not None and lease.until_s > now_s and (ip == lease.ip or ip.version == 6):
             self.leased(mac, lease, now_s)
-            return
         for known in self._known.values():
-            if known.forward.guest == str(ip):
+            if known.forward.guest == str(ip) and known.is_of_ipv6 == (ip.version == 6):
                 self._lead(known, mac, ip)
 
     def close(self) -> None:
@@ -77,8 +78,16 @@ class Forwards:
         lease = self._leases.of(known.mac.hex(":"))
         return lease is not None and lease.until_s > now_s and _means(known.forward, lease)
 
-    def _lead(self, known: _Known, mac: bytes, ip: IPv4Address) -> None:
-        if known.forwarding is not None and (known.mac, known.ip) == (mac, ip):
+    def _lead_to(self, known: _Known, mac: bytes, lease: Lease) -> bool:
+        """Answers whether it means who has a lease, and an address of its kind."""
+        ips: list[Address] = [*self._neighbors.of(mac)] if known.is_of_ipv6 else [lease.ip]
+        if not ips or not _means(known.forward, lease):
+            return False
+        self._lead(known, mac, ips[0])
+        return True
+
+    def _lead(self, known: _Known, mac: bytes, ip: Address) -> None:
+        if known.forwarding is not None and (known.mac, known.ip) == (mac, str(ip)):
             return
         self._stop(known)
         forward = known.forward
@@ -88,7 +97,7 @@ class Forwards:
         except OSError as error:
             self._tell(Served(forward.number, problem=str(error.strerror)))
             return
-        known.mac, known.ip = mac, ip
+        known.mac, known.ip = mac, str(ip)
         self._tell(Served(forward.number, str(ip)))
 
     def _stop(self, known: _Known) -> None:

@@ -24,6 +24,10 @@ class Lease(msgspec.Struct, kw_only=True):
     until_s: float = 0.0  # by the wall clock
 
 
+def mac_bytes(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
 class Leases:
     """Addresses of a `pool`, given for `duration_s`; `reserved` ones by MAC address or port."""
 

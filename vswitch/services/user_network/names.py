@@ -3,11 +3,16 @@ others know."""
 
 import codecs
 import re
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import dnslib  # type: ignore[import-untyped]
+from dnslib import QTYPE
 
-from vswitch.services.user_network.leases import Lease, Leases
+from vswitch.services.user_network.leases import Lease, Leases, mac_bytes
+from vswitch.services.user_network.neighbors import Neighbors
+from vswitch.services.user_network.settings import Address, Settings
+
+_REVERSE = (".in-addr.arpa", ".ip6.arpa")
 
 codecs.lookup("idna")  # which dnslib needs when no file can be read any more
 
@@ -31,10 +36,11 @@ def port_label(port: str) -> str:
 class Names:
     """NAME.`domain`, and NAME alone, for whoever has a lease; the gateway is `host`."""
 
-    def __init__(self, domain: str, host: IPv4Address, leases: Leases) -> None:
-        self._domain = domain.lower()
-        self._host = host
+    def __init__(self, settings: Settings, leases: Leases, neighbors: Neighbors) -> None:
+        self._settings = settings
+        self._domain = settings.domainname.lower()
         self._leases = leases
+        self._neighbors = neighbors
 
     def free_name(self, wanted: str, mac: str, now_s: float) -> str:
         """The name for a station: what it wants, unless another has it, or a port of that name."""
@@ -43,11 +49,14 @@ class Names:
         others = (lease for lease in self._leases.current(now_s) if lease.mac != mac)
         return "" if any(wanted in (lease.name, port_label(lease.port)) for lease in others) else wanted
 
-    def address(self, name: str, now_s: float) -> IPv4Address | None:
+    def addresses(self, name: str, now_s: float) -> list[Address] | None:
+        """Those that a name stands for, of either version; None if it is nobody's."""
+        settings = self._settings
         if name == "host":
-            return self._host
+            own: list[tuple[bool, Address]] = [(settings.ipv4, settings.host), (settings.ipv6, settings.host6)]
+            return [ip for is_there, ip in own if is_there]
         lease = self._leases.named(name, now_s)
-        return None if lease is None else lease.ip
+        return None if lease is None else [lease.ip, *self._neighbors.of(mac_bytes(lease.mac))]
 
     def answer(self, query: bytes, now_s: float) -> bytes | None:
         """The response to a query, or None if it is not about this network. Raises ValueError if it is malformed."""
@@ -62,33 +71,52 @@ class Names:
     def _answer(self, asked: dnslib.DNSRecord, now_s: float) -> bytes | None:
         name = str(asked.q.qname).rstrip(".").lower()
         reply = asked.reply(aa=1, ra=1)
-        if name.endswith(".in-addr.arpa"):
+        if name.endswith(_REVERSE):
             return self._reverse(name, asked, reply, now_s)
         if not name:  # the root
             return None
         own, _, rest = name.partition(".")
         if rest not in (self._domain, ""):
             return None if not name.endswith(f".{self._domain}") else _nothing(reply)
-        ip = self.address(own, now_s)
-        if ip is None:
+        ips = self.addresses(own, now_s)
+        if ips is None:
             return None if rest == "" else _nothing(reply)
-        if asked.q.qtype in (dnslib.QTYPE.A, dnslib.QTYPE.ANY):
-            reply.add_answer(dnslib.RR(asked.q.qname, dnslib.QTYPE.A, rdata=dnslib.A(str(ip)), ttl=TTL_S))
+        for ip in ips:
+            kind, data = (QTYPE.A, dnslib.A) if ip.version == 4 else (QTYPE.AAAA, dnslib.AAAA)
+            if asked.q.qtype in (kind, QTYPE.ANY):
+                reply.add_answer(dnslib.RR(asked.q.qname, kind, rdata=data(str(ip)), ttl=TTL_S))
         return bytes(reply.pack())
 
     def _reverse(self, name: str, asked: dnslib.DNSRecord, reply: dnslib.DNSRecord, now_s: float) -> bytes | None:
-        try:
-            ip = IPv4Address(".".join(reversed(name.removesuffix(".in-addr.arpa").split("."))))
-        except ValueError:
-            return None
-        lease: Lease | None = self._leases.at(ip)
-        own = "host" if ip == self._host else lease.name if lease is not None and lease.until_s > now_s else ""
+        own = self._name_of(_reversed(name), now_s)
         if not own:
             return None
         full = f"{own}.{self._domain}"
-        if asked.q.qtype in (dnslib.QTYPE.PTR, dnslib.QTYPE.ANY):
-            reply.add_answer(dnslib.RR(asked.q.qname, dnslib.QTYPE.PTR, rdata=dnslib.PTR(full), ttl=TTL_S))
+        if asked.q.qtype in (QTYPE.PTR, QTYPE.ANY):
+            reply.add_answer(dnslib.RR(asked.q.qname, QTYPE.PTR, rdata=dnslib.PTR(full), ttl=TTL_S))
         return bytes(reply.pack())
+
+    def _name_of(self, ip: Address | None, now_s: float) -> str:
+        if ip in (self._settings.host, self._settings.host6):
+            return "host"
+        lease: Lease | None = None
+        if isinstance(ip, IPv4Address):
+            lease = self._leases.at(ip)
+        elif ip is not None and (mac := self._neighbors.whose(ip)) is not None:
+            lease = self._leases.of(mac.hex(":"))
+        return lease.name if lease is not None and lease.until_s > now_s else ""
+
+
+def _reversed(name: str) -> Address | None:
+    """The address that a name of in-addr.arpa or ip6.arpa is about (RFC 1035, 3.5; RFC 3596, 2.5)."""
+    labels = name.split(".")[-3::-1]
+    try:
+        if name.endswith(_REVERSE[0]):
+            return IPv4Address(".".join(labels))
+        digits = "".join(labels)
+        return IPv6Address(bytes.fromhex(digits)) if len(labels) == len(digits) == 32 else None
+    except ValueError:
+        return None
 
 
 def _nothing(reply: dnslib.DNSRecord) -> bytes:

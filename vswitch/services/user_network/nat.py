@@ -1,28 +1,39 @@
 """The NAT of all guests: a stack of libslirp for each, and what may pass to it."""
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
-from vswitch.protocols import inet
+from vswitch.protocols import inet, inet6
 from vswitch.protocols.inet import Arp
+from vswitch.services.user_network import packet as packets
 from vswitch.services.user_network.leases import Leases
-from vswitch.services.user_network.settings import Settings
+from vswitch.services.user_network.packet import TCP, Packet
+from vswitch.services.user_network.settings import Address, Settings
 from vswitch.services.user_network.slirp import Library, Stack
 
 FRAGMENT_BYTES_PER_S = 2 << 20
 GUESTS_MAX = 1024
+ADDRESSES_MAX = 8  # of IPv6, that a stack is told of: its table has 16 entries
 ASKERS_MAX = 256  # peers of a guest's UDP forwards that may be answered
-_TCP, _SYN, _ACK = 6, 0x02, 0x10
-_NOT_ROUTED = {0, 127, *range(224, 256)}  # first bytes: this machine, past the gateway's address, and groups
+
+# First bytes: this machine, past the gateway's address, and groups
+_NOT_ROUTED4 = {0, 127, *range(224, 256)}
+_NOT_ROUTED6 = {bytes(12), bytes(10) + b"\xff\xff"}  # the first twelve: this machine, and IPv4 in other clothes
+_GROUP6 = 0xFF
+_ADVERTISEMENTS = range(133, 138)  # kinds of ICMPv6 that are neighbour discovery
 
 
 class _Guest:
-    """A guest's stack, and the address it has been told."""
+    """A guest's stack, and the addresses it has been told."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.ip = b""
-        self.askers: dict[bytes, None] = {}  # whom it may answer: the peer's address, both ports
+        self.ip4 = b""
+        self.ips6: dict[bytes, None] = {}
+        self.askers: dict[bytes, None] = {}  # whom it may answer: the peer's address, the guest's port and the peer's
+
+    def has(self, ip: bytes) -> bool:
+        return ip == self.ip4 or ip in self.ips6
 
 
 class Nat:
@@ -39,7 +50,7 @@ class Nat:
         leases: Leases,
         *,
         send: Callable[[bytes], None],
-        came: Callable[[bytes, IPv4Address, float], None],
+        came: Callable[[bytes, Address, float], None],
     ) -> None:
         self._settings = settings
         self._library = library
@@ -47,38 +58,38 @@ class Nat:
         self._send, self._came = send, came
         self._guests: dict[bytes, _Guest] = {}  # by MAC address
         self._fragments, self._fragments_since_s = 0, 0.0
-        self._own = {settings.host.packed, settings.dns.packed}
+        self._hosts = {ip.packed for ip in (settings.host, settings.host6)}
+        self._own = self._hosts | {ip.packed for ip in (settings.dns, settings.dns6)}
         self._network, self._mask = int(settings.network.network_address), int(settings.network.netmask)
+        self._prefix6 = settings.network6.network_address.packed[:8]
 
     @property
     def stacks(self) -> Iterator[Stack]:
         return (guest.stack for guest in self._guests.values())
 
-    def put(self, frame: bytes, now_s: float) -> str:
-        """An IPv4 packet to the gateway, with a whole header. Answers why it is dropped, or nothing."""
-        mac, source, target = frame[6:12], frame[26:30], frame[30:34]
-        is_local = int.from_bytes(target) & self._mask == self._network and target not in self._own
-        if target[0] in _NOT_ROUTED or is_local:
+    def put(self, frame: bytes, packet: Packet, now_s: float) -> str:
+        """A frame to the gateway, and the packet in it. Answers why it is dropped, or nothing."""
+        mac, source, target = frame[6:12], packet.source, packet.target
+        if not self._is_routed(target):
             return "not_routed"
-        is_fragment = bool(frame[20] & 0x3F or frame[21])
-        if is_fragment and not self._may_fragment(len(frame), now_s):
+        if packet.is_fragment and not self._may_fragment(len(frame), now_s):
             return "fragments"
         guest = self._guests.get(mac)
-        if guest is None or guest.ip != source:
-            ip = IPv4Address(source)
+        if guest is None or not guest.has(source):
+            ip = IPv4Address(source) if len(source) == 4 else IPv6Address(source)
             if not self._may_be(mac, ip, now_s):
                 return "foreign_source"
             self.stack_at(mac, ip)
             guest = self._guests[mac]
             self._came(mac, ip, now_s)
-        if self._only_answers(target) and (is_fragment or self._opens(guest, frame)):
+        if self._only_answers(target) and (packet.is_fragment or self._opens(guest, frame, packet)):
             return "host_access" if target in self._own else "restricted"
-        if guest.stack.is_full and (frame[23] != _TCP or _is_syn(frame)):
+        if guest.stack.is_full and (packet.protocol != TCP or packet.opens_connection(frame)):
             return "connections"
         guest.stack.put(frame)
         return ""
 
-    def stack_at(self, mac: bytes, ip: IPv4Address) -> Stack:
+    def stack_at(self, mac: bytes, ip: Address) -> Stack:
         """The stack of a guest that has this address now."""
         guest = self._guests.get(mac)
         if guest is None:
@@ -86,10 +97,15 @@ class Nat:
                 self._guests.pop(self._least_needed()).stack.close()
             stack = Stack(self._library, self._settings, deliver=self._deliver)
             guest = self._guests[mac] = _Guest(stack)
-        if guest.ip != ip.packed:
-            guest.ip = ip.packed
-            said = Arp(inet.ARP_REQUEST, mac, ip, bytes(6), ip)  # so that the stack knows where its guest is
-            guest.stack.put(inet.arp(said, inet.BROADCAST))
+        if not guest.has(ip.packed):  # the stack has to know where its guest is
+            if isinstance(ip, IPv4Address):
+                guest.ip4 = ip.packed
+                guest.stack.put(inet.arp(Arp(inet.ARP_REQUEST, mac, ip, bytes(6), ip), inet.BROADCAST))
+            else:
+                guest.ips6[ip.packed] = None
+                if len(guest.ips6) > ADDRESSES_MAX:
+                    del guest.ips6[next(iter(guest.ips6))]
+                guest.stack.put(inet6.neighbor_advertisement(ip, mac))
         return guest.stack
 
     def close(self) -> None:
@@ -97,21 +113,29 @@ class Nat:
             stack.close()
         self._guests.clear()
 
-    def _only_answers(self, target: bytes) -> bool:
-        settings = self._settings
-        if target == settings.host.packed:
-            return not settings.host_access
-        # libslirp would pass on what is for the name server to this machine's, whatever its port.
-        return settings.restrict or target in self._own
+    def _is_routed(self, target: bytes) -> bool:
+        """Whether packets for it leave this network, or are for us."""
+        if target in self._own:
+            return True
+        if len(target) == 4:
+            return target[0] not in _NOT_ROUTED4 and int.from_bytes(target) & self._mask != self._network
+        is_link_local = target[0] == 0xFE and target[1] & 0xC0 == 0x80
+        is_local = target[:8] == self._prefix6 or target[:12] in _NOT_ROUTED6
+        return not (is_link_local or is_local or target[0] == _GROUP6)
 
-    def _opens(self, guest: _Guest, frame: bytes) -> bool:
+    def _only_answers(self, target: bytes) -> bool:
+        if target in self._hosts:
+            return not self._settings.host_access
+        # libslirp would pass on what is for the name server to this machine's, whatever its port.
+        return self._settings.restrict or target in self._own
+
+    def _opens(self, guest: _Guest, frame: bytes, packet: Packet) -> bool:
         """Whether a packet is other than an answer. To a ping, the gateway's answer is libslirp's own."""
-        at = _payload_at(frame)
-        if frame[23] == _TCP:
-            return _is_syn(frame)
-        if frame[23] == inet.UDP:
-            return frame[30:34] + frame[at : at + 4] not in guest.askers
-        return frame[30:34] not in self._own
+        if packet.protocol == TCP:
+            return packet.opens_connection(frame)
+        if packet.protocol == inet.UDP:
+            return packet.target + packet.ports(frame) not in guest.askers
+        return packet.target not in self._own
 
     def _may_fragment(self, size: int, now_s: float) -> bool:
         """Whether one more fragment may wait for the rest of its packet: libslirp keeps them without a limit."""
@@ -120,12 +144,15 @@ class Nat:
         self._fragments += size
         return self._fragments <= FRAGMENT_BYTES_PER_S
 
-    def _may_be(self, mac: bytes, source: IPv4Address, now_s: float) -> bool:
+    def _may_be(self, mac: bytes, source: Address, now_s: float) -> bool:
         """Whether a station may have an address: one of this network's that is neither ours nor leased to another."""
-        if source not in self._settings.network or source.packed in self._own:
+        if source.packed in self._own:
             return False
+        if isinstance(source, IPv6Address):
+            return source in self._settings.network6 or source.is_link_local
         lease = self._leases.at(source)
-        return lease is None or lease.until_s <= now_s or lease.mac == mac.hex(":")
+        is_free = lease is None or lease.until_s <= now_s or lease.mac == mac.hex(":")
+        return is_free and source in self._settings.network
 
     def _least_needed(self) -> bytes:
         """The oldest of those that lack most of: a forward, a lease, a socket. There are fewer forwards than guests."""
@@ -137,30 +164,26 @@ class Nat:
         return min(self._guests, key=need)
 
     def _deliver(self, frame: bytes) -> None:
-        """From a stack. It would look for its guest by ARP, and advertise itself; that is ours to do."""
-        if frame[12:14] != b"\x08\x00":
+        """From a stack. It would look for its guest itself, and advertise itself; that is ours to do."""
+        if frame[12:14] == b"\x08\x00":
+            packet = packets.read4(frame)
+        elif frame[12:14] == b"\x86\xdd" and not (frame[20] == inet6.ICMPV6 and frame[54] in _ADVERTISEMENTS):
+            packet = packets.read6(frame)
+        else:
             return
-        if frame[23] == inet.UDP and self._only_answers(frame[26:30]):
-            self._note_asker(frame)
+        if packet is None:
+            return
+        if packet.protocol == inet.UDP and self._only_answers(packet.source):
+            self._note_asker(frame, packet)
         own = self._settings.mac
         self._send(frame if frame[6:12] == own else frame[:6] + own + frame[12:])
 
-    def _note_asker(self, frame: bytes) -> None:
+    def _note_asker(self, frame: bytes, packet: Packet) -> None:
         guest = self._guests.get(frame[:6])
-        if guest is not None and not frame[20] & 0x1F and not frame[21]:  # the first fragment has the ports
-            at = _payload_at(frame)
-            asker = frame[26:30] + frame[at + 2 : at + 4] + frame[at : at + 2]
+        if guest is not None and packet.has_ports:
+            ports = packet.ports(frame)
+            asker = packet.source + ports[2:] + ports[:2]
             guest.askers.pop(asker, None)
             guest.askers[asker] = None
             if len(guest.askers) > ASKERS_MAX:
                 del guest.askers[next(iter(guest.askers))]
-
-
-def _payload_at(frame: bytes) -> int:
-    return 14 + (frame[14] & 15) * 4
-
-
-def _is_syn(frame: bytes) -> bool:
-    """Whether it opens a connection, or might: what has no flags is nothing else."""
-    at = _payload_at(frame) + 13
-    return len(frame) <= at or frame[at] & (_SYN | _ACK) == _SYN

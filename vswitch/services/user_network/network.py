@@ -2,23 +2,24 @@
 
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
-from vswitch.protocols import dhcp, inet, tftp
+from vswitch.protocols import dhcp, inet, inet6
 from vswitch.protocols.inet import Arp, Datagram
+from vswitch.services.user_network import packet as packets
 from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Forwards, Served
+from vswitch.services.user_network.gateway import Gateway
 from vswitch.services.user_network.leases import Lease, Leases
 from vswitch.services.user_network.names import Names
 from vswitch.services.user_network.nat import Nat
-from vswitch.services.user_network.settings import Settings
+from vswitch.services.user_network.neighbors import Neighbors
+from vswitch.services.user_network.packet import Packet
+from vswitch.services.user_network.router6 import Router6
+from vswitch.services.user_network.settings import Address, Settings
 from vswitch.services.user_network.slirp import Library
-from vswitch.services.user_network.tftp_server import Peer, TftpServer
-from vswitch.services.user_network.upstream import Upstream
 
-DNS_PORT = 53
-DNS_HEADER = 12
 COMPLAINT_MAX = 500
 ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they came in at
 
@@ -41,18 +42,18 @@ class Network:
     ) -> None:
         self.settings = settings
         self.drops: Counter[str] = Counter()
-        self.upstream = Upstream(settings.resolv_conf)
         pool = _pool(settings)
         self.leases = Leases(pool, settings.lease_s, settings.reserve, settings.leases)
-        self.names = Names(settings.domainname, settings.host, self.leases)
+        self.neighbors = Neighbors(settings.network6)
+        self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
         self.nat = Nat(settings, library, self.leases, send=send, came=self._came)
-        self.forwards = Forwards(self.nat, self.leases, tell)
-        payload_max = settings.mtu - inet.UDP_OVERHEAD
-        self._tftp = None if folder is None else TftpServer(folder, payload_max=payload_max, send=self._say_tftp)
+        self.forwards = Forwards(self.nat, self.leases, self.neighbors, tell)
+        self.gateway = Gateway(settings, self.names, send=send, drop=self._drop, folder=folder)
+        self._router6 = Router6(settings, send=send, learn=self._learn)
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
         self._asked: dict[str, list[dhcp.Message]] = {}  # by MAC address
-        self._own = {settings.host.packed, settings.dns.packed}
+        self._own = {ip.packed for ip in (settings.host, settings.dns, settings.host6, settings.dns6)}
 
     def receive(self, frame: bytes, now_s: float) -> None:
         """A frame from the switch. Whatever it is, it is served, or dropped and counted."""
@@ -68,10 +69,13 @@ class Network:
         if frame[:6] != self.settings.mac and not frame[0] & 1:
             return None  # flooded: another's
         kind = inet.ethertype(frame)
-        if kind == inet.IPV4:
+        settings = self.settings
+        if kind == inet.IPV4 and settings.ipv4:
             return self._ipv4(frame, now_s)
-        if kind == inet.ARP:
+        if kind == inet.ARP and settings.ipv4:
             return self._arp(frame)
+        if kind == inet.IPV6 and settings.ipv6:
+            return self._ipv6(frame, now_s)
         return self._drop("protocol")
 
     def found(self, mac: str, port: str, now_s: float) -> None:
@@ -88,42 +92,66 @@ class Network:
     @property
     def due_s(self) -> float | None:
         """When `tick` is needed; None if it is not."""
-        return None if self._tftp is None else self._tftp.due_s
+        due = [self.gateway.due_s, self._router6.due_s if self.settings.ipv6 else None]
+        return min((due_s for due_s in due if due_s is not None), default=None)
 
     def tick(self, now_s: float) -> None:
-        if self._tftp is not None:
-            self._tftp.tick(now_s)
+        self.gateway.tick(now_s)
+        if self.settings.ipv6:
+            self._router6.tick(now_s)
 
     def close(self) -> None:
-        if self._tftp is not None:
-            self._tftp.close()
         self.forwards.close()
         self.nat.close()
-        self.upstream.close()
+        self.gateway.close()
 
-    def _came(self, mac: bytes, ip: IPv4Address, now_s: float) -> None:
-        self.forwards.came(mac, ip, now_s)
+    def _came(self, mac: bytes, ip: Address, now_s: float) -> None:
+        if isinstance(ip, IPv6Address):
+            self._learn(mac, ip, now_s)
+        else:
+            self.forwards.came(mac, ip, now_s)
 
     def _ipv4(self, frame: bytes, now_s: float) -> None:
-        if len(frame) < inet.IPV4_HEADER_END or frame[14] >> 4 != 4:
+        packet, mac = packets.read4(frame), frame[6:12]
+        if packet is None:
             return self._drop("malformed")
-        if frame[23] == inet.UDP and (frame[0] & 1 or frame[30:34] in self._own):
+        is_group = frame[0] & 1
+        if packet.protocol == inet.UDP and (is_group or packet.target in self._own):
             datagram = inet.read_udp(frame)
             if datagram is None:
                 return self._drop("malformed")
             if datagram.target_port == dhcp.SERVER_PORT:
-                return self._dhcp_message(datagram, frame[6:12])
-            if datagram.target_port == DNS_PORT and datagram.target == self.settings.dns:
-                return self._query(datagram, frame[6:12], now_s)
-            if self._tftp is not None and datagram.target == self.settings.host:
-                peer = Peer(frame[6:12], datagram.source, datagram.source_port, datagram.target_port)
-                if datagram.target_port == tftp.PORT or peer in self._tftp:
-                    return None if self._tftp.receive(peer, datagram.payload, now_s) else self._drop("malformed")
-        if frame[0] & 1:
-            return None
-        if reason := self.nat.put(frame, now_s):
+                return self._dhcp_message(datagram, mac)
+            if self.gateway.serve(datagram, mac, now_s):
+                return None
+        return None if is_group else self._translate(frame, packet, now_s)
+
+    def _ipv6(self, frame: bytes, now_s: float) -> None:
+        packet, mac = packets.read6(frame), frame[6:12]
+        if packet is None:
+            return self._drop("malformed")
+        is_group = frame[0] & 1
+        if packet.protocol == inet6.ICMPV6:
+            is_well_formed = self._router6.hear(frame, now_s)
+            if is_well_formed is not None:
+                return None if is_well_formed else self._drop("malformed")
+        elif packet.protocol == inet.UDP and (is_group or packet.target in self._own):
+            datagram = inet6.read_udp6(frame)
+            if datagram is None:
+                return self._drop("malformed")
+            if self._router6.dhcp(datagram, mac) or self.gateway.serve(datagram, mac, now_s):
+                return None
+        elif packet.protocol not in (packets.TCP, inet.UDP) and not is_group:
+            return self._drop("protocol")
+        return None if is_group else self._translate(frame, packet, now_s)
+
+    def _translate(self, frame: bytes, packet: Packet, now_s: float) -> None:
+        if reason := self.nat.put(frame, packet, now_s):
             self._drop(reason)
-        return None
+
+    def _learn(self, mac: bytes, ip: IPv6Address, now_s: float) -> None:
+        if self.neighbors.learn(mac, ip):
+            self.forwards.came(mac, ip, now_s)
 
     def _arp(self, frame: bytes) -> None:
         asked = inet.read_arp(frame)
@@ -157,38 +185,8 @@ class Network:
         datagram = Datagram(self.settings.host, dhcp.SERVER_PORT, to, dhcp.CLIENT_PORT, payload)
         self._send(inet.udp(datagram, inet.BROADCAST if to == ALL else message.mac, self.settings.mac))
 
-    def _say_tftp(self, peer: Peer, payload: bytes) -> None:
-        datagram = Datagram(self.settings.host, peer.server_port, peer.ip, peer.port, payload)
-        self._send(inet.udp(datagram, peer.mac, self.settings.mac))
-
-    def _query(self, datagram: Datagram, mac: bytes, now_s: float) -> None:
-        def say(response: bytes) -> None:
-            if len(response) > self.settings.mtu - inet.UDP_OVERHEAD:
-                response = truncated(response)
-            back = Datagram(self.settings.dns, DNS_PORT, datagram.source, datagram.source_port, response)
-            self._send(inet.udp(back, mac, self.settings.mac))
-
-        try:
-            response = self.names.answer(datagram.payload, now_s)
-        except ValueError:
-            return self._drop("malformed")
-        if response is not None:
-            return say(response)
-        if self.settings.restrict:
-            return self._drop("restricted")
-        return None if self.upstream.ask(datagram.payload, mac, say, now_s) else self._drop("crowded")
-
     def _drop(self, reason: str) -> None:
         self.drops[reason] += 1
-
-
-def truncated(response: bytes) -> bytes:
-    """The header and the question of a DNS response, saying that there is more (RFC 1035, 4.1.1): ask by TCP."""
-    end = DNS_HEADER
-    while end < len(response) and response[end]:
-        end += 1 + response[end]
-    header = response[:2] + bytes([response[2] | 2, response[3], 0, 1]) + bytes(6)
-    return header + response[DNS_HEADER : end + 5]
 
 
 def _pool(settings: Settings) -> list[IPv4Address]:

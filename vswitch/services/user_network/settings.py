@@ -1,11 +1,13 @@
 """What a user network is told by the switch, in JSON: settings when it starts, and then words."""
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import msgspec
 
 from vswitch.services.user_network.leases import Lease
+
+Address = IPv4Address | IPv6Address
 
 
 class Found(msgspec.Struct, frozen=True, tag="found", array_like=True):
@@ -38,7 +40,8 @@ Said = Found | Servers | Forward | Unforward
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """`host` is the gateway, as QEMU calls it; `mac` its address. Leases are those it has given before."""
+    """`host` is the gateway, as QEMU calls it, `mac` its address. Those with a 6 are of IPv6. Leases are those
+    it has given before."""
 
     network: IPv4Network
     host: IPv4Address
@@ -53,6 +56,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bootfile: str = ""
     mtu: int = 1500
     lease_s: float = 86400.0
+    ipv4: bool = True
+    ipv6: bool = True
+    network6: IPv6Network = IPv6Network("fec0::/64")
+    host6: IPv6Address = IPv6Address("fec0::2")
+    dns6: IPv6Address = IPv6Address("fec0::3")
     dhcp: bool = True
     restrict: bool = False
     host_access: bool = False

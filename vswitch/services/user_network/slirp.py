@@ -11,6 +11,7 @@ import os
 import resource
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable
 from ctypes.util import find_library
@@ -19,19 +20,20 @@ from typing import Any
 import cffi  # type: ignore[import-untyped]
 
 from vswitch.errors import RefusedError
-from vswitch.services.user_network.settings import Settings
+from vswitch.services.user_network.settings import Address, Settings
 
 LIBRARY = "libslirp.so.0"
 CONFIG_VERSION = 4
 NEEDED = (4, 7)
 SOCKETS_MAX, SOCKETS_FEW = 512, 16  # of one stack: at most, and when descriptors are few
 SPARE = 64  # descriptors for others
+_FORWARD_UDP = 1  # a flag (libslirp.h)
 QUIET_MS = 1000  # how often a stack that has no timer running asks to be looked at (slirp.c)
 
 _DECLARATIONS = """
     typedef struct Slirp Slirp;
     struct in_addr { uint32_t s_addr; };
-    struct in6_addr { uint8_t s6_addr[16]; };
+    struct in6_addr { uint32_t s6_addr32[4]; };  // aligned as C has it
     typedef ssize_t (*SlirpReadCb)(void *buf, size_t len, void *opaque);
     typedef ssize_t (*SlirpWriteCb)(const void *buf, size_t len, void *opaque);
     typedef void (*SlirpTimerCb)(void *opaque);
@@ -74,9 +76,9 @@ _DECLARATIONS = """
     void slirp_pollfds_fill(Slirp *slirp, uint32_t *timeout, SlirpAddPollCb add_poll, void *opaque);
     void slirp_pollfds_poll(Slirp *slirp, int select_error, SlirpGetREventsCb get_revents, void *opaque);
     void slirp_input(Slirp *slirp, const uint8_t *pkt, int pkt_len);
-    int slirp_add_hostfwd(Slirp *slirp, int is_udp, struct in_addr host_addr, int host_port, struct in_addr guest_addr,
-                          int guest_port);
-    int slirp_remove_hostfwd(Slirp *slirp, int is_udp, struct in_addr host_addr, int host_port);
+    int slirp_add_hostxfwd(Slirp *slirp, const void *host, uint32_t host_size, const void *guest, uint32_t guest_size,
+                           int flags);
+    int slirp_remove_hostxfwd(Slirp *slirp, const void *host, uint32_t host_size, int flags);
     const char *slirp_version_string(void);
 """
 
@@ -182,12 +184,19 @@ class Stack:
         self.is_busy, self.is_full, self.forwards = False, False, 0
         config = ffi.new("SlirpConfig *")
         config.version = CONFIG_VERSION
-        config.in_enabled = True
+        config.in_enabled, config.in6_enabled = settings.ipv4, settings.ipv6
         config.vnetwork.s_addr = _number(network.network_address)
         config.vnetmask.s_addr = _number(network.netmask)
         config.vhost.s_addr = _number(settings.host)
         config.vnameserver.s_addr = _number(settings.dns)
         config.vdhcp_start.s_addr = _number(network.network_address + 15)
+        config.vprefix_len = settings.network6.prefixlen
+        for place, ip in (
+            (config.vprefix_addr6, settings.network6.network_address),
+            (config.vhost6, settings.host6),
+            (config.vnameserver6, settings.dns6),
+        ):
+            ffi.memmove(ffi.addressof(place), ip.packed, len(ip.packed))
         config.if_mtu = config.if_mru = settings.mtu
         config.disable_dhcp = True
         self._callbacks = ffi.new("SlirpCb *")
@@ -205,8 +214,9 @@ class Stack:
             self.is_busy = True
         self._input(self.handle, frame, len(frame))
 
-    def forward(self, sock: socket.socket, guest: tuple[ipaddress.IPv4Address, int], *, udp: bool) -> "Forwarding":
-        """Have what comes in by a socket, which is bound, go to a port of the guest's. Raises OSError."""
+    def forward(self, sock: socket.socket, guest: tuple[Address, int], *, udp: bool) -> "Forwarding":
+        """Have what comes in by a socket, which is bound, go to a port of the guest's. What comes by IP comes by the
+        version that the guest's address is of. Raises OSError."""
         forwarding = Forwarding(self, sock, guest, udp=udp)
         self.is_busy = True
         return forwarding
@@ -235,15 +245,14 @@ class Forwarding:
     that is bound to no port in particular, until the forward stops.
     """
 
-    def __init__(
-        self, stack: Stack, sock: socket.socket, guest: tuple[ipaddress.IPv4Address, int], *, udp: bool
-    ) -> None:
-        self._stack, self._udp = stack, udp
-        library = stack.library
-        ffi, before = library.ffi, stack.descriptors()
-        here, there = _in_addr(ffi, ipaddress.IPv4Address("127.0.0.1")), _in_addr(ffi, guest[0])
-        if library.add_hostfwd(stack.handle, udp, here[0], 0, there[0], guest[1]) < 0:
-            raise OSError(ffi.errno, os.strerror(ffi.errno))
+    def __init__(self, stack: Stack, sock: socket.socket, guest: tuple[Address, int], *, udp: bool) -> None:
+        self._stack = stack
+        library, before = stack.library, stack.descriptors()
+        loopback = ipaddress.ip_address("127.0.0.1" if guest[0].version == 4 else "::1")
+        here, there = _sockaddr(loopback, 0), _sockaddr(*guest)
+        self._flags = _FORWARD_UDP if udp else 0
+        if library.add_hostxfwd(stack.handle, here, len(here), there, len(there), self._flags) < 0:
+            raise OSError(library.ffi.errno, os.strerror(library.ffi.errno))
         (self._fd,) = stack.descriptors() - before
         self._spare = socket.socket(fileno=os.dup(self._fd))
         if not udp:
@@ -257,10 +266,9 @@ class Forwarding:
         self._stack.forwards -= 1
         with self._spare as spare:
             os.dup2(spare.fileno(), self._fd)
-            host, port = spare.getsockname()
-        library = self._stack.library
-        here = _in_addr(library.ffi, ipaddress.IPv4Address(host))
-        library.remove_hostfwd(self._stack.handle, self._udp, here[0], port)
+            host, port, *_ = spare.getsockname()
+        here = _sockaddr(ipaddress.ip_address(host), port)
+        self._stack.library.remove_hostxfwd(self._stack.handle, here, len(here), self._flags)
 
 
 def _functions(ffi: Any, deliver: Callable[[bytes], None]) -> dict[str, Any]:
@@ -292,7 +300,8 @@ def _number(address: ipaddress.IPv4Address) -> int:
     return int.from_bytes(address.packed, "little")
 
 
-def _in_addr(ffi: Any, address: ipaddress.IPv4Address) -> Any:
-    found = ffi.new("struct in_addr *")
-    found.s_addr = _number(address)
-    return found
+def _sockaddr(ip: Address, port: int) -> bytes:
+    """As C has it: sockaddr_in or sockaddr_in6 (netinet/in.h)."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, ip.packed)
+    return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16sI", port, 0, ip.packed, 0)

@@ -1,0 +1,34 @@
+"""Which IPv6 addresses guests have given themselves (RFC 4862), by their MAC addresses. Sans-IO."""
+
+from ipaddress import IPv6Address, IPv6Network
+
+STATIONS_MAX = 1024
+EACH_MAX = 8
+
+
+class Neighbors:
+    """Of one network. What anybody says of itself is believed: it says so of its own MAC address only."""
+
+    def __init__(self, network: IPv6Network) -> None:
+        self._network = network
+        self._by_mac: dict[bytes, dict[IPv6Address, None]] = {}
+
+    def learn(self, mac: bytes, ip: IPv6Address) -> bool:
+        """Answers whether that is new."""
+        if ip not in self._network:
+            return False
+        known = self._by_mac.setdefault(mac, {})
+        is_new = ip not in known
+        known[ip] = None
+        if len(known) > EACH_MAX:
+            del known[next(iter(known))]
+        if len(self._by_mac) > STATIONS_MAX:
+            del self._by_mac[next(iter(self._by_mac))]
+        return is_new
+
+    def of(self, mac: bytes) -> list[IPv6Address]:
+        """The first one first: the others of a system that has several come and go (RFC 8981)."""
+        return list(self._by_mac.get(mac, ()))
+
+    def whose(self, ip: IPv6Address) -> bytes | None:
+        return next((mac for mac, ips in self._by_mac.items() if ip in ips), None)
