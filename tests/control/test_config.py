@@ -51,6 +51,10 @@ PARAMETERS = {
     "ipv6-net": ('"fd00::/64"', "fd00::/64"),
     "ipv6-host": ('"fec0::9"', "fec0::9"),
     "ipv6-dns": ('"fec0::9"', "fec0::9"),
+    "guestfwd": (
+        "[\"tcp:10.0.2.100:1234-cmd:/usr/bin/env sh -c 'a, b'\"]",
+        "tcp:10.0.2.100:1234-cmd:/usr/bin/env sh -c 'a, b'",
+    ),
     "tftp": ('"/srv/tftp"', "/srv/tftp"),
     "bootfile": ('"pxelinux.0"', "pxelinux.0"),
     "tftp-server-name": ('"10.0.2.2"', "10.0.2.2"),

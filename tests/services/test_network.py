@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
@@ -28,7 +29,7 @@ from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
-from vswitch.services.user_network.settings import Forward
+from vswitch.services.user_network.settings import Forward, Server
 from vswitch.services.user_network.slirp import Library, Pool
 
 GATEWAY, ALL = SETTINGS.mac.hex(":"), "ff:ff:ff:ff:ff:ff"
@@ -52,6 +53,7 @@ class Net:
         self.asked: list[str] = []
         self.leases: list[Lease] = []
         self.served: list[Served] = []
+        self.connected: list[tuple[int, socket.socket]] = []
         self._forwards = 0
         self.complaints: list[str] = []
         self.network = Network(
@@ -62,6 +64,7 @@ class Net:
             tell=self._told,
             complain=self.complaints.append,
             folder=folder,
+            hand_over=lambda number, connection: self.connected.append((number, connection.dup())),
         )
         self._pool = Pool(library)
 
@@ -103,6 +106,14 @@ class Net:
         assert self.put(discover(mac, kind, *options), now_s) == []
         assert self.asked.pop() == mac
         return self.answer(mac, port, now_s)
+
+    def accept(self) -> None:
+        """Takes in who has connected to a server."""
+        filenos = dict.fromkeys(self.network.guest_forwards.filenos, select.POLLIN)
+        while not (ready := self._pool.wait(self.network.nat.stacks, filenos, 10_000)):
+            pass
+        for fileno in ready:
+            self.network.guest_forwards.accept(fileno, self.network.nat.stacks)
 
     def poll(self) -> None:
         """What there is to do now."""
@@ -464,6 +475,54 @@ def knock(net: Net, here: tuple[str, int]) -> tuple[str, str]:
             for packet in net.wait():
                 if TCP in packet and packet[TCP].sport == own:
                     return packet.dst, packet.payload.dst
+
+
+def test_a_server_that_is_not_there_is_reached_and_answers(library: Library) -> None:
+    net = Net(library, servers=(Server("10.0.2.200", 7), Server("10.0.2.100", 80)))
+    (found,) = net.put(Ether(src=A, dst=ALL) / ARP(op=1, hwsrc=A, psrc="10.0.2.15", pdst="10.0.2.100"))
+    assert found[ARP].hwsrc == GATEWAY
+    ports: dict[str, Any] = {"sport": 1000, "dport": 80}
+    net.put(from_guest(A, "10.0.2.15", "10.0.2.100", TCP(flags="S", seq=1, window=9000, **ports)))
+    net.accept()
+    ((number, connection),) = net.connected
+    assert number == 1
+    answer = next(packet for packet in net.wait() if TCP in packet)
+    assert (answer.src, answer[IP].src, answer[IP].dst) == (GATEWAY, "10.0.2.100", "10.0.2.15")
+    assert (answer[TCP].flags, answer[TCP].sport, answer[TCP].dport) == ("SA", 80, 1000)
+    assert_checksums(answer)
+    said = TCP(flags="PA", seq=2, ack=answer[TCP].seq + 1, window=9000, **ports) / Raw(b"hello")
+    net.put(from_guest(A, "10.0.2.15", "10.0.2.100", said))
+    connection.settimeout(20)
+    assert connection.recv(10) == b"hello"
+    net.put(from_guest(A, "10.0.2.15", "10.0.2.100", TCP(flags="S", sport=1001, dport=81)))
+    net.put(from_guest(A, "10.0.2.15", "10.0.2.100", ICMP()))
+    assert net.network.drops == {"not_routed": 2}
+    net.put(from_guest(B, "10.0.2.100", "10.0.2.2", ICMP()))
+    assert net.network.drops["foreign_source"] == 1, "nobody takes its address"
+    connection.close()
+    net.network.close()
+
+
+def test_who_is_no_guest_is_not_let_into_a_server(library: Library) -> None:
+    net = Net(library, servers=(Server("10.0.2.100", 80),))
+    net.put(from_guest(A, "10.0.2.15", "10.0.2.2", ICMP()))
+    ((_, listener),) = net.network.guest_forwards._listeners.values()
+    with socket.create_connection(listener.getsockname()) as stranger:
+        net.accept()
+        stranger.settimeout(20)
+        assert stranger.recv(1) == b""
+    assert net.connected == []
+    net.network.close()
+
+
+def assert_checksums(packet: Packet) -> None:
+    """They are those that scapy works out."""
+    again = packet.copy()
+    for layer in (IP, IPv6, TCP):
+        for name in ("chksum", "len", "plen"):
+            if layer in again and name in again[layer].fields:
+                del again[layer].fields[name]
+    assert bytes(again.__class__(bytes(again)))[:74] == bytes(packet)[:74]
 
 
 def test_what_cannot_be_forwarded_is_told(net: Net) -> None:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
+from typing import Any
 
 import dnslib  # type: ignore[import-untyped]
 import pytest
@@ -30,11 +31,11 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from tests.services.test_dhcp_server import SETTINGS
-from tests.services.test_network import GATEWAY, A, B, Net, knock, library
+from tests.services.test_network import GATEWAY, A, B, Net, assert_checksums, knock, library
 from vswitch.protocols import inet6
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
-from vswitch.services.user_network.settings import Forward
+from vswitch.services.user_network.settings import Forward, Server
 from vswitch.services.user_network.slirp import Library
 
 assert library  # a fixture
@@ -203,6 +204,26 @@ def test_a_forward_of_ipv6_leads_to_an_address_and_is_answered(library: Library)
             net.put(from_guest(B, B6, HOST, UDP(sport=99, dport=port) / Raw(b"yes")))
         assert client.recv(100) == b"yes"
     assert net.network.drops == {"host_access": 1}
+    net.network.close()
+
+
+def test_a_server_that_is_not_there_is_reached_and_answers(library: Library) -> None:
+    net = Net(library, servers=(Server("fec0::100", 80),))
+    group = str(inet6.solicited_node(IPv6Address("fec0::100")))
+    (found,) = net.put(to_all(A, A6, group, ICMPv6ND_NS(tgt="fec0::100")))
+    assert found[ICMPv6ND_NA].lladdr == GATEWAY
+    ports: dict[str, Any] = {"sport": 1000, "dport": 80}
+    net.put(from_guest(A, A6, "fec0::100", TCP(flags="S", seq=1, window=9000, **ports)))
+    net.accept()
+    ((_, connection),) = net.connected
+    answer = next(packet for packet in net.wait() if TCP in packet)
+    assert (answer.src, answer[IPv6].src, answer[IPv6].dst, answer[TCP].sport) == (GATEWAY, "fec0::100", A6, 80)
+    assert_checksums(answer)
+    said = TCP(flags="PA", seq=2, ack=answer[TCP].seq + 1, window=9000, **ports) / Raw(b"hello")
+    net.put(from_guest(A, A6, "fec0::100", said))
+    connection.settimeout(20)
+    assert connection.recv(10) == b"hello"
+    connection.close()
     net.network.close()
 
 

@@ -23,6 +23,7 @@ _IP = struct.Struct("!BBHHHBBH4s4s")
 _UDP = struct.Struct("!HHHH")
 _DONT_FRAGMENT, _FRAGMENT = 0x4000, 0x3FFF
 _TTL = 64
+_IP_CHECKSUM_AT, _TCP_CHECKSUM_AT = 24, 16  # in the frame, and in the segment
 
 
 class Arp(msgspec.Struct, frozen=True):
@@ -92,6 +93,31 @@ def udp(datagram: Datagram, to: bytes, by: bytes) -> bytes:
     ip = _IP.pack(0x45, 0, _IP.size + length, 0, _DONT_FRAGMENT, _TTL, UDP, 0, source, target)
     ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
     return (_ETHER.pack(to, by, IPV4) + ip + head + datagram.payload).ljust(FRAME_MIN, b"\0")
+
+
+def readdressed(frame: bytes, at: int, *, source: bytes = b"", target: bytes = b"") -> bytes:
+    """A frame with a TCP segment at `at` that is from another source, or to another target: an address of the same
+    version, and a port behind it. Checksums are brought up to date (RFC 1624), so that what was wrong stays so."""
+    is_ipv4 = len(source or target) == 6
+    address_at = (26 if is_ipv4 else 22) if source else (30 if is_ipv4 else 38)
+    new = source or target
+    address, port_at = new[:-2], at if source else at + 2
+    changed = bytearray(frame)
+    old = bytes(changed[address_at : address_at + len(address)]) + bytes(changed[port_at : port_at + 2])
+    changed[address_at : address_at + len(address)] = address
+    changed[port_at : port_at + 2] = new[-2:]
+    if is_ipv4:
+        _update(changed, _IP_CHECKSUM_AT, old[:-2], address)
+    _update(changed, at + _TCP_CHECKSUM_AT, old, new)
+    return bytes(changed)
+
+
+def _update(frame: bytearray, at: int, old: bytes, new: bytes) -> None:
+    """A checksum of what has changed (RFC 1624, equation 3)."""
+    if len(frame) < at + 2:
+        return
+    before = int.from_bytes(frame[at : at + 2]) ^ 0xFFFF
+    frame[at : at + 2] = checksum(before.to_bytes(2) + bytes(byte ^ 0xFF for byte in old) + new).to_bytes(2)
 
 
 def checksum(data: bytes) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from vswitch.errors import printable
 PROGRAM = "vswitch.services.user_network"
 START_TIMEOUT_S = 10.0
 WORD_MAX = 1 << 16
+_INT = struct.Struct("i")
 NEEDED = ("PATH", "LD_", "PYTHON", "LANG", "LC_")  # of the environment
 
 
@@ -44,13 +46,19 @@ class Forwarded(msgspec.Struct, tag=True, array_like=True):
     served: Served
 
 
+class Opened(msgspec.Struct, tag=True, array_like=True):
+    """A guest has connected to a server that is not there, by its number; the connection comes with this."""
+
+    number: int
+
+
 class Problem(msgspec.Struct, tag=True, array_like=True):
     """What a person is to know."""
 
     text: Annotated[str, msgspec.Meta(max_length=500)]
 
 
-Said = Where | Leased | Problem | Forwarded
+Said = Where | Leased | Problem | Forwarded | Opened
 _SAID = msgspec.json.Decoder(Said)
 
 
@@ -99,29 +107,45 @@ class Words:
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended
             await self._sock.sendmsg([data], lent)
 
-    async def hear(self) -> Said:
-        """Raises EOFError if there is nothing any more, and ValueError for what nobody understands."""
-        said: Said = _SAID.decode(await self._hear())
-        return said
+    async def hear(self) -> tuple[Said, socket.socket | None]:
+        """What it says, and the socket that comes with that, if one does. Raises EOFError if there is nothing any more,
+        and ValueError for what nobody understands."""
+        data, sock = await self._hear()
+        try:
+            return _SAID.decode(data), sock
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
 
     async def first(self, name: str) -> list[Any]:
         """That it is `ready`, or why not; logs problems. Raises as `hear` does."""
         with trio.move_on_after(START_TIMEOUT_S):
             while True:
-                what, value = json.loads(await self._hear())
+                what, value = json.loads((await self._hear())[0])
                 if what != "Problem":
                     return [what, value if what == "ready" else printable(str(value))]
                 log.warning("%s: %s", name, printable(str(value)))
         return ["", f"it was not ready within {START_TIMEOUT_S:g} s"]
 
-    async def _hear(self) -> bytes:
+    async def _hear(self) -> tuple[bytes, socket.socket | None]:
         try:
-            data = await self._sock.recv(WORD_MAX)
+            data, lent, _, _ = await self._sock.recvmsg(WORD_MAX, socket.CMSG_SPACE(_INT.size))
         except ConnectionResetError:  # there is one of ours that it has not read
-            data = b""
+            raise EOFError from None
+        descriptors = [_INT.unpack(number)[0] for level, kind, number in lent if kind == socket.SCM_RIGHTS]
         if not data:
             raise EOFError
-        return data
+        return data, _socket(descriptors[0]) if descriptors else None
+
+
+def _socket(descriptor: int) -> socket.socket | None:
+    """None if it is of another kind."""
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        return None
 
 
 async def end_of(process: "subprocess.Popen[bytes]") -> str:

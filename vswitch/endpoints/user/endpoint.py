@@ -20,15 +20,17 @@ from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.user.child import Leased, Problem, Where, Words, child, end_of
+from vswitch.endpoints.user import guest_connection
+from vswitch.endpoints.user.child import Forwarded, Leased, Problem, Where, Words, child, end_of
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
+from vswitch.endpoints.user.guest_forward import MOST, GuestForward
 from vswitch.endpoints.user.leases import Lease, Leases
 from vswitch.errors import RefusedError, printable
 from vswitch.ports.port import SwitchPort, now_ms
 from vswitch.ports.ports import Ports
 from vswitch.sparingly import Sparingly
-from vswitch.supervision import keep_running
+from vswitch.supervision import contain, keep_running
 
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 5.0
 STABLE_S = 10.0
@@ -50,6 +52,7 @@ class UserNetwork(Endpoint):
         self._network = IPv4Network(config.path)
         self._leases = Leases(self._is_guests)
         self._forwards = Forwards()
+        self._servers = config.user.guestfwd
         self._has_started = False
 
     @property
@@ -153,32 +156,45 @@ class UserNetwork(Endpoint):
         async with trio.open_nursery() as nursery:
             for what, task in tasks.items():
                 nursery.start_soon(keep_running, self.ports.failures, f"the {what} of {self.name}", task)
-            problem = await self._listen(words)
+            problem = await self._listen(words, nursery)
             nursery.cancel_scope.cancel()
         return problem
 
-    async def _listen(self, words: Words) -> str:
+    async def _listen(self, words: Words, nursery: trio.Nursery) -> str:
         """Answers what the child asks."""
         problems = Sparingly(log, PROBLEM_S)
         try:
             while True:
-                said = await words.hear()
+                said, sock = await words.hear()
                 if isinstance(said, Where):
                     await words.say(json.dumps(["found", said.mac, self._port_of(said.mac)]).encode())
                 elif isinstance(said, Problem):
                     problems.say("%s: %s", self.name, printable(said.text))
                 elif isinstance(said, Leased):
                     self._leases.keep(said.lease)
-                else:
+                elif isinstance(said, Forwarded):
                     self._forwards.served(said.served)
+                elif sock is not None and said.number < len(self._servers):
+                    self._connect(self._servers[said.number], sock, nursery)
+                    sock = None
+                if sock is not None:
+                    sock.close()
         except EOFError:
             return ""
         except (ValueError, RecursionError):  # it may be in the hands of a guest
             return NONSENSE
 
+    def _connect(self, server: GuestForward, sock: socket.socket, nursery: trio.Nursery) -> None:
+        """A guest's connection to a server that is not there; more than there may be are cut."""
+        if len(nursery.child_tasks) > MOST:
+            sock.close()
+            return
+        what = f"a connection to {server} of {self.name}"
+        nursery.start_soon(contain, self.ports.failures, what, guest_connection.serve, server, sock, self.name)
+
     def _is_guests(self, ip: IPv4Address) -> bool:
         options, network = self.config.user, self._network
-        return ip in network and ip not in (options.host_in(network), options.dns_in(network))
+        return ip in network and ip not in options.taken(network)
 
     def _port_of(self, mac: str) -> str:
         """Behind which port a station is; none if it may have no lease there, as another port, which is up, has it."""
@@ -212,6 +228,7 @@ class UserNetwork(Endpoint):
             "network6": str(options.ipv6_net),
             "host6": str(options.host6),
             "dns6": str(options.dns6),
+            "servers": [{"ip": str(server.address(network)), "port": server.port} for server in self._servers],
             "reserve": {item.who: str(item.ip) for item in options.reserve},
             "tftp": base64.b64encode(os.fsencode(options.absolute().tftp or "")).decode(),
             "leases": [msgspec.structs.asdict(lease) for lease in self._leases.known],

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from vswitch import values
-from vswitch.endpoints.user import forward
+from vswitch.endpoints.user import forward, guest_forward
 from vswitch.endpoints.user.forward import Forward
+from vswitch.endpoints.user.guest_forward import Address, GuestForward
 from vswitch.errors import InputError
 from vswitch.ports.policy import mac_text, read_mac
 from vswitch.values import FLAG, TEXT, Parameter
@@ -53,6 +54,7 @@ class UserOptions(msgspec.Struct, frozen=True):
     restrict: bool = False
     host_access: bool = False
     hostfwd: tuple[Forward, ...] = ()
+    guestfwd: tuple[GuestForward, ...] = ()
     reserve: tuple[Reservation, ...] = ()
     leases: str | None = None
     tftp: str | None = None
@@ -83,6 +85,11 @@ class UserOptions(msgspec.Struct, frozen=True):
     def dhcpstart_in(self, network: IPv4Network) -> IPv4Address:
         return self.dhcpstart or network.network_address + 15
 
+    def taken(self, network: IPv4Network) -> set[Address]:
+        """Addresses that no guest has."""
+        own: set[Address] = {self.host_in(network), self.dns_in(network), self.host6, self.dns6}
+        return own | {server.address(network) for server in self.guestfwd}
+
     def absolute(self) -> "UserOptions":
         """The same, with paths that hold in any working directory."""
         leases, tftp = (None if path is None else os.path.abspath(path) for path in (self.leases, self.tftp))
@@ -97,8 +104,11 @@ class UserOptions(msgspec.Struct, frozen=True):
         if self.host_in(network) == self.dns_in(network):
             raise InputError(f"dns: {self.dns_in(network)} is the gateway already", "dns")
         self._check6()
+        own: set[Address] = {self.host_in(network), self.dns_in(network), self.host6, self.dns6}
+        for server in self.guestfwd:
+            server.check(network, self.ipv6_net, own)
         for reserved in self.reserve:
-            if reserved.ip not in network or reserved.ip in (self.host_in(network), self.dns_in(network)):
+            if reserved.ip not in network or reserved.ip in self.taken(network):
                 raise InputError(f"reserve: {reserved.ip} is no guest's address in {network}", "reserve")
         for wanted in self.hostfwd:
             try:
@@ -188,6 +198,17 @@ def _forwards(value: Any) -> tuple[Forward, ...]:
     return found
 
 
+def _servers(value: Any) -> tuple[GuestForward, ...]:
+    """Without commas between them, as commands have some."""
+    found = tuple(map(guest_forward.read, value if isinstance(value, list | tuple) else [value]))
+    places = [(server.server, server.port) for server in found]
+    if len(set(places)) < len(places):
+        raise InputError("two are at the same address and port; name each once")
+    if len(found) > guest_forward.MOST:
+        raise InputError(f"{len(found)} servers are too many; there may be {guest_forward.MOST}")
+    return found
+
+
 def _path(value: Any) -> str:
     text = values.text(value, "/var/lib/lab.leases")
     if not text or "\0" in text:
@@ -232,7 +253,7 @@ def _address6(value: Any) -> IPv6Address:
 
 _MTU = values.also_text(values.numbers(MTU_MIN, MTU_MAX))
 
-PARAMETERS = {
+PARAMETERS: dict[str, Parameter] = {
     "host": Parameter(_address, TEXT, "The gateway's address: the second of the network."),
     "dns": Parameter(_address, TEXT, "The name server's address: the third."),
     "dhcpstart": Parameter(_address, TEXT, "The first address that is given to guests: the 15th."),
@@ -254,6 +275,11 @@ PARAMETERS = {
     ),
     "hostfwd": Parameter(
         _forwards, values.several(TEXT), "A port of this machine's leads to a guest's: tcp:127.0.0.1:2222-web:22."
+    ),
+    "guestfwd": Parameter(
+        _servers,
+        values.several(TEXT),
+        "A server in the network is a command, or leads to a port or a socket: tcp:10.0.2.100:1234-cmd:/usr/bin/cat.",
     ),
     "leases": Parameter(_path, TEXT, "A file that leases are kept in."),
     "tftp": Parameter(_path, TEXT, "A folder whose files guests get by TFTP from the gateway."),

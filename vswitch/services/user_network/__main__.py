@@ -103,6 +103,10 @@ class Words:
         with suppress(OSError):  # it has hung up
             self._sock.send(settings.write([what, value]))
 
+    def hand_over(self, number: int, connection: socket.socket) -> None:
+        with suppress(OSError):
+            socket.send_fds(self._sock, [settings.write(["Opened", number])], [connection.fileno()])
+
     def hear(self) -> Iterator[tuple[settings.Said, socket.socket | None]]:
         """All that the switch has said, each with the socket that came with it, if one did. Raises EOFError when it has
         hung up."""
@@ -133,6 +137,7 @@ def serve(stream: Stream, words: Words) -> None:
         tell=lambda what: words.say("Leased" if isinstance(what, Lease) else "Forwarded", what),
         complain=lambda text: words.say("Problem", text),
         folder=folder,
+        hand_over=words.hand_over,
     )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -140,7 +145,7 @@ def serve(stream: Stream, words: Words) -> None:
     words.say("ready", sandbox.enter(None if folder is None else folder.fileno()))
     gone = True
     while True:
-        others = {
+        others = dict.fromkeys(network.guest_forwards.filenos, select.POLLIN) | {
             stream.fileno(): select.POLLIN if gone else select.POLLIN | select.POLLOUT,
             words.fileno(): select.POLLIN,
             network.gateway.upstream.fileno(): select.POLLIN,
@@ -156,6 +161,8 @@ def serve(stream: Stream, words: Words) -> None:
                 network.receive(frame, now_s)
         if network.gateway.upstream.fileno() in ready:
             network.gateway.upstream.receive()
+        for fileno in ready.keys() & network.guest_forwards.filenos:
+            network.guest_forwards.accept(fileno, network.nat.stacks)
         gone = stream.flush()
 
 

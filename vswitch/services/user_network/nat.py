@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 from vswitch.protocols import inet, inet6
 from vswitch.protocols.inet import Arp
 from vswitch.services.user_network import packet as packets
+from vswitch.services.user_network.guest_forwards import GuestForwards
 from vswitch.services.user_network.leases import Leases
 from vswitch.services.user_network.packet import TCP, Packet
 from vswitch.services.user_network.settings import Address, Settings
@@ -48,6 +49,7 @@ class Nat:
         settings: Settings,
         library: Library,
         leases: Leases,
+        guest_forwards: GuestForwards,
         *,
         send: Callable[[bytes], None],
         came: Callable[[bytes, Address, float], None],
@@ -55,6 +57,7 @@ class Nat:
         self._settings = settings
         self._library = library
         self._leases = leases
+        self._guest_forwards = guest_forwards
         self._send, self._came = send, came
         self._guests: dict[bytes, _Guest] = {}  # by MAC address
         self._fragments, self._fragments_since_s = 0, 0.0
@@ -70,7 +73,8 @@ class Nat:
     def put(self, frame: bytes, packet: Packet, now_s: float) -> str:
         """A frame to the gateway, and the packet in it. Answers why it is dropped, or nothing."""
         mac, source, target = frame[6:12], packet.source, packet.target
-        if not self._is_routed(target):
+        inward = self._guest_forwards.inward(frame, packet)
+        if inward is None and not self._is_routed(target):
             return "not_routed"
         if packet.is_fragment and not self._may_fragment(len(frame), now_s):
             return "fragments"
@@ -82,11 +86,11 @@ class Nat:
             self.stack_at(mac, ip)
             guest = self._guests[mac]
             self._came(mac, ip, now_s)
-        if self._only_answers(target) and (packet.is_fragment or self._opens(guest, frame, packet)):
+        if inward is None and self._only_answers(target) and (packet.is_fragment or self._opens(guest, frame, packet)):
             return "host_access" if target in self._own else "restricted"
         if guest.stack.is_full and (packet.protocol != TCP or packet.opens_connection(frame)):
             return "connections"
-        guest.stack.put(frame)
+        guest.stack.put(frame if inward is None else inward)
         return ""
 
     def stack_at(self, mac: bytes, ip: Address) -> Stack:
@@ -146,7 +150,7 @@ class Nat:
 
     def _may_be(self, mac: bytes, source: Address, now_s: float) -> bool:
         """Whether a station may have an address: one of this network's that is neither ours nor leased to another."""
-        if source.packed in self._own:
+        if source.packed in self._own or source in self._guest_forwards.addresses:
             return False
         if isinstance(source, IPv6Address):
             return source in self._settings.network6 or source.is_link_local
@@ -175,6 +179,7 @@ class Nat:
             return
         if packet.protocol == inet.UDP and self._only_answers(packet.source):
             self._note_asker(frame, packet)
+        frame = self._guest_forwards.outward(frame, packet)
         own = self._settings.mac
         self._send(frame if frame[6:12] == own else frame[:6] + own + frame[12:])
 

@@ -1,5 +1,6 @@
 """A user network behind one stream of frames: who gets which frame, and the answers to all that is not for the NAT."""
 
+import socket
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
@@ -11,6 +12,7 @@ from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Forwards, Served
 from vswitch.services.user_network.gateway import Gateway
+from vswitch.services.user_network.guest_forwards import GuestForwards
 from vswitch.services.user_network.leases import Lease, Leases
 from vswitch.services.user_network.names import Names
 from vswitch.services.user_network.nat import Nat
@@ -27,7 +29,7 @@ ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they
 class Network:
     """`send` takes frames for the switch. `ask` asks the switch behind which port a station is: it answers by `found`.
     `tell` takes leases as they are given, and where forwards lead; `complain` what a person is to know. `folder` is
-    what guests get by TFTP."""
+    what guests get by TFTP. `hand_over` takes connections to servers that are not there."""
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class Network:
         tell: Callable[[Lease | Served], None],
         complain: Callable[[str], None],
         folder: Folder | None = None,
+        hand_over: Callable[[int, socket.socket], None] = lambda number, connection: None,
     ) -> None:
         self.settings = settings
         self.drops: Counter[str] = Counter()
@@ -47,13 +50,15 @@ class Network:
         self.neighbors = Neighbors(settings.network6)
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
-        self.nat = Nat(settings, library, self.leases, send=send, came=self._came)
+        self.guest_forwards = GuestForwards(settings.servers, hand_over)
+        self.nat = Nat(settings, library, self.leases, self.guest_forwards, send=send, came=self._came)
         self.forwards = Forwards(self.nat, self.leases, self.neighbors, tell)
         self.gateway = Gateway(settings, self.names, send=send, drop=self._drop, folder=folder)
         self._router6 = Router6(settings, send=send, learn=self._learn)
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
         self._asked: dict[str, list[dhcp.Message]] = {}  # by MAC address
         self._own = {ip.packed for ip in (settings.host, settings.dns, settings.host6, settings.dns6)}
+        self._found = self._own | {ip.packed for ip in self.guest_forwards.addresses}  # by ARP
 
     def receive(self, frame: bytes, now_s: float) -> None:
         """A frame from the switch. Whatever it is, it is served, or dropped and counted."""
@@ -103,6 +108,7 @@ class Network:
     def close(self) -> None:
         self.forwards.close()
         self.nat.close()
+        self.guest_forwards.close()
         self.gateway.close()
 
     def _came(self, mac: bytes, ip: Address, now_s: float) -> None:
@@ -159,8 +165,8 @@ class Network:
             return self._drop("malformed")
         if (
             asked.operation != inet.ARP_REQUEST
-            or asked.target.packed not in self._own
-            or asked.sender.packed in self._own
+            or asked.target.packed not in self._found
+            or asked.sender.packed in self._found
         ):
             return None
         mac = self.settings.mac
@@ -192,5 +198,5 @@ class Network:
 def _pool(settings: Settings) -> list[IPv4Address]:
     """The addresses that are given out: from `dhcpstart` to the end of the network."""
     last = int(settings.network.broadcast_address)
-    own = {settings.host, settings.dns}
+    own = {settings.host, settings.dns, *(server.address for server in settings.servers)}
     return [ip for number in range(int(settings.dhcpstart), last) if (ip := IPv4Address(number)) not in own]

@@ -10,7 +10,7 @@ from vswitch.protocols import dhcp6, inet6
 from vswitch.protocols.inet import Datagram
 from vswitch.protocols.inet6 import NeighborSolicitation, Router, RouterSolicitation
 from vswitch.services.user_network.dhcp6_server import Dhcp6Server
-from vswitch.services.user_network.settings import Settings
+from vswitch.services.user_network.settings import Address, Settings
 
 ADVERTISE_S = 200.0  # between two advertisements to all, of the 600 s that there may be (RFC 4861, 6.2.1)
 _ECHO_REQUEST = 128
@@ -26,7 +26,8 @@ class Router6:
         self._mac = settings.mac
         self._send, self._learn = send, learn
         self._link_local = inet6.link_local(settings.mac)
-        self._own = {settings.host6, settings.dns6, self._link_local}
+        servers = (server.address for server in settings.servers)
+        self._own: set[Address] = {settings.host6, settings.dns6, self._link_local, *servers}
         search = (settings.domainname, *settings.dnssearch)
         self._router = Router(
             mac=settings.mac,

@@ -1,6 +1,6 @@
 """What a user network is told by the switch, in JSON: settings when it starts, and then words."""
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 import msgspec
@@ -39,6 +39,17 @@ class Unforward(msgspec.Struct, frozen=True, tag="unforward", array_like=True):
 Said = Found | Servers | Forward | Unforward
 
 
+class Server(msgspec.Struct, frozen=True):
+    """Where guests find one that is not there."""
+
+    ip: str
+    port: int
+
+    @property
+    def address(self) -> Address:
+        return ip_address(self.ip)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`host` is the gateway, as QEMU calls it, `mac` its address. Those with a 6 are of IPv6. Leases are those
     it has given before."""
@@ -67,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     resolv_conf: str = ""
     reserve: dict[str, IPv4Address] = {}
     leases: tuple[Lease, ...] = ()
+    servers: tuple[Server, ...] = ()
 
 
 def _to_text(value: object) -> str:

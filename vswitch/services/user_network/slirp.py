@@ -200,7 +200,8 @@ class Stack:
         config.if_mtu = config.if_mru = settings.mtu
         config.disable_dhcp = True
         self._callbacks = ffi.new("SlirpCb *")
-        self._functions = _functions(ffi, deliver)  # which live as long as the stack
+        self.opened: set[int] = set()  # descriptors of its connections
+        self._functions = _functions(ffi, deliver, self.opened)  # which live as long as the stack
         for name, function in self._functions.items():
             setattr(self._callbacks, name, function)
         self.handle = library.new(config, self._callbacks, ffi.NULL)
@@ -271,7 +272,7 @@ class Forwarding:
         self._stack.library.remove_hostxfwd(self._stack.handle, here, len(here), self._flags)
 
 
-def _functions(ffi: Any, deliver: Callable[[bytes], None]) -> dict[str, Any]:
+def _functions(ffi: Any, deliver: Callable[[bytes], None], opened: set[int]) -> dict[str, Any]:
     """What a stack calls."""
     buffer, null = ffi.buffer, ffi.NULL
 
@@ -288,8 +289,8 @@ def _functions(ffi: Any, deliver: Callable[[bytes], None]) -> dict[str, Any]:
         "timer_new_opaque": ffi.callback("void *(int, void *, void *)", lambda *_: null),
         "timer_free": ffi.callback("void(void *, void *)", lambda *_: None),
         "timer_mod": ffi.callback("void(void *, int64_t, void *)", lambda *_: None),
-        "register_poll_fd": ffi.callback("void(int, void *)", lambda *_: None),
-        "unregister_poll_fd": ffi.callback("void(int, void *)", lambda *_: None),
+        "register_poll_fd": ffi.callback("void(int, void *)", lambda fd, _: opened.add(fd)),
+        "unregister_poll_fd": ffi.callback("void(int, void *)", lambda fd, _: opened.discard(fd)),
         "notify": ffi.callback("void(void *)", lambda _: None),
         "init_completed": ffi.callback("void(Slirp *, void *)", lambda *_: None),
     }
