@@ -55,6 +55,8 @@ PARAMETERS = {
         "[\"tcp:10.0.2.100:1234-cmd:/usr/bin/env sh -c 'a, b'\"]",
         "tcp:10.0.2.100:1234-cmd:/usr/bin/env sh -c 'a, b'",
     ),
+    "smb": ('"/srv/files"', "/srv/files"),
+    "smbserver": ('"10.0.2.9"', "10.0.2.9"),
     "tftp": ('"/srv/tftp"', "/srv/tftp"),
     "bootfile": ('"pxelinux.0"', "pxelinux.0"),
     "tftp-server-name": ('"10.0.2.2"', "10.0.2.2"),
@@ -157,7 +159,7 @@ def test_every_url_parameter_is_a_key_of_the_same_name(read: Reader, scheme: str
     toml, text = (f'"{remote}"', remote) if parameter == "remote" else PARAMETERS[parameter]
     target = TARGETS[scheme] + ("?connect&" if parameter == "port" else "?")
     target += ONE_PEER.get(scheme, "") if parameter in ("qmp", "netdev") else ""
-    target += "qmp=/run/vm.qmp&" if parameter == "netdev" else ""
+    target += {"netdev": "qmp=/run/vm.qmp&", "smbserver": "smb=/srv&"}.get(parameter, "")
     said = read(f'[[endpoint]]\nurl = "{target}"\n{parameter} = {toml}\n')
     as_url = parse(f"{target}{parameter}={text}" if text else f"{target}{parameter}")
     assert said.endpoints == (as_url,)

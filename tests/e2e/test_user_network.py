@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +69,11 @@ def server6() -> Iterator[int]:
 
 def need_ipxe() -> None:
     require(Path("/usr/lib/ipxe/qemu/pxe-virtio.rom").exists(), "there is no iPXE; install ipxe-qemu")
+
+
+def need_smb() -> None:
+    for program in ("smbd", "smbclient"):
+        require(shutil.which(program) is not None, f"there is no {program}; install samba and smbclient")
 
 
 async def joined(lan: Lan, name: str) -> Guest:
@@ -142,6 +149,27 @@ async def test_a_guest_reads_a_large_file_by_tftp(lan: Lan, tmp_path: Path) -> N
     said = (await a.run("sha256sum /tmp/large")).check().stdout.split()[0]
     assert said == hashlib.sha256(content).hexdigest()
     assert not (await a.run("tftp -g -r ../etc/passwd 10.0.2.2")).ok
+
+
+async def test_a_folder_is_shared_by_smb(lan: Lan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_smb()
+    shared, mine, temporary = (tmp_path / name for name in ("shared", "mine", "temporary"))
+    for folder in (shared, mine, temporary):
+        folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    (shared / "there").write_bytes(CONTENT)
+    (mine / "new").write_bytes(CONTENT[::-1])
+    net = await lan.switch.attach(f"user://10.0.2.0/24?smb={shared}")
+    station = await lan.namespace("station")
+    (await station.run("ip addr add 10.0.2.50/24 dev eth0")).check()
+    commands = f"ls; lcd {mine}; get there; put new"
+    listed = (await station.run(f"smbclient -N //10.0.2.4/qemu -c '{commands}'")).check().stdout
+    assert "there" in listed
+    assert ((mine / "there").read_bytes(), (shared / "new").read_bytes()) == (CONTENT, CONTENT[::-1])
+    with pytest.raises(RefusedError, match="is no folder"):
+        await lan.switch.attach(f"user://10.0.3.0/24?smb={shared}/there")
+    await net.detach()
+    assert [name for name in os.listdir(temporary) if "smb" in name] == []
 
 
 async def test_ipxe_boots_what_it_is_told_to(lan: Lan, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -20,7 +21,7 @@ from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.user import guest_connection
+from vswitch.endpoints.user import guest_connection, smb
 from vswitch.endpoints.user.child import Forwarded, Leased, Problem, Where, Words, child, end_of
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
@@ -95,10 +96,18 @@ class UserNetwork(Endpoint):
         self._port = self.ports.add(self.name, self.name, self.config)
         try:
             self.set_forwards(self.config.user.hostfwd)
-            await self._keep_running(started)
+            with self._share() as servers:
+                self._servers = self.config.user.guestfwd + servers
+                await self._keep_running(started)
         finally:
             self._forwards.close()
             self.ports.remove(self._port)
+
+    def _share(self) -> AbstractContextManager[tuple[GuestForward, ...]]:
+        options = self.config.user.absolute()
+        if options.smb is None:
+            return nullcontext(())
+        return smb.share(options.smb, str(options.smbserver_in(self._network)))
 
     async def _keep_running(self, started: Callable[[], None]) -> None:
         pause_s = RESTART_MIN_S

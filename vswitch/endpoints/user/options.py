@@ -55,6 +55,8 @@ class UserOptions(msgspec.Struct, frozen=True):
     host_access: bool = False
     hostfwd: tuple[Forward, ...] = ()
     guestfwd: tuple[GuestForward, ...] = ()
+    smb: str | None = None
+    smbserver: IPv4Address | None = None
     reserve: tuple[Reservation, ...] = ()
     leases: str | None = None
     tftp: str | None = None
@@ -82,18 +84,23 @@ class UserOptions(msgspec.Struct, frozen=True):
     def dns_in(self, network: IPv4Network) -> IPv4Address:
         return self.dns or network.network_address + 3
 
+    def smbserver_in(self, network: IPv4Network) -> IPv4Address:
+        return self.smbserver or network.network_address + 4
+
     def dhcpstart_in(self, network: IPv4Network) -> IPv4Address:
         return self.dhcpstart or network.network_address + 15
 
     def taken(self, network: IPv4Network) -> set[Address]:
         """Addresses that no guest has."""
         own: set[Address] = {self.host_in(network), self.dns_in(network), self.host6, self.dns6}
-        return own | {server.address(network) for server in self.guestfwd}
+        smb: set[Address] = set() if self.smb is None else {self.smbserver_in(network)}
+        return own | smb | {server.address(network) for server in self.guestfwd}
 
     def absolute(self) -> "UserOptions":
         """The same, with paths that hold in any working directory."""
-        leases, tftp = (None if path is None else os.path.abspath(path) for path in (self.leases, self.tftp))
-        return msgspec.structs.replace(self, leases=leases, tftp=tftp)
+        paths = {name: getattr(self, name) for name in ("leases", "tftp", "smb")}
+        absolute = {name: os.path.abspath(path) for name, path in paths.items() if path is not None}
+        return msgspec.structs.replace(self, **absolute)
 
     def check(self, network: IPv4Network, *, insecure: bool) -> None:
         """Whether addresses are in a network, and forwards on loopback unless it is `insecure`. Raises InputError."""
@@ -107,6 +114,10 @@ class UserOptions(msgspec.Struct, frozen=True):
         own: set[Address] = {self.host_in(network), self.dns_in(network), self.host6, self.dns6}
         for server in self.guestfwd:
             server.check(network, self.ipv6_net, own)
+        if self.smbserver is not None and self.smb is None:
+            raise InputError("smbserver goes with smb; add one, or leave it out", "smbserver")
+        if self.smb is not None and (self.smbserver_in(network) not in network or self.smbserver_in(network) in own):
+            raise InputError(f"smbserver: {self.smbserver_in(network)} is no free address in {network}", "smbserver")
         for reserved in self.reserve:
             if reserved.ip not in network or reserved.ip in self.taken(network):
                 raise InputError(f"reserve: {reserved.ip} is no guest's address in {network}", "reserve")
@@ -216,6 +227,14 @@ def _path(value: Any) -> str:
     return text
 
 
+def _share(value: Any) -> str:
+    """What a configuration of Samba can name: it is a line, in which % and ; mean something."""
+    text = _path(value)
+    if not text.isprintable() or set(text) & set("%;#\"'"):
+        raise InputError(f"{values.shown(text)} cannot be shared; use a path without signs like % and ;")
+    return text
+
+
 def _reservations(value: Any) -> tuple[Reservation, ...]:
     found = tuple(map(_reservation, values.items(value, "web@10.0.2.50")))
     for names in ([item.who for item in found], [str(item.ip) for item in found]):
@@ -281,6 +300,8 @@ PARAMETERS: dict[str, Parameter] = {
         values.several(TEXT),
         "A server in the network is a command, or leads to a port or a socket: tcp:10.0.2.100:1234-cmd:/usr/bin/cat.",
     ),
+    "smb": Parameter(_share, TEXT, "A folder that guests find at smbserver, read and write."),
+    "smbserver": Parameter(_address, TEXT, "Where: the fourth address of the network."),
     "leases": Parameter(_path, TEXT, "A file that leases are kept in."),
     "tftp": Parameter(_path, TEXT, "A folder whose files guests get by TFTP from the gateway."),
     "bootfile": Parameter(_boot_text, TEXT, "The file that guests boot which do so from the network."),
