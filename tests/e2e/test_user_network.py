@@ -153,10 +153,11 @@ async def test_a_guest_reads_a_large_file_by_tftp(lan: Lan, tmp_path: Path) -> N
 
 async def test_a_folder_is_shared_by_smb(lan: Lan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need_smb()
-    shared, mine, temporary = (tmp_path / name for name in ("shared", "mine", "temporary"))
-    for folder in (shared, mine, temporary):
-        folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    shared.mkdir()
+    mine.mkdir()
+    temporary = tempfile.mkdtemp(prefix="vs-", dir="/tmp")
+    monkeypatch.setattr(tempfile, "tempdir", temporary)
     (shared / "there").write_bytes(CONTENT)
     (mine / "new").write_bytes(CONTENT[::-1])
     net = await lan.switch.attach(f"user://10.0.2.0/24?smb={shared}")
@@ -170,6 +171,11 @@ async def test_a_folder_is_shared_by_smb(lan: Lan, tmp_path: Path, monkeypatch: 
         await lan.switch.attach(f"user://10.0.3.0/24?smb={shared}/there")
     await net.detach()
     assert [name for name in os.listdir(temporary) if "smb" in name] == []
+    shutil.rmtree(temporary)
+    (tmp_path / ("x" * 80)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 80)))
+    with pytest.raises(RefusedError, match="is too long a path for smbd's sockets; set TMPDIR=/tmp"):
+        await lan.switch.attach(f"user://10.0.3.0/24?smb={shared}")
 
 
 async def test_ipxe_boots_what_it_is_told_to(lan: Lan, tmp_path: Path) -> None:

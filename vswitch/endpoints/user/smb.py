@@ -17,6 +17,7 @@ from vswitch.errors import RefusedError
 
 PORTS = (139, 445)
 SHARE = "qemu"  # as QEMU calls it
+OWN_MAX = 88  # bytes of a path, with which those of its sockets fit an address
 _PLACES = "/usr/sbin:/usr/local/sbin"  # which users may not have in their path
 
 # Whoever says who he is, is nobody in particular, and has the rights of this user in the folder.
@@ -59,6 +60,8 @@ def share(folder: str, server: str) -> Iterator[tuple[GuestForward, ...]]:
     except KeyError:
         raise RefusedError(f"smb: user {os.geteuid()} has no name; smbd needs one") from None
     with tempfile.TemporaryDirectory(prefix="vswitch-smb-", ignore_cleanup_errors=True) as own:
+        if len(os.fsencode(own)) > OWN_MAX:
+            raise RefusedError(f"smb: {tempfile.gettempdir()} is too long a path for smbd's sockets; set TMPDIR=/tmp")
         file = Path(own) / "smb.conf"
         file.write_text(_CONFIGURATION.format(own=own, share=SHARE, folder=folder, user=user), errors="surrogateescape")
         command = shlex.join([program, "-l", own, "-s", str(file)])
