@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.program import COMMAND_TIMEOUT_S, PROGRAM, Home, connect, is_one_line
 from tests.e2e.test_qemu_datagrams import free_group
+from tests.endpoints.user_guest import need_libslirp
 from tests.frames import BROADCAST, frame, framed
 from tests.waiting import until
 from vswitch import InputError, VSwitch
@@ -240,6 +241,16 @@ def test_what_is_said_of_the_port_is_kept_out_of_the_command_line(home: Home) ->
             assert len(shlex.split(done.stdout)) == 4
             assert [line[:12] for line in done.stderr.splitlines()] == ["# in VLAN 10", "# max_frame="]
             assert "<!-- in VLAN 10: " in printed(home, "libvirt-xml", target, "--guest", "web")
+
+
+def test_guests_of_a_user_network_have_its_mtu(home: Home) -> None:
+    need_libslirp()
+    with home.serve("unix://lan.sock?name=lab", "user://10.0.2.0/24?mtu=9000") as serving:
+        lines = [line for line in serving.lines if "-device" in line]
+        assert lines
+        assert all(line.endswith(",host_mtu=9000") for line in lines)
+        assert printed(home, "qemu-args", "lab").strip().endswith(",host_mtu=9000")
+        assert "host_mtu=9000" in printed(home, "libvirt-xml", "lab")
 
 
 # What is plugged into

@@ -103,7 +103,7 @@ async def test_qemu_starts_with_each_line(url: str, directory: Path) -> None:
 
 @pytest.mark.parametrize("url", URLS)
 async def test_qemu_starts_with_each_commandline_element(url: str, directory: Path) -> None:
-    text = libvirt.xml(config_for(url, directory), VERSION, GUEST)
+    text = libvirt.xml(config_for(url, directory), VERSION, GUEST, None)
     (element,) = ElementTree.fromstring(f"<x>{text}</x>")
     if element.tag != "interface":  # which is libvirt's to understand
         await check_starts([argument.attrib["value"] for argument in element], directory)

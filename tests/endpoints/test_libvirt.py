@@ -15,7 +15,7 @@ ARG = f"{{{libvirt.QEMU_NAMESPACE}}}arg"
 
 def element(config: EndpointConfig | str, version: qemu.Version = (7, 2)) -> ElementTree.Element:
     config = parse(config) if isinstance(config, str) else config
-    return ElementTree.fromstring(f"<x>{libvirt.xml(config, version, WEB)}</x>")[0]
+    return ElementTree.fromstring(f"<x>{libvirt.xml(config, version, WEB, qemu.host_mtu(config.policy))}</x>")[0]
 
 
 def arguments(found: ElementTree.Element) -> list[str]:
@@ -58,7 +58,7 @@ def test_a_group_is_an_interface_with_a_comment_if_libvirt_joins_it_elsewhere(
     for iface, device in (("", "lo"), ("?iface=10.0.0.9", "<the interface with 10.0.0.9>"), ("?iface=br0", "br0")):
         config = parse(f"mcast://230.0.0.1:5{iface}")
         check_interface(element(config), "mcast", ("230.0.0.1", "5"))
-        assert (f"ip route add 230.0.0.1 dev {device}" in libvirt.xml(config, (7, 2), WEB)) == joined_elsewhere
+        assert (f"ip route add 230.0.0.1 dev {device}" in libvirt.xml(config, (7, 2), WEB, None)) == joined_elsewhere
 
 
 def test_where_libvirt_joins_a_group_is_where_its_route_goes() -> None:
@@ -110,7 +110,7 @@ def test_bytes_that_xml_cannot_have_are_an_error() -> None:
 
 @pytest.mark.parametrize(("url", "where"), [("tcp://127.0.0.1:5", "<devices>"), ("unix:///a", "<domain>")])
 def test_a_comment_says_where_it_goes(url: str, where: str) -> None:
-    first, *_ = libvirt.xml(parse(url), (7, 2), WEB).splitlines()
+    first, *_ = libvirt.xml(parse(url), (7, 2), WEB, None).splitlines()
     assert first.startswith("<!-- ")
     assert first.endswith(" -->")
     assert where in first
@@ -125,7 +125,7 @@ def test_a_card_is_told_its_mtu_by_arguments_as_libvirt_refuses_to_in_these_elem
 
 @pytest.mark.parametrize("url", ["tcp://127.0.0.1:5", "unix:///run/a"])
 def test_a_comment_says_which_vlan_a_guest_is_in(url: str) -> None:
-    _, second, third, *_ = libvirt.xml(parse(f"{url}?vlan=10&up=no"), (7, 2), WEB).splitlines()
+    _, second, third, *_ = libvirt.xml(parse(f"{url}?vlan=10&up=no"), (7, 2), WEB, None).splitlines()
     assert second.startswith("<!-- up=no: ")
     assert third.startswith("<!-- in VLAN 10: ")
     assert element(f"{url}?vlan=10&up=no").tag == element(url).tag

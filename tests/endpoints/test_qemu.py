@@ -309,6 +309,14 @@ def test_a_card_is_told_an_mtu_below_the_usual_one_that_a_driver_takes(given: st
     assert qemu.host_mtu(policy(given)) == told
 
 
+@pytest.mark.parametrize(
+    ("given", "mtu", "told"), [("", 9000, 9000), ("", 1500, None), ("max_frame=4014", 9000, 4000), ("", 1280, 1280)]
+)
+def test_a_card_is_told_the_mtu_of_a_user_network(given: str, mtu: int, told: int | None) -> None:
+    beside = [parse("tcp://127.0.0.1:1234"), parse(f"user://?mtu={mtu}")]
+    assert qemu.host_mtu(policy(given), beside) == told
+
+
 def test_the_mtu_is_the_devices() -> None:
     assert qemu.words("n", A, 1400)[-1] == f"virtio-net-pci,netdev=net0,mac={A},host_mtu=1400"
     assert qemu.arguments("n", A, 1400) == f"-netdev n -device virtio-net-pci,netdev=net0,mac={A},host_mtu=1400"

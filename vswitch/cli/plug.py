@@ -68,15 +68,15 @@ def libvirt_xml(target: str, name: str | None, guest: str | None, qemu_version: 
     _plug(libvirt.xml, target, name, guest, qemu_version)
 
 
-def _line(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest) -> str:
-    line = qemu.arguments(qemu.best_netdev(config, version, guest), guest.mac, qemu.host_mtu(config.policy))
+def _line(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest, mtu: int | None) -> str:
+    line = qemu.arguments(qemu.best_netdev(config, version, guest), guest.mac, mtu)
     for remark in remarks(config.policy):
         click.echo(f"# {remark}", err=True)  # standard output is for a command line, which no comment may cut short
     return line
 
 
 def _plug(
-    write: Callable[[EndpointConfig, qemu.Version, qemu.Guest], str],
+    write: Callable[[EndpointConfig, qemu.Version, qemu.Guest, int | None], str],
     target: str,
     name: str | None,
     guest: str | None,
@@ -97,7 +97,8 @@ def _plug(
     if version is None:
         version = qemu_version.QemuVersion().get(QEMU_ANSWER_S)
     try:
-        text = write(config, version, plugged)
+        beside = [] if running is None else [parse(known.url) for known in endpoints(running[1][0])]
+        text = write(config, version, plugged, qemu.host_mtu(config.policy, beside))
     except InputError as error:
         raise InputError(f"{target}: {error}") from None
     say(text)

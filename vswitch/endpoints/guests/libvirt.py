@@ -31,13 +31,13 @@ _MCAST_HINT = (
 )
 
 
-def xml(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest) -> str:
-    """The element for a guest of an endpoint, with comments: where it goes, and what to know of the port.
+def xml(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest, mtu: int | None) -> str:
+    """The element for a guest of an endpoint, with comments: where it goes, and what to know of the port. `mtu` is what
+    its card is told, if anything.
 
     Raises InputError if nothing of libvirt's or QEMU's plugs in there.
     """
     netdev = qemu.best_netdev(config, version, guest, ID)
-    mtu = qemu.host_mtu(config.policy)
     element = _interface(config, guest.mac) if mtu is None else None
     hints = [_INTERFACE_HINT]
     if element is None:

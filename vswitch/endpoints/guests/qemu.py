@@ -69,12 +69,15 @@ def next_mac(choices: Iterable[str], given: Collection[str]) -> str:
     return min(choices, key=lambda mac: turns.get(mac, -1))
 
 
-def host_mtu(policy: Policy) -> int | None:
-    """The MTU that a card has to be told; None if it need not be, or cannot.
+def host_mtu(policy: Policy, beside: Iterable[EndpointConfig] = ()) -> int | None:
+    """The MTU that a card has to be told; None if it need not be, or cannot. `beside` are the switch's endpoints.
 
-    A limit beyond the default is not told: it is no reason for a guest to send its neighbours more than they expect.
+    It is that of a user network on the switch, or what the port lets through if that is less. A limit of the port
+    beyond the default is not told: it is no reason for a guest to send its neighbours more than they expect.
     """
-    return policy.mtu if MTU_MIN <= policy.mtu < MTU_DEFAULT else None
+    networks = (config.user.mtu for config in beside if config.scheme == "user")
+    mtu = min(policy.mtu, min(networks, default=MTU_DEFAULT))
+    return mtu if mtu >= MTU_MIN and mtu != MTU_DEFAULT else None
 
 
 def netdevs(config: EndpointConfig, version: Version, guest: Guest, id: str = ID) -> list[Netdev]:
