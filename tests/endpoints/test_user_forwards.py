@@ -67,7 +67,7 @@ async def test_one_is_added_before_its_guest_is_there_and_removed(switch: VSwitc
     await a.lease("web")
     await until(lambda: only(switch).ip == a.ip)
     await leads(info, a, 80)
-    switch.user_networks.unforward(f"tcp:127.0.0.1:{port}")
+    await switch.user_networks.unforward(f"tcp:127.0.0.1:{port}")
     assert switch.user_networks.forwards() == []
     await until(lambda: not listens(port))
 
@@ -129,7 +129,7 @@ async def test_what_is_wrong_is_said(switch: VSwitch) -> None:
     with pytest.raises(InputError, match=f"{here} leads to a already"):
         await user.forward(f"{here}-b:22")
     with pytest.raises(MissingError, match=f"there is no forward 'tcp:127.0.0.1:1'; there are {info.forward}"):
-        user.unforward("tcp:127.0.0.1:1")
+        await user.unforward("tcp:127.0.0.1:1")
     await switch.attach("user://10.0.3.0/24?name=other&insecure=yes")
     with pytest.raises(InputError, match="there are several user networks, net, other; name one"):
         await user.forward("tcp::0-:22")
@@ -167,3 +167,40 @@ async def test_a_configuration_that_is_read_again_changes_forwards_and_nothing_e
         with pytest.raises(RefusedError, match=f"the rest has changed, but net: cannot listen on tcp:127.0.0.1:{port}"):
             await switch.configuration.reload()
     assert forwards.read(only(switch).forward).guest_port == 81
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+async def test_a_port_that_stays_leads_to_another_guest(switch: VSwitch) -> None:
+    port = free_port()
+    files = [SwitchConfig(endpoints=(parse(f"user://?name=net&hostfwd=tcp::{port}-{guest}:22"),)) for guest in "ab"]
+    await switch.configuration.begin(files[0], lambda: files[1])
+    b = await Guest.plugged_into(switch, "b", MAC)
+    await b.lease()
+    await switch.configuration.reload()
+    await until(lambda: only(switch).ip == b.ip)
+    await leads(only(switch), b, 22)
+
+
+async def test_a_port_is_free_again_when_its_forward_is_gone(switch: VSwitch) -> None:
+    await switch.attach("user://?name=net")
+    a = await Guest.plugged_into(switch, "a", MAC)
+    await a.lease()
+    port = free_port()
+    for _ in range(3):
+        info = await switch.user_networks.forward(f"tcp::{port}-a:22")
+        await leads(info, a, 22)
+        await switch.user_networks.unforward(f"tcp::{port}")
+
+
+async def test_nobody_else_gets_a_port_whose_guest_is_not_there_yet(switch: VSwitch) -> None:
+    await switch.attach("user://?name=net")
+    info = await switch.user_networks.forward("tcp::0-a:22")
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="Address already in use"):
+            thief.bind(("127.0.0.1", forwards.read(info.forward).host_port))

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from scapy.layers.dhcp import BOOTP
 
 from tests.endpoints.user_guest import Guest, need_libslirp
 from tests.peers import until
@@ -72,3 +73,19 @@ async def test_a_file_that_cannot_be_written_is_said_once_and_leases_go_on(
         said = f"cannot write leases to {file}: No such file or directory"
         await until(lambda: said in caplog.messages)
         assert [lease.ip for lease in switch.user_networks.leases()] == ["10.0.2.15"]
+
+
+async def test_as_many_leases_as_are_remembered_are_told_to_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "lab.leases"
+    kept = [
+        {"mac": f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}", "ip": f"10.0.{number >> 8}.{number & 255}"}
+        | {"port": "p" * 100, "name": "n" * 63, "until_s": 9e9}
+        for number in range(256, 1280)
+    ]
+    file.write_text(json.dumps(kept))
+    async with VSwitch() as switch:
+        await switch.attach(f"user://10.0.0.0/20?leases={file}")
+        assert len(switch.user_networks.leases()) == 1024
+        a = await Guest.plugged_into(switch, "a", "52:54:00:00:01:00")
+        with_port = await a.dhcp("discover")
+        assert with_port[BOOTP].yiaddr == "10.0.1.0"

@@ -10,7 +10,7 @@ from scapy.layers.dhcp import BOOTP, DHCP
 from vswitch.protocols import dhcp
 from vswitch.services.user_network.dhcp_server import Answer, DhcpServer
 from vswitch.services.user_network.leases import Leases
-from vswitch.services.user_network.names import Names
+from vswitch.services.user_network.names import Names, label
 from vswitch.services.user_network.neighbors import Neighbors
 from vswitch.services.user_network.settings import Settings
 
@@ -39,7 +39,8 @@ class Server:
         said = DHCP(options=[("message-type", kind), *options, "end"])
         message = dhcp.read(bytes(BOOTP(xid=1, **fields) / said))
         assert message is not None
-        return self._server.answer(message, port, now_s)
+        name = label(message.options.get(dhcp.HOST_NAME, b"")) or self.settings.hostname
+        return self._server.answer(message, port, name, now_s)
 
     def take(self, ip: IPv4Address = OURS, *options: Any, **more: Any) -> Answer | None:
         return self.hear("request", ("requested_addr", str(ip)), ("server_id", "10.0.2.2"), *options, **more)

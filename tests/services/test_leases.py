@@ -141,3 +141,15 @@ def test_no_two_have_the_same_address(done: list[tuple[str, str]]) -> None:
             leases.decline(mac, ip, now_s)
         current = [ip for ip, until_s in held.values() if until_s > now_s]
         assert len(current) == len(set(current))
+
+
+def test_a_reserved_address_is_taken_from_who_had_it() -> None:
+    before = Lease(mac="a", ip=FIRST, port="a", until_s=10.0)
+    leases = Leases(pool(3), LEASE_S, {"web": FIRST}, [before])
+    assert take(leases, "a", 0.0) == "10.0.2.16"
+    assert take(leases, "b", 20.0, "web") == "10.0.2.15"
+
+
+def test_an_address_that_is_not_given_any_more_is_not_kept() -> None:
+    before = Lease(mac="a", ip=FIRST, port="a", until_s=10.0)
+    assert take(Leases(pool(3)[1:], LEASE_S, {}, [before]), "a", 0.0) == "10.0.2.16"

@@ -4,7 +4,8 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
-from vswitch.services.user_network.settings import Forward, Server
+from vswitch.services.user_network.settings import Forward, Found, Server
 from vswitch.services.user_network.slirp import Library, Pool
 
 GATEWAY, ALL = SETTINGS.mac.hex(":"), "ff:ff:ff:ff:ff:ff"
@@ -51,8 +52,11 @@ class Net:
     def __init__(self, library: Library, folder: Folder | None = None, **settings: Any) -> None:
         self.sent: list[Packet] = []
         self.asked: list[str] = []
+        self.names: dict[str, str] = {}  # that were asked for, by MAC address
+        self.taken: set[str] = set()  # names of ports that have no lease yet
         self.leases: list[Lease] = []
-        self.served: list[Served] = []
+        self.served: list[Served] = []  # what leads somewhere, or cannot
+        self.told_served: list[Served] = []
         self.connected: list[tuple[int, socket.socket]] = []
         self._forwards = 0
         self.complaints: list[str] = []
@@ -60,7 +64,7 @@ class Net:
             msgspec.structs.replace(SETTINGS, **settings),
             library,
             send=lambda frame: self.sent.append(Ether(frame)),
-            ask=self.asked.append,
+            ask=self._asked,
             tell=self._told,
             complain=self.complaints.append,
             folder=folder,
@@ -68,10 +72,16 @@ class Net:
         )
         self._pool = Pool(library)
 
+    def _asked(self, mac: str, name: str) -> None:
+        self.asked.append(mac)
+        self.names[mac] = name
+
     def _told(self, what: Lease | Served) -> None:
         if isinstance(what, Lease):
             self.leases.append(what)
-        elif what.ip or what.problem:
+            return
+        self.told_served.append(what)
+        if what.ip or what.problem:
             self.served.append(what)
 
     def forward(self, guest: str, port: int, *, udp: bool = False) -> tuple[str, int]:
@@ -87,11 +97,13 @@ class Net:
         """What comes back at once."""
         self.sent.clear()
         self.network.receive(bytes(packet), now_s)
+        self.network.nat.flush()
         return list(self.sent)
 
     def answer(self, mac: str, port: str, now_s: float = 0.0) -> list[Packet]:
         self.sent.clear()
-        self.network.found(mac, port, now_s)
+        found = Found(mac, port, self.names.get(mac, ""), self.names.get(mac) in self.taken)
+        self.network.found(found, now_s)
         return list(self.sent)
 
     def lease(self, mac: str, name: str, now_s: float = 0.0) -> str:
@@ -118,6 +130,7 @@ class Net:
     def poll(self) -> None:
         """What there is to do now."""
         self._pool.wait(self.network.nat.stacks, {}, 0)
+        self.network.nat.flush()
 
     def wait(self) -> list[Packet]:
         """What comes from outside."""
@@ -126,6 +139,7 @@ class Net:
             others = {self.network.gateway.upstream.fileno(): select.POLLIN}
             if self._pool.wait(self.network.nat.stacks, others, 10_000):
                 self.network.gateway.upstream.receive()
+            self.network.nat.flush()
         return list(self.sent)
 
 
@@ -477,6 +491,161 @@ def knock(net: Net, here: tuple[str, int]) -> tuple[str, str]:
                     return packet.dst, packet.payload.dst
 
 
+def test_a_connection_that_passes_unasked_does_so_for_one_station_and_a_moment(net: Net) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports: dict[str, Any] = {"sport": 1000, "dport": server.getsockname()[1]}
+        net.put(from_guest(A, "10.0.2.15", "10.0.2.2", TCP(flags="S", seq=1, window=9000, **ports)))
+        answer = next(packet for packet in net.wait() if TCP in packet)
+        said = TCP(flags="PA", seq=2, ack=answer[TCP].seq + 1, window=9000, **ports) / Raw(b"x")
+        passes = net.network.nat.pass_on
+        assert passes(bytes(from_guest(A, "10.0.2.15", "10.0.2.2", said)))
+        for packet in (
+            from_guest(B, "10.0.2.15", "10.0.2.2", said),
+            from_guest(A, "10.0.2.16", "10.0.2.2", said),
+            from_guest(A, "10.0.2.15", "10.0.2.2", TCP(flags="S", **ports)),
+            Ether(src=A, dst=GATEWAY) / IP(src="10.0.2.15", dst="10.0.2.2", flags="MF") / said,
+            Ether(src=A, dst=GATEWAY) / IP(src="10.0.2.15", dst="10.0.2.2", options=[b"\1\1\1\1"]) / said,
+        ):
+            assert not passes(bytes(packet))
+        net.network.tick(nat.PASSING_S)
+        assert not passes(bytes(from_guest(A, "10.0.2.15", "10.0.2.2", said)))
+
+
+def test_who_has_come_is_answered_for_a_while_only(library: Library) -> None:
+    net = Net(library)
+    here = net.forward("db", 99, udp=True)
+    ip = net.lease(B, "db")
+    with echo() as (client, port):
+        client.sendto(b"knock", here)
+        knocked = next(packet for packet in net.wait() if UDP in packet)
+        answer = from_guest(B, ip, "10.0.2.2", UDP(sport=99, dport=port) / Raw(b"yes"))
+        net.put(answer, nat.ASKED_S)
+        assert client.recv(100) == b"yes"
+        net.put(answer, nat.ASKED_S + 1)
+        assert net.network.drops == {"host_access": 1}
+        client.sendto(b"knock", here)
+        while not any(UDP in packet and packet[UDP].sport == knocked[UDP].sport for packet in net.wait()):
+            pass
+        net.network.forwards.remove(1)
+        net.put(answer, nat.ASKED_S + 2)
+        assert net.network.drops == {"host_access": 2}, "nor when the forward is gone"
+    net.network.close()
+
+
+def test_who_comes_by_udp_is_at_the_gateway_also_when_the_guest_has_sent_elsewhere(library: Library) -> None:
+    net = Net(library)
+    here = net.forward("db", 99, udp=True)
+    ip = net.lease(B, "db")
+    net.put(from_guest(B, ip, "192.0.2.77", UDP(sport=99, dport=1) / Raw(b"x")))
+    with echo() as (client, port):
+        client.sendto(b"knock", here)
+        knocked = next(packet for packet in net.wait() if UDP in packet)
+        assert (knocked[IP].src, knocked[UDP].sport) == ("10.0.2.2", port)
+        assert_checksums(knocked)
+        net.put(from_guest(B, ip, "10.0.2.2", UDP(sport=99, dport=port) / Raw(b"yes")))
+        assert client.recv(100) == b"yes"
+    net.network.close()
+
+
+def test_all_guests_together_have_no_more_connections_than_memory_has_room_for(library: Library) -> None:
+    library = Library()  # one that counts what is of this test
+    net = Net(library, host_access=True)
+    library.sockets_many, library.sockets_limit = 40, 60
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for guest in range(10):
+            for sport in range(1000, 1050):
+                mac, ip = f"52:54:00:02:00:{guest:02x}", f"10.0.2.{20 + guest}"
+                segment = TCP(flags="S", sport=sport, dport=server.getsockname()[1])
+                net.network.receive(bytes(from_guest(mac, ip, "10.0.2.2", segment)), 0.0)
+        assert library.sockets == 60
+        assert net.network.drops == {"connections": 440}
+        net.network.close()
+        assert library.sockets == 0
+
+
+def test_a_forward_takes_in_no_more_than_its_guest_may_have(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slirp, "SOCKETS_MAX", 5)
+    here = net.forward("web", 22)
+    net.lease(A, "web")
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(here))
+            net.poll()
+        (nat_stack,) = net.network.nat.stacks
+        assert len(nat_stack.opened) == 5
+
+
+def test_a_forward_that_fails_leaves_no_listener(net: Net) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as connected, socket.create_connection(connected.getsockname()) as sock:
+        net.network.forwards.add(Forward(1, "", 22), sock.dup(), 0.0)  # which cannot listen
+        for _ in range(5):
+            net.lease(A, "web")
+    (nat_stack,) = net.network.nat.stacks
+    assert nat_stack.descriptors() == set()
+
+
+def test_a_name_is_not_given_that_a_port_of_another_has(net: Net) -> None:
+    here = net.forward("web", 22)
+    net.taken = {"web"}
+    (offer,) = net.dhcp(A, "evil", "discover", ("hostname", b"web"))
+    net.dhcp(A, "evil", "request", ("requested_addr", offer[BOOTP].yiaddr), ("hostname", b"web"))
+    assert [lease.name for lease in net.leases] == ["evil"]
+    net.taken = set()
+    ip = net.lease(B, "web")
+    assert knock(net, here) == (B, ip)
+
+
+def test_who_changes_its_name_before_the_switch_has_answered_is_asked_for_again(net: Net) -> None:
+    net.put(discover(A, "discover", ("hostname", b"one")))
+    net.put(discover(A, "discover", ("hostname", b"two")))
+    assert net.asked == [A, A]
+    net.network.found(Found(A, "lab", "one"), 0.0)
+    assert net.sent == []
+    net.network.found(Found(A, "lab", "two"), 0.0)
+    assert len(net.sent) == 1
+
+
+def test_a_ports_name_leads_to_who_is_behind_it_whatever_others_are_called(net: Net) -> None:
+    here = net.forward("web", 22)
+    first = net.lease(A, "evil", 0.0)
+    (offer,) = net.dhcp(A, "evil", "discover")
+    net.dhcp(A, "evil", "request", ("requested_addr", offer[BOOTP].yiaddr), ("hostname", b"web"))
+    assert knock(net, here) == (A, first)
+    ip = net.lease(B, "web")
+    assert knock(net, here) == (B, ip)
+    assert net.network.names.addresses("web", 0.0) == [IPv4Address(ip)]
+
+
+def test_a_forward_by_name_ends_when_its_guest_has_another_name(net: Net) -> None:
+    net.forward("web", 22)
+    (offer,) = net.dhcp(A, "lab", "discover")
+    for name in (b"web", b"db"):
+        net.dhcp(A, "lab", "request", ("requested_addr", offer[BOOTP].yiaddr), ("hostname", name))
+    assert [served.ip for served in net.told_served] == ["", offer[BOOTP].yiaddr, ""]
+
+
+def test_an_address_that_a_guest_uses_is_not_taken_by_another(net: Net) -> None:
+    here = net.forward("10.0.2.77", 22)
+    net.put(from_guest(A, "10.0.2.77", "10.0.2.2", ICMP()))
+    net.put(from_guest(B, "10.0.2.77", "10.0.2.2", ICMP()), 1.0)
+    assert knock(net, here) == (A, "10.0.2.77")
+    net.put(from_guest(B, "10.0.2.77", "10.0.2.2", ICMP()), nat.HEARD_S + 1)
+    net.put(from_guest(B, "10.0.2.76", "10.0.2.2", ICMP()), nat.HEARD_S + 1)
+    net.put(from_guest(B, "10.0.2.77", "10.0.2.2", ICMP()), nat.HEARD_S + 1)
+    assert knock(net, here) == (B, "10.0.2.77"), "unless that one is silent"
+
+
+def test_a_forward_to_an_address_that_is_known_leads_there(net: Net) -> None:
+    net.put(from_guest(A, "10.0.2.77", "10.0.2.2", ICMP()))
+    assert knock(net, net.forward("10.0.2.77", 22)) == (A, "10.0.2.77")
+
+
+def test_who_has_an_address_that_another_declined_is_not_locked_out(net: Net) -> None:
+    ip = net.lease(A, "lab")
+    net.dhcp(A, "lab", "decline", ("requested_addr", ip), ("server_id", "10.0.2.2"))
+    assert len(net.put(from_guest(B, ip, "10.0.2.2", ICMP()))) == 1
+
+
 def test_a_server_that_is_not_there_is_reached_and_answers(library: Library) -> None:
     net = Net(library, servers=(Server("10.0.2.200", 7), Server("10.0.2.100", 80)))
     (found,) = net.put(Ether(src=A, dst=ALL) / ARP(op=1, hwsrc=A, psrc="10.0.2.15", pdst="10.0.2.100"))
@@ -518,7 +687,7 @@ def test_who_is_no_guest_is_not_let_into_a_server(library: Library) -> None:
 def assert_checksums(packet: Packet) -> None:
     """They are those that scapy works out."""
     again = packet.copy()
-    for layer in (IP, IPv6, TCP):
+    for layer in (IP, IPv6, TCP, UDP):
         for name in ("chksum", "len", "plen"):
             if layer in again and name in again[layer].fields:
                 del again[layer].fields[name]

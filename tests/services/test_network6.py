@@ -207,6 +207,22 @@ def test_a_forward_of_ipv6_leads_to_an_address_and_is_answered(library: Library)
     net.network.close()
 
 
+def test_an_address_that_another_has_is_not_learned_from_who_wants_it(net: Net) -> None:
+    with server6() as listener:
+        net.network.forwards.add(Forward(1, B6, 22), listener.dup(), 0.0)
+        net.put(from_guest(B, B6, HOST, ICMPv6EchoRequest()))
+        net.put(to_all(A, "::", str(inet6.solicited_node(IPv6Address(B6))), ICMPv6ND_NS(tgt=B6)))
+        assert net.served == [Served(1, B6)]
+        assert knock(net, listener.getsockname()[:2]) == (B, B6)
+
+
+def test_the_address_that_a_guest_uses_comes_first(net: Net) -> None:
+    net.lease(A, "web")
+    net.put(to_all(A, local(A), "ff02::2", ICMPv6ND_RS()))
+    net.put(from_guest(A, "fec0::77", HOST, ICMPv6EchoRequest()))
+    assert [str(ip) for ip in net.network.neighbors.of(bytes.fromhex(A.replace(":", "")))] == ["fec0::77", A6]
+
+
 def test_a_server_that_is_not_there_is_reached_and_answers(library: Library) -> None:
     net = Net(library, servers=(Server("fec0::100", 80),))
     group = str(inet6.solicited_node(IPv6Address("fec0::100")))

@@ -18,7 +18,14 @@ from scapy.layers.tftp import TFTP, TFTP_ERROR, TFTP_RRQ, TFTP_WRQ, TFTP_Option,
 from tests.descriptors import descriptors, opened_since
 from vswitch.protocols import tftp
 from vswitch.services.user_network.folder import Folder
-from vswitch.services.user_network.tftp_server import TRANSFERS_EACH_MAX, TRANSFERS_MAX, TRIES_MAX, Peer, TftpServer
+from vswitch.services.user_network.tftp_server import (
+    STALL_S,
+    TRANSFERS_EACH_MAX,
+    TRANSFERS_MAX,
+    TRIES_MAX,
+    Peer,
+    TftpServer,
+)
 
 MAC, IP = bytes.fromhex("525400123456"), IPv4Address("10.0.2.15")
 PEER = Peer(MAC, IP, 2070, tftp.PORT)
@@ -548,3 +555,12 @@ def test_no_bytes_raise(tmp_path_factory: pytest.TempPathFactory, said: list[tup
         bench.server.receive(peer, start + payload, step * 0.3)
         bench.server.tick(step * 0.3)
     bench.close()
+
+
+def test_a_transfer_that_gets_nowhere_ends_whatever_its_timeout(bench: Bench) -> None:
+    bench.ask(rrq(timeout=255))
+    for now_s in (10.0, STALL_S - 0.1):
+        bench.server.tick(now_s)
+        assert bench.server.due_s == STALL_S
+    bench.server.tick(STALL_S)
+    assert bench.server.due_s is None

@@ -183,7 +183,7 @@ def _change(name: str, old: EndpointConfig, new: EndpointConfig) -> list[Change]
         changes: list[Change] = []
         if old.policy != new.policy:
             changes.append(SetPolicy(name, old, new))
-        if old.user.hostfwd != new.user.hostfwd:
+        if set(old.user.hostfwd) != set(new.user.hostfwd):
             changes.append(SetForwards(name, old, new))
         return changes or [Adopt(name, new)]
     _check_not_passed_on(new)

@@ -23,7 +23,7 @@ _IP = struct.Struct("!BBHHHBBH4s4s")
 _UDP = struct.Struct("!HHHH")
 _DONT_FRAGMENT, _FRAGMENT = 0x4000, 0x3FFF
 _TTL = 64
-_IP_CHECKSUM_AT, _TCP_CHECKSUM_AT = 24, 16  # in the frame, and in the segment
+_IP_CHECKSUM_AT, _TCP_CHECKSUM_AT, _UDP_CHECKSUM_AT = 24, 16, 6  # in the frame, and behind its header
 
 
 class Arp(msgspec.Struct, frozen=True):
@@ -95,9 +95,10 @@ def udp(datagram: Datagram, to: bytes, by: bytes) -> bytes:
     return (_ETHER.pack(to, by, IPV4) + ip + head + datagram.payload).ljust(FRAME_MIN, b"\0")
 
 
-def readdressed(frame: bytes, at: int, *, source: bytes = b"", target: bytes = b"") -> bytes:
-    """A frame with a TCP segment at `at` that is from another source, or to another target: an address of the same
-    version, and a port behind it. Checksums are brought up to date (RFC 1624), so that what was wrong stays so."""
+def readdressed(frame: bytes, at: int, *, source: bytes = b"", target: bytes = b"", udp: bool = False) -> bytes:
+    """A frame with a segment of TCP, or a datagram, at `at`, that is from another source or to another target: an
+    address of the same version, and a port behind it. Checksums are brought up to date (RFC 1624): what was wrong stays
+    so."""
     is_ipv4 = len(source or target) == 6
     address_at = (26 if is_ipv4 else 22) if source else (30 if is_ipv4 else 38)
     new = source or target
@@ -108,7 +109,9 @@ def readdressed(frame: bytes, at: int, *, source: bytes = b"", target: bytes = b
     changed[port_at : port_at + 2] = new[-2:]
     if is_ipv4:
         _update(changed, _IP_CHECKSUM_AT, old[:-2], address)
-    _update(changed, at + _TCP_CHECKSUM_AT, old, new)
+    checksum_at = at + (_UDP_CHECKSUM_AT if udp else _TCP_CHECKSUM_AT)
+    if not udp or any(changed[checksum_at : checksum_at + 2]):  # UDP may have none
+        _update(changed, checksum_at, old, new)
     return bytes(changed)
 
 

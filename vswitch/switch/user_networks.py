@@ -46,12 +46,14 @@ class UserNetworks:
         found = self._network(network)
         return _info(found, await found.forward(wanted))
 
-    def unforward(self, text: str, network: str | None = None) -> None:
+    async def unforward(self, text: str, network: str | None = None) -> None:
         """Take a forward back, named in full or up to the `-`. What is connected stays so. Raises MissingError."""
-        for found in [self._network(network)] if network is not None else self._networks():
-            if any(text in (str(known.forward), known.forward.here) for known in found.forwards):
-                found.unforward(text)
-                return
+        names = forwards.names(text)
+        for found in [self._network(network)] if network is not None else list(self._networks()):
+            for known in found.forwards:
+                if {str(known.forward), known.forward.here} & names:
+                    await found.unforward(str(known.forward))
+                    return
         there_are = ", ".join(info.forward for info in self.forwards()) or "none"
         raise MissingError(f"there is no forward {text!r}; there are {there_are}")
 

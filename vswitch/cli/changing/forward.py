@@ -73,7 +73,7 @@ def ssh(guest: str, words: tuple[str, ...], name: str | None) -> None:
 
 def _lease(path: Path, guest: str) -> LeaseInfo:
     leases = client.call(path, operations.LEASES)
-    for lease in leases:
+    for lease in sorted(leases, key=lambda lease: lease.port != guest):  # who is behind a port of that name comes first
         if guest in (lease.name, f"{lease.name}.{lease.domain}", lease.ip, lease.port):
             return lease
     there_are = ", ".join(lease.name or lease.ip for lease in leases) or "none"
@@ -85,7 +85,7 @@ def _port(path: Path, lease: LeaseInfo) -> int:
     guest = lease.name or lease.ip
     for info in client.call(path, operations.FORWARDS):
         found = forwards.read(info.forward)
-        is_it = info.ip == lease.ip and found.guest in (guest, lease.ip, lease.port)
+        is_it = (info.network, info.ip) == (lease.network, lease.ip) and found.guest in (guest, lease.ip, lease.port)
         if is_it and (found.kind, found.host, found.guest_port) == ("tcp", "127.0.0.1", SSH_PORT):
             return found.host_port
     wanted = ForwardRequest(forward=f"tcp:127.0.0.1:0-{guest}:{SSH_PORT}", network=lease.network)

@@ -104,7 +104,7 @@ class Changing:
         return await self._switch.user_networks.forward(wanted.forward, wanted.network)
 
     async def _unforward(self, asked: Asked) -> model.Nothing:
-        self._switch.user_networks.unforward(asked.parameters["forward"], asked.query.network)
+        await self._switch.user_networks.unforward(asked.parameters["forward"], asked.query.network)
         return model.Nothing()
 
     async def _saved(self, asked: Asked) -> Response:

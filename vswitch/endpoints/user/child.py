@@ -22,7 +22,7 @@ import trio
 import vswitch
 from vswitch.endpoints.endpoint import log
 from vswitch.endpoints.user.forwards import Served
-from vswitch.endpoints.user.leases import Lease, Mac
+from vswitch.endpoints.user.leases import Label, Lease, Mac
 from vswitch.errors import printable
 
 PROGRAM = "vswitch.services.user_network"
@@ -33,9 +33,10 @@ NEEDED = ("PATH", "LD_", "PYTHON", "LANG", "LC_")  # of the environment
 
 
 class Where(msgspec.Struct, tag=True, array_like=True):
-    """It asks behind which port a station is."""
+    """It asks behind which port a station is, and whether a port of another one has a name."""
 
     mac: Mac
+    name: Label
 
 
 class Leased(msgspec.Struct, tag=True, array_like=True):

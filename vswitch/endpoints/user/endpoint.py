@@ -8,7 +8,7 @@ import base64
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
@@ -38,6 +38,7 @@ STABLE_S = 10.0
 SETTLE_S = 2.0  # how long the child may take to say where a new forward leads
 RESOLV_CONF = Path("/etc/resolv.conf")
 RESOLV_CONF_MAX = 1 << 14
+LEASES_A_MESSAGE = 200
 LOOK_S = 1.0  # how often to see whether it has changed
 NONSENSE = "it says what nobody understands"
 PROBLEM_S = 10.0  # how often the log says what the child complains of
@@ -74,11 +75,12 @@ class UserNetwork(Endpoint):
             await known.settled.wait()
         return known
 
-    def unforward(self, text: str) -> Forward:
-        """Raises MissingError."""
-        forward = self._forwards.remove(text)
+    async def unforward(self, text: str) -> None:
+        """Answers when its port is free again. Raises MissingError."""
+        known = self._forwards.remove(text)
         self._note_forwards()
-        return forward
+        with trio.move_on_after(SETTLE_S):
+            await known.gone.wait()
 
     def set_forwards(self, wanted: Iterable[Forward]) -> None:
         """Raises RefusedError if some cannot be had, when all others are as wanted."""
@@ -128,7 +130,8 @@ class UserNetwork(Endpoint):
     async def _run_child(self, started: Callable[[], None]) -> str:
         """One process, from its start to its end; answers why it ended."""
         with child() as (process, frames, words):
-            await words.say(self._settings())
+            for piece in self._settings():
+                await words.say(piece)
             try:
                 said = await words.first(self.name)
             except EOFError:
@@ -176,11 +179,14 @@ class UserNetwork(Endpoint):
             while True:
                 said, sock = await words.hear()
                 if isinstance(said, Where):
-                    await words.say(json.dumps(["found", said.mac, self._port_of(said.mac)]).encode())
+                    port = self._port_of(said.mac)
+                    is_taken = port_of_name(self.ports, said.name) not in ("", port)
+                    await words.say(json.dumps(["found", said.mac, port, said.name, is_taken]).encode())
                 elif isinstance(said, Problem):
                     problems.say("%s: %s", self.name, printable(said.text))
                 elif isinstance(said, Leased):
-                    self._leases.keep(said.lease)
+                    if self.ports.named(said.lease.port) is not None:  # else it has gone meanwhile
+                        self._leases.keep(said.lease)
                 elif isinstance(said, Forwarded):
                     self._forwards.served(said.served)
                 elif sock is not None and said.number < len(self._servers):
@@ -224,7 +230,8 @@ class UserNetwork(Endpoint):
         policy = self._port.policy
         return policy.vlan or policy.native or 1
 
-    def _settings(self) -> bytes:
+    def _settings(self) -> Iterator[bytes]:
+        """What a child is told first: leases in pieces that a message can carry, the last of which is empty."""
         options, network = self.config.user, self._network
         host = options.host_in(network)
         mac = b"\x52\x55" + host.packed if options.mac is None else options.mac.to_bytes(6)
@@ -240,13 +247,21 @@ class UserNetwork(Endpoint):
             "servers": [{"ip": str(server.address(network)), "port": server.port} for server in self._servers],
             "reserve": {item.who: str(item.ip) for item in options.reserve},
             "tftp": base64.b64encode(os.fsencode(options.absolute().tftp or "")).decode(),
-            "leases": [msgspec.structs.asdict(lease) for lease in self._leases.known],
         }
         told = (
             *("domainname", "dnssearch", "hostname", "tftp_server_name", "bootfile"),
             *("mtu", "ipv4", "ipv6", "dhcp", "restrict", "host_access"),
         )
-        return json.dumps(settings | {name: getattr(options, name) for name in told}).encode()
+        yield json.dumps(settings | {name: getattr(options, name) for name in told}).encode()
+        leases = [msgspec.structs.asdict(lease) for lease in self._leases.known]
+        for at in range(0, len(leases), LEASES_A_MESSAGE):
+            yield json.dumps(leases[at : at + LEASES_A_MESSAGE]).encode()
+        yield b"[]"
+
+
+def port_of_name(ports: Ports, name: str) -> str:
+    """The port that a guest's name is another way to write, or nothing (services/user_network/names.py)."""
+    return next((port.name for port in ports if port.name.replace(".", "-").replace("_", "-").lower() == name), "")
 
 
 async def _keep_told_servers(words: Words) -> None:

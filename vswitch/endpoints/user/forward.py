@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -64,6 +65,17 @@ def read(value: Any) -> Forward:
     if guest.startswith("[") if ":" not in host else _IPV4.fullmatch(guest):
         raise InputError(f"{host} leads to addresses of its own kind, and {guest} is of the other")
     return Forward(kind, host, _port(host_port, 0), *_guest(guest, guest_port))
+
+
+def names(text: str) -> set[str]:
+    """How a forward is written that somebody means: as here, or if it can be read, as we write it; in full or up to the
+    `-`."""
+    found = {text}
+    with suppress(InputError):
+        found.add(str(read(text)))
+    with suppress(InputError):
+        found.add(read(f"{text}-:1").here)
+    return found
 
 
 def _address(host: str) -> str:

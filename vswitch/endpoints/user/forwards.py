@@ -33,7 +33,14 @@ class Known:
         if forward.kind != "unix":
             self.forward = msgspec.structs.replace(forward, host_port=self.sock.getsockname()[1])
         self.ip, self.problem = "", ""
+        self.settled, self.gone = trio.Event(), trio.Event()
+
+    def become(self, forward: Forward) -> "Known":
+        """The same socket, which leads to another guest."""
+        self.wanted = self.forward = forward
+        self.ip, self.problem = "", ""
         self.settled = trio.Event()
+        return self
 
     def close(self) -> None:
         self._closing.close()
@@ -42,6 +49,7 @@ class Known:
 class Forwards:
     def __init__(self) -> None:
         self._known: dict[int, Known] = {}  # by the number that the child knows it by
+        self._going: dict[int, Known] = {}  # those that the child has still
         self._numbers = itertools.count(1)
         self._changed = trio.Event()
 
@@ -65,12 +73,12 @@ class Forwards:
         self._note()
         return found
 
-    def remove(self, text: str) -> Forward:
+    def remove(self, text: str) -> Known:
         """By all of it, or by where it comes from. Raises MissingError."""
         for number, known in self._known.items():
             if text in (str(known.forward), known.forward.here):
                 self._remove(number)
-                return known.forward
+                return known
         there_are = ", ".join(str(known.forward) for known in self._known.values()) or "none"
         raise MissingError(f"there is no forward {text!r}; there are {there_are}")
 
@@ -78,8 +86,13 @@ class Forwards:
         """Add and remove. Raises as `add` does, when all others are as they should be."""
         new = list(wanted)
         for number, known in list(self._known.items()):
+            same = next((forward for forward in new if forward.here == known.forward.here), None)
             if known.wanted in new:
                 new.remove(known.wanted)
+            elif same is not None:
+                new.remove(same)
+                self._known[next(self._numbers)] = self._known.pop(number).become(same)
+                self._note()
             else:
                 self._remove(number)
         problems = []
@@ -93,7 +106,10 @@ class Forwards:
 
     def served(self, said: Served) -> None:
         known = self._known.get(said.number)
-        if known is not None:
+        if known is None:
+            if said.number in self._going:
+                self._going.pop(said.number).gone.set()
+        else:
             known.ip, known.problem = said.ip, printable(said.problem)
             known.settled.set()
 
@@ -102,6 +118,9 @@ class Forwards:
         told: set[int] = set()
         for known in self._known.values():
             known.ip, known.problem = "", ""
+        for gone in self._going.values():
+            gone.gone.set()
+        self._going.clear()
         while True:
             changed = self._changed
             for number in told - self._known.keys():
@@ -121,7 +140,8 @@ class Forwards:
         self._known.clear()
 
     def _remove(self, number: int) -> None:
-        self._known.pop(number).close()
+        self._going[number] = self._known.pop(number)
+        self._going[number].close()
         self._note()
 
     def _note(self) -> None:
@@ -143,5 +163,7 @@ def _open(forward: Forward) -> Iterator[socket.socket]:
         )
     except OSError as error:
         raise RefusedError(f"cannot listen on {forward.here}: {inet.reason(error)}") from None
+    # Until it listens, another user could bind the same port beside one that may be reused.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     with sock:
         yield sock

@@ -19,8 +19,10 @@ LEASES_MAX = 1024
 LEASE_S_MAX = 86400.0
 FILE_MAX = 1 << 20
 SAVE_S = 1.0  # how often the file is written at most
+AGAIN_S = 10.0  # when it could not be
 LAST_SAVE_S = 2.0  # how long that may take at the end
 
+Label = Annotated[str, msgspec.Meta(max_length=63, pattern="^[a-z0-9-]*$")]
 Mac = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
 
@@ -29,8 +31,8 @@ class Lease(msgspec.Struct):
 
     mac: Mac
     ip: Annotated[str, msgspec.Meta(max_length=15)]
-    port: Annotated[str, msgspec.Meta(max_length=100)]
-    name: Annotated[str, msgspec.Meta(max_length=63, pattern="^[a-z0-9-]*$")]
+    port: Annotated[str, msgspec.Meta(max_length=100, pattern="^[ -~]*$")]
+    name: Label
     until_s: float
 
 
@@ -81,11 +83,14 @@ class Leases:
             while True:
                 await self._changed.wait()
                 await trio.sleep(SAVE_S)
-                self._changed = trio.Event()
+                changed, self._changed = self._changed, trio.Event()
                 problem = await trio.to_thread.run_sync(_save, self._path, self.known, abandon_on_cancel=True)
                 if problem and problem != said:
                     log.warning("cannot write leases to %s: %s", self._path, problem)
                 said = problem
+                if problem:
+                    self._changed = changed  # it is tried again
+                    await trio.sleep(AGAIN_S)
         finally:
             if self._changed.is_set():
                 with trio.move_on_after(LAST_SAVE_S, shield=True):

@@ -119,11 +119,14 @@ class UserOptions(msgspec.Struct, frozen=True):
         if self.smb is not None and (self.smbserver_in(network) not in network or self.smbserver_in(network) in own):
             raise InputError(f"smbserver: {self.smbserver_in(network)} is no free address in {network}", "smbserver")
         for reserved in self.reserve:
-            if reserved.ip not in network or reserved.ip in self.taken(network):
+            edges = (network.network_address, network.broadcast_address)
+            if reserved.ip not in network or reserved.ip in self.taken(network) or reserved.ip in edges:
                 raise InputError(f"reserve: {reserved.ip} is no guest's address in {network}", "reserve")
         for wanted in self.hostfwd:
             try:
                 wanted.check(insecure=insecure)
+                if not (self.ipv6 if wanted.is_of_ipv6 else self.ipv4):
+                    raise InputError(f"{wanted} leads to an address of a version that there is not")
             except InputError as error:
                 raise InputError(f"hostfwd: {error}", "hostfwd") from None
 
@@ -147,6 +150,8 @@ def read_network(text: str) -> IPv4Network:
         raise InputError(f"{error}; write a network like user://10.0.2.0/24") from None
     if not PREFIX_MIN <= network.prefixlen <= PREFIX_MAX:
         raise InputError(f"{text}: a network has {PREFIX_MIN} to {PREFIX_MAX} bits; write one like user://10.0.2.0/24")
+    if network.is_loopback or network.is_multicast or network.is_reserved or network.network_address == IPv4Address(0):
+        raise InputError(f"{text}: no guest can have such addresses; write a network like user://10.0.2.0/24")
     return network
 
 

@@ -11,8 +11,11 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+
+import msgspec
 
 from vswitch.errors import RefusedError
 from vswitch.services.user_network import sandbox, settings
@@ -23,10 +26,12 @@ from vswitch.services.user_network.slirp import Library, Pool
 from vswitch.services.user_network.upstream import servers
 
 WORD_MAX = 1 << 20
+UNSAID_MAX = 4096
 READ_BYTES = 1 << 18
 FRAME_MAX = 69_632
 QUEUE_MAX = 4 << 20  # bytes that the switch has not taken yet
 TICK_MS = 1000
+BATCH = 16  # frames after which answers go
 IOV_MAX = 512
 
 _LENGTH = struct.Struct("!I")
@@ -97,15 +102,31 @@ class Words:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._unsaid: deque[bytes] = deque()
         self.fileno = sock.fileno
 
-    def say(self, what: str, value: object) -> None:
-        with suppress(OSError):  # it has hung up
-            self._sock.send(settings.write([what, value]))
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something that the switch has not taken yet."""
+        return bool(self._unsaid)
+
+    def say(self, what: str, *values: object) -> None:
+        """At once, or when `flush` finds room: whoever waits here keeps the switch from saying what it has to say."""
+        if len(self._unsaid) < UNSAID_MAX:
+            self._unsaid.append(settings.write([what, *values]))
+            self.flush()
+
+    def flush(self) -> None:
+        with suppress(OSError):  # there is no room, or it has hung up
+            while self._unsaid:
+                self._sock.send(self._unsaid[0], socket.MSG_DONTWAIT)
+                self._unsaid.popleft()
 
     def hand_over(self, number: int, connection: socket.socket) -> None:
         with suppress(OSError):
-            socket.send_fds(self._sock, [settings.write(["Opened", number])], [connection.fileno()])
+            socket.send_fds(
+                self._sock, [settings.write(["Opened", number])], [connection.fileno()], socket.MSG_DONTWAIT
+            )
 
     def hear(self) -> Iterator[tuple[settings.Said, socket.socket | None]]:
         """All that the switch has said, each with the socket that came with it, if one did. Raises EOFError when it has
@@ -120,7 +141,11 @@ class Words:
                 yield settings.heard(data), sockets[0] if sockets else None
 
     def settings(self) -> settings.Settings:
-        return settings.read(self._sock.recv(WORD_MAX))
+        """What is said first: settings without leases, and those in pieces, the last of which is empty."""
+        wanted, leases = settings.read(self._sock.recv(WORD_MAX)), list[Lease]()
+        while piece := settings.leases(self._sock.recv(WORD_MAX)):
+            leases += piece
+        return msgspec.structs.replace(wanted, leases=tuple(leases))
 
 
 def serve(stream: Stream, words: Words) -> None:
@@ -133,7 +158,7 @@ def serve(stream: Stream, words: Words) -> None:
         wanted,
         library,
         send=stream.send,
-        ask=lambda mac: words.say("Where", mac),
+        ask=lambda mac, name: words.say("Where", mac, name),
         tell=lambda what: words.say("Leased" if isinstance(what, Lease) else "Forwarded", what),
         complain=lambda text: words.say("Problem", text),
         folder=folder,
@@ -141,28 +166,33 @@ def serve(stream: Stream, words: Words) -> None:
     )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    pool = Pool(library)
+    pool, clock = Pool(library), _clock()
     words.say("ready", sandbox.enter(None if folder is None else folder.fileno()))
     gone = True
     while True:
         others = dict.fromkeys(network.guest_forwards.filenos, select.POLLIN) | {
             stream.fileno(): select.POLLIN if gone else select.POLLIN | select.POLLOUT,
-            words.fileno(): select.POLLIN,
+            words.fileno(): select.POLLIN | select.POLLOUT if words.is_behind else select.POLLIN,
             network.gateway.upstream.fileno(): select.POLLIN,
         }
-        ready = pool.wait(network.nat.stacks, others, _wait_ms(network.due_s))
-        now_s = time.time()
+        ready = pool.wait(network.nat.stacks, others, _wait_ms(network.due_s, clock()))
+        now_s = clock()
         network.tick(now_s)
+        words.flush()
         if words.fileno() in ready:
             for said, sock in words.hear():
                 _obey(network, said, sock, now_s)
         if stream.fileno() in ready:
-            for frame in stream.receive():
+            for number, frame in enumerate(stream.receive()):
                 network.receive(frame, now_s)
+                if number % BATCH == BATCH - 1:  # else a guest would wait for all of what it has sent in its window
+                    network.nat.flush()
+                    stream.flush()
         if network.gateway.upstream.fileno() in ready:
             network.gateway.upstream.receive()
         for fileno in ready.keys() & network.guest_forwards.filenos:
             network.guest_forwards.accept(fileno, network.nat.stacks)
+        network.nat.flush()
         gone = stream.flush()
 
 
@@ -173,14 +203,20 @@ def _folder(path: bytes) -> Folder:
         raise RefusedError(f"tftp: {os.fsdecode(path)}: {error.strerror}") from None
 
 
-def _wait_ms(due_s: float | None) -> int:
-    return TICK_MS if due_s is None else min(max(math.ceil((due_s - time.time()) * 1000), 0), TICK_MS)
+def _clock() -> Callable[[], float]:
+    """The wall clock as it was when this began, and goes on without steps."""
+    ahead_s = time.time() - time.monotonic()
+    return lambda: ahead_s + time.monotonic()
+
+
+def _wait_ms(due_s: float | None, now_s: float) -> int:
+    return TICK_MS if due_s is None else min(max(math.ceil((due_s - now_s) * 1000), 0), TICK_MS)
 
 
 def _obey(network: Network, said: settings.Said, sock: socket.socket | None, now_s: float) -> None:
     match said:
-        case settings.Found(mac, port):
-            network.found(mac, port, now_s)
+        case settings.Found():
+            network.found(said, now_s)
         case settings.Servers(text):
             network.gateway.upstream.servers = servers(text)
         case settings.Forward() if sock is not None:

@@ -7,7 +7,7 @@ import msgspec
 
 from vswitch.protocols import dhcp, inet6
 from vswitch.services.user_network.leases import Lease, Leases
-from vswitch.services.user_network.names import Names, label, port_label
+from vswitch.services.user_network.names import Names, port_label
 from vswitch.services.user_network.settings import Settings
 
 ALL = IPv4Address("255.255.255.255")
@@ -28,8 +28,8 @@ class DhcpServer:
         self._leases = leases
         self._names = names
 
-    def answer(self, message: dhcp.Message, port: str, now_s: float) -> Answer | None:
-        """The answer to a client behind a port, if it gets one."""
+    def answer(self, message: dhcp.Message, port: str, name: str, now_s: float) -> Answer | None:
+        """The answer to a client behind a port, if it gets one; `name` is what it may be called, if anything."""
         kind, mac = message.kind, message.mac.hex(":")
         if message.server not in (None, self._settings.host):  # it has chosen another
             return None
@@ -37,7 +37,7 @@ class DhcpServer:
             lease = self._leases.offer(mac, port, now_s, message.wanted)
             return None if lease is None else self._say(message, dhcp.OFFER, lease)
         if kind == dhcp.REQUEST:
-            return self._request(message, mac, port, now_s)
+            return self._request(message, mac, port, name, now_s)
         # What is released is nobody else's before the lease is over: others can say so in a station's name.
         if kind == dhcp.DECLINE and message.wanted is not None:
             self._leases.decline(mac, message.wanted, now_s)
@@ -46,7 +46,7 @@ class DhcpServer:
             return Answer(payload, message.ciaddr)
         return None
 
-    def _request(self, message: dhcp.Message, mac: str, port: str, now_s: float) -> Answer | None:
+    def _request(self, message: dhcp.Message, mac: str, port: str, name: str, now_s: float) -> Answer | None:
         """Selecting, init-reboot, renewing and rebinding (RFC 2131, 4.3.2) differ in where the address stands."""
         wanted = message.wanted or message.ciaddr
         is_here = wanted in self._settings.network
@@ -59,8 +59,7 @@ class DhcpServer:
             payload = dhcp.reply(message, dhcp.NAK, _ANY, server, {dhcp.SERVER_ID: server.packed})
             return Answer(payload, ALL)
         self._leases.take(lease, now_s)
-        said = label(message.options.get(dhcp.HOST_NAME, b""))
-        lease.name = self._names.free_name(said or self._settings.hostname or port_label(port), mac, now_s)
+        lease.name = self._names.take(name or port_label(port), lease, now_s)
         return self._say(message, dhcp.ACK, lease)
 
     def _say(self, message: dhcp.Message, kind: int, lease: Lease) -> Answer:

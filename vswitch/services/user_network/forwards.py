@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import msgspec
 
@@ -42,21 +43,31 @@ class Forwards:
         """`sock` is bound; one of IPv6 leads to a guest's IPv6 address. Where that is, is told in any case."""
         self.remove(forward.number)
         known = self._known[forward.number] = _Known(forward, sock)
-        for lease in self._leases.current(now_s):
+        by_port = sorted(self._leases.current(now_s), key=lambda lease: lease.port != forward.guest)
+        for lease in by_port:
             if self._lead_to(known, mac_bytes(lease.mac), lease):
-                return
-        self._tell(Served(forward.number))
+                return None
+        ip = _address(forward.guest)
+        mac = None if ip is None else self._nat.whose(ip) or self._neighbors.whose(ip)
+        if ip is not None and mac is not None and known.is_of_ipv6 == (ip.version == 6):
+            return self._lead(known, mac, ip)
+        return self._tell(Served(forward.number))
 
     def remove(self, number: int) -> None:
         known = self._known.pop(number, None)
         if known is not None:
             self._stop(known)
             known.sock.close()
+            self._tell(Served(number))
 
     def leased(self, mac: bytes, lease: Lease, now_s: float) -> None:
         """A guest has a lease: what means it leads to it, unless another has the name, or was first."""
         for known in self._known.values():
-            if not self._is_anothers(known, mac, now_s):
+            is_by_name = _address(known.forward.guest) is None
+            if known.mac == mac and known.forwarding is not None and is_by_name and not _means(known.forward, lease):
+                self._stop(known)  # it has another name now
+                self._tell(Served(known.forward.number))
+            elif not self._is_anothers(known, mac, lease, now_s):
                 self._lead_to(known, mac, lease)
 
     def came(self, mac: bytes, ip: Address, now_s: float) -> None:
@@ -65,18 +76,24 @@ class Forwards:
         if lease is not None and lease.until_s > now_s and (ip == lease.ip or ip.version == 6):
             self.leased(mac, lease, now_s)
         for known in self._known.values():
-            if known.forward.guest == str(ip) and known.is_of_ipv6 == (ip.version == 6):
+            is_meant = known.forward.guest == str(ip) and known.is_of_ipv6 == (ip.version == 6)
+            is_anothers = known.forwarding is not None and self._nat.has_been_heard(known.mac, ip, now_s)
+            if is_meant and (known.mac == mac or not is_anothers):
                 self._lead(known, mac, ip)
 
     def close(self) -> None:
         for number in list(self._known):
             self.remove(number)
 
-    def _is_anothers(self, known: _Known, mac: bytes, now_s: float) -> bool:
+    def _is_anothers(self, known: _Known, mac: bytes, lease: Lease, now_s: float) -> bool:
+        """Whether a forward stays with another guest. A port's name means who is behind that port, before anybody who
+        is called so."""
         if known.forwarding is None or known.mac == mac:
             return False
-        lease = self._leases.of(known.mac.hex(":"))
-        return lease is not None and lease.until_s > now_s and _means(known.forward, lease)
+        other = self._leases.of(known.mac.hex(":"))
+        if other is None or other.until_s <= now_s or not _means(known.forward, other):
+            return False
+        return other.port == known.forward.guest or lease.port != known.forward.guest
 
     def _lead_to(self, known: _Known, mac: bytes, lease: Lease) -> bool:
         """Answers whether it means who has a lease, and an address of its kind."""
@@ -104,7 +121,15 @@ class Forwards:
         if known.forwarding is not None:
             known.forwarding.stop()
             known.forwarding = None
+            self._nat.forget_askers(known.mac, known.forward.guest_port)
 
 
 def _means(forward: Forward, lease: Lease) -> bool:
     return not forward.guest or forward.guest in (lease.name, lease.port, str(lease.ip))
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None

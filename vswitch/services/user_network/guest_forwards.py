@@ -42,14 +42,14 @@ class GuestForwards:
 
     def inward(self, frame: bytes, packet: Packet) -> bytes | None:
         """What a guest sends to a server, as it is sent to its socket; None if it is for no server."""
-        if packet.protocol != TCP or packet.is_fragment:
+        if not self._inward or packet.protocol != TCP or packet.is_fragment:
             return None
         here = self._inward.get(packet.target + packet.ports(frame)[2:])
         return None if here is None else inet.readdressed(frame, packet.at, target=here)
 
     def outward(self, frame: bytes, packet: Packet) -> bytes:
         """What the NAT has for a guest: from the server, if it is from its socket."""
-        if packet.protocol != TCP or packet.is_fragment or not self._outward:
+        if not self._outward or packet.protocol != TCP or packet.is_fragment:
             return frame
         there = self._outward.get(packet.source + packet.ports(frame)[:2])
         return frame if there is None else inet.readdressed(frame, packet.at, source=there)

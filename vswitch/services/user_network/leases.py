@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 import msgspec
 
 OFFER_S = 60.0  # how long an offered address is kept for who is to ask for it
+DECLINED = ""  # in place of a MAC address: a station had said that another one uses the address
 PER_PORT_MAX = 64  # leases that one port's stations may have
 
 
@@ -72,7 +73,7 @@ class Leases:
         has_it = lease is not None and lease.port == port and lease.until_s > now_s
         if ip is None and not has_it and self._held_by(port, now_s) >= PER_PORT_MAX:
             return None
-        if lease is not None and (ip is None or lease.ip == ip):
+        if lease is not None and (lease.ip == ip if ip is not None else self._may_keep(lease, mac, port)):
             lease.port = port
             lease.until_s = max(lease.until_s, now_s + OFFER_S)
             return lease
@@ -84,6 +85,11 @@ class Leases:
         self._enter(lease)
         return lease
 
+    def _may_keep(self, lease: Lease, mac: str, port: str) -> bool:
+        """Whether an address that a station has had is still one to be given, and nobody else's."""
+        owners = [who for who, ip in self._reserved.items() if ip == lease.ip]
+        return lease.ip in self._pool and all(who in (mac, port) for who in owners)
+
     def take(self, lease: Lease, now_s: float) -> None:
         """It is asked for."""
         lease.until_s = now_s + self.duration_s
@@ -93,7 +99,7 @@ class Leases:
         lease = self._by_mac.get(mac)
         if lease is not None and lease.ip == ip:
             del self._by_mac[mac]
-            self._by_ip[ip] = Lease(mac="", ip=ip, port=lease.port, until_s=now_s + self.duration_s)
+            self._by_ip[ip] = Lease(mac=DECLINED, ip=ip, port=lease.port, until_s=now_s + self.duration_s)
 
     def _held_by(self, port: str, now_s: float) -> int:
         """How many addresses are kept for a port's stations, those that they have declined among them."""

@@ -42,12 +42,20 @@ class Names:
         self._leases = leases
         self._neighbors = neighbors
 
-    def free_name(self, wanted: str, mac: str, now_s: float) -> str:
-        """The name for a station: what it wants, unless another has it, or a port of that name."""
+    def take(self, wanted: str, holder: Lease, now_s: float) -> str:
+        """The name for a station: what it wants, unless another has it, or a port of that name. Who is behind a port of
+        the name takes it from others."""
         if not wanted or wanted in _NOBODYS:
             return ""
-        others = (lease for lease in self._leases.current(now_s) if lease.mac != mac)
-        return "" if any(wanted in (lease.name, port_label(lease.port)) for lease in others) else wanted
+        others = [lease for lease in self._leases.current(now_s) if lease.mac != holder.mac]
+        if any(wanted == port_label(lease.port) for lease in others if lease.port != holder.port):
+            return ""
+        namesakes = [lease for lease in others if lease.name == wanted]
+        if namesakes and (wanted != port_label(holder.port) or any(it.port == holder.port for it in namesakes)):
+            return ""
+        for lease in namesakes:
+            lease.name = ""
+        return wanted
 
     def addresses(self, name: str, now_s: float) -> list[Address] | None:
         """Those that a name stands for, of either version; None if it is nobody's."""

@@ -6,8 +6,9 @@ from ipaddress import IPv4Address, IPv6Address
 from vswitch.protocols import inet, inet6
 from vswitch.protocols.inet import Arp
 from vswitch.services.user_network import packet as packets
+from vswitch.services.user_network.acks import Acks
 from vswitch.services.user_network.guest_forwards import GuestForwards
-from vswitch.services.user_network.leases import Leases
+from vswitch.services.user_network.leases import DECLINED, Leases
 from vswitch.services.user_network.packet import TCP, Packet
 from vswitch.services.user_network.settings import Address, Settings
 from vswitch.services.user_network.slirp import Library, Stack
@@ -16,11 +17,16 @@ FRAGMENT_BYTES_PER_S = 2 << 20
 GUESTS_MAX = 1024
 ADDRESSES_MAX = 8  # of IPv6, that a stack is told of: its table has 16 entries
 ASKERS_MAX = 256  # peers of a guest's UDP forwards that may be answered
+ASKED_S = 120.0  # for so long; a longer silence ends what QEMU's user network has of it, too (udp.h: SO_EXPIRE)
+PASSING_MAX, PASSING_S = 4096, 1.0  # how many connections pass unasked, and for how long
+HEARD_S = 300.0  # a guest that is silent for so long may lose an address that it has given itself
 
 # First bytes: this machine, past the gateway's address, and groups
 _NOT_ROUTED4 = {0, 127, *range(224, 256)}
 _NOT_ROUTED6 = {bytes(12), bytes(10) + b"\xff\xff"}  # the first twelve: this machine, and IPv4 in other clothes
 _GROUP6 = 0xFF
+_PLAIN_IPV4 = b"\x08\x00\x45"  # without a tag or IP options
+_LOOPBACK = {IPv4Address("127.0.0.1").packed, IPv6Address("::1").packed}
 _ADVERTISEMENTS = range(133, 138)  # kinds of ICMPv6 that are neighbour discovery
 
 
@@ -31,7 +37,8 @@ class _Guest:
         self.stack = stack
         self.ip4 = b""
         self.ips6: dict[bytes, None] = {}
-        self.askers: dict[bytes, None] = {}  # whom it may answer: the peer's address, the guest's port and the peer's
+        self.askers: dict[bytes, float] = {}  # whom it may answer until when: an address, the guest's port, its port
+        self.heard_s = 0.0
 
     def has(self, ip: bytes) -> bool:
         return ip == self.ip4 or ip in self.ips6
@@ -59,8 +66,13 @@ class Nat:
         self._leases = leases
         self._guest_forwards = guest_forwards
         self._send, self._came = send, came
+        self._acks = Acks(send)
+        self.flush = self._acks.flush  # what it has held back
         self._guests: dict[bytes, _Guest] = {}  # by MAC address
         self._fragments, self._fragments_since_s = 0, 0.0
+        self._now_s = 0.0
+        self._passing: dict[bytes, Stack] = {}  # connections that have passed of late, by addresses and ports
+        self._passing_until_s = 0.0
         self._hosts = {ip.packed for ip in (settings.host, settings.host6)}
         self._own = self._hosts | {ip.packed for ip in (settings.dns, settings.dns6)}
         self._network, self._mask = int(settings.network.network_address), int(settings.network.netmask)
@@ -70,9 +82,18 @@ class Nat:
     def stacks(self) -> Iterator[Stack]:
         return (guest.stack for guest in self._guests.values())
 
+    def pass_on(self, frame: bytes) -> bool:
+        """A frame of a connection that has passed `put` of late: most are. Answers whether it is one, and has gone."""
+        stack = self._passing.get(frame[:12] + frame[26:38])
+        if stack is None or frame[12:15] != _PLAIN_IPV4 or frame[23] != TCP or packets.may_open(frame):
+            return False
+        stack.put(frame)
+        return True
+
     def put(self, frame: bytes, packet: Packet, now_s: float) -> str:
         """A frame to the gateway, and the packet in it. Answers why it is dropped, or nothing."""
         mac, source, target = frame[6:12], packet.source, packet.target
+        self.tick(now_s)
         inward = self._guest_forwards.inward(frame, packet)
         if inward is None and not self._is_routed(target):
             return "not_routed"
@@ -86,12 +107,38 @@ class Nat:
             self.stack_at(mac, ip)
             guest = self._guests[mac]
             self._came(mac, ip, now_s)
+        guest.heard_s = now_s
         if inward is None and self._only_answers(target) and (packet.is_fragment or self._opens(guest, frame, packet)):
             return "host_access" if target in self._own else "restricted"
         if guest.stack.is_full and (packet.protocol != TCP or packet.opens_connection(frame)):
             return "connections"
         guest.stack.put(frame if inward is None else inward)
+        if packet.protocol == TCP and inward is None and len(source) == 4:
+            self._passing[frame[:12] + frame[26:38]] = guest.stack
         return ""
+
+    def tick(self, now_s: float) -> None:
+        """What comes from outside from now on, comes now."""
+        self._now_s = now_s
+        if now_s >= self._passing_until_s or len(self._passing) > PASSING_MAX:
+            self._passing.clear()
+            self._passing_until_s = now_s + PASSING_S
+
+    def has_been_heard(self, mac: bytes, ip: Address, now_s: float) -> bool:
+        """Whether a guest has an address, and has said something of late."""
+        guest = self._guests.get(mac)
+        return guest is not None and guest.has(ip.packed) and now_s - guest.heard_s < HEARD_S
+
+    def whose(self, ip: Address) -> bytes | None:
+        """The guest that has an address, if one does."""
+        return next((mac for mac, guest in self._guests.items() if guest.has(ip.packed)), None)
+
+    def forget_askers(self, mac: bytes, port: int) -> None:
+        """A forward to a port of a guest's is gone."""
+        guest = self._guests.get(mac)
+        if guest is not None:
+            gone = port.to_bytes(2)
+            guest.askers = {asker: until_s for asker, until_s in guest.askers.items() if asker[-4:-2] != gone}
 
     def stack_at(self, mac: bytes, ip: Address) -> Stack:
         """The stack of a guest that has this address now."""
@@ -99,6 +146,7 @@ class Nat:
         if guest is None:
             if len(self._guests) >= GUESTS_MAX:
                 self._guests.pop(self._least_needed()).stack.close()
+                self._passing.clear()
             stack = Stack(self._library, self._settings, deliver=self._deliver)
             guest = self._guests[mac] = _Guest(stack)
         if not guest.has(ip.packed):  # the stack has to know where its guest is
@@ -116,6 +164,7 @@ class Nat:
         for stack in self.stacks:
             stack.close()
         self._guests.clear()
+        self._passing.clear()
 
     def _is_routed(self, target: bytes) -> bool:
         """Whether packets for it leave this network, or are for us."""
@@ -138,7 +187,8 @@ class Nat:
         if packet.protocol == TCP:
             return packet.opens_connection(frame)
         if packet.protocol == inet.UDP:
-            return packet.target + packet.ports(frame) not in guest.askers
+            until_s = guest.askers.get(packet.target + packet.ports(frame))
+            return until_s is None or until_s < self._now_s
         return packet.target not in self._own
 
     def _may_fragment(self, size: int, now_s: float) -> bool:
@@ -155,7 +205,7 @@ class Nat:
         if isinstance(source, IPv6Address):
             return source in self._settings.network6 or source.is_link_local
         lease = self._leases.at(source)
-        is_free = lease is None or lease.until_s <= now_s or lease.mac == mac.hex(":")
+        is_free = lease is None or lease.until_s <= now_s or lease.mac in (mac.hex(":"), DECLINED)
         return is_free and source in self._settings.network
 
     def _least_needed(self) -> bytes:
@@ -163,7 +213,7 @@ class Nat:
 
         def need(mac: bytes) -> tuple[bool, bool, bool]:
             stack = self._guests[mac].stack
-            return stack.forwards > 0, self._leases.of(mac.hex(":")) is not None, stack.is_busy
+            return bool(stack.listeners), self._leases.of(mac.hex(":")) is not None, stack.is_busy
 
         return min(self._guests, key=need)
 
@@ -177,11 +227,25 @@ class Nat:
             return
         if packet is None:
             return
+        if packet.protocol == inet.UDP and packet.source in _LOOPBACK:
+            frame, packet = self._from_host(frame, packet)
         if packet.protocol == inet.UDP and self._only_answers(packet.source):
             self._note_asker(frame, packet)
         frame = self._guest_forwards.outward(frame, packet)
         own = self._settings.mac
-        self._send(frame if frame[6:12] == own else frame[:6] + own + frame[12:])
+        if frame[6:12] != own:
+            frame = frame[:6] + own + frame[12:]
+        if packet.protocol == TCP and len(packet.source) == 4:
+            self._acks.put(frame)
+        else:
+            self._send(frame)
+
+    def _from_host(self, frame: bytes, packet: Packet) -> tuple[bytes, Packet]:
+        """Who comes by a forward from this machine is at the gateway's address. libslirp forgets to say so once the
+        guest has sent something elsewhere from that port."""
+        host = self._settings.host if len(packet.source) == 4 else self._settings.host6
+        frame = inet.readdressed(frame, packet.at, source=host.packed + packet.ports(frame)[:2], udp=True)
+        return frame, packet._replace(source=host.packed)
 
     def _note_asker(self, frame: bytes, packet: Packet) -> None:
         guest = self._guests.get(frame[:6])
@@ -189,6 +253,6 @@ class Nat:
             ports = packet.ports(frame)
             asker = packet.source + ports[2:] + ports[:2]
             guest.askers.pop(asker, None)
-            guest.askers[asker] = None
+            guest.askers[asker] = self._now_s + ASKED_S
             if len(guest.askers) > ASKERS_MAX:
                 del guest.askers[next(iter(guest.askers))]

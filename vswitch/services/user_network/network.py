@@ -14,12 +14,12 @@ from vswitch.services.user_network.forwards import Forwards, Served
 from vswitch.services.user_network.gateway import Gateway
 from vswitch.services.user_network.guest_forwards import GuestForwards
 from vswitch.services.user_network.leases import Lease, Leases
-from vswitch.services.user_network.names import Names
+from vswitch.services.user_network.names import Names, label
 from vswitch.services.user_network.nat import Nat
 from vswitch.services.user_network.neighbors import Neighbors
 from vswitch.services.user_network.packet import Packet
 from vswitch.services.user_network.router6 import Router6
-from vswitch.services.user_network.settings import Address, Settings
+from vswitch.services.user_network.settings import Address, Found, Settings
 from vswitch.services.user_network.slirp import Library
 
 COMPLAINT_MAX = 500
@@ -27,7 +27,8 @@ ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they
 
 
 class Network:
-    """`send` takes frames for the switch. `ask` asks the switch behind which port a station is: it answers by `found`.
+    """`send` takes frames for the switch. `ask` asks the switch behind which port a station is, and
+    whether it may have a name: it answers by `found`.
     `tell` takes leases as they are given, and where forwards lead; `complain` what a person is to know. `folder` is
     what guests get by TFTP. `hand_over` takes connections to servers that are not there."""
 
@@ -37,7 +38,7 @@ class Network:
         library: Library,
         *,
         send: Callable[[bytes], None],
-        ask: Callable[[str], None],
+        ask: Callable[[str, str], None],
         tell: Callable[[Lease | Served], None],
         complain: Callable[[str], None],
         folder: Folder | None = None,
@@ -56,14 +57,15 @@ class Network:
         self.gateway = Gateway(settings, self.names, send=send, drop=self._drop, folder=folder)
         self._router6 = Router6(settings, send=send, learn=self._learn)
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
-        self._asked: dict[str, list[dhcp.Message]] = {}  # by MAC address
+        self._asked: dict[str, tuple[dhcp.Message, str]] = {}  # by MAC address, with the name that was asked for
         self._own = {ip.packed for ip in (settings.host, settings.dns, settings.host6, settings.dns6)}
         self._found = self._own | {ip.packed for ip in self.guest_forwards.addresses}  # by ARP
 
     def receive(self, frame: bytes, now_s: float) -> None:
         """A frame from the switch. Whatever it is, it is served, or dropped and counted."""
         try:
-            self._receive(frame, now_s)
+            if not self.nat.pass_on(frame):
+                self._receive(frame, now_s)
         except Exception as error:  # a fault of ours, which is to hit nobody else
             self._drop("failed")
             self._complain(f"a frame was dropped: {type(error).__name__}: {error}"[:COMPLAINT_MAX])
@@ -83,16 +85,19 @@ class Network:
             return self._ipv6(frame, now_s)
         return self._drop("protocol")
 
-    def found(self, mac: str, port: str, now_s: float) -> None:
-        """The switch says behind which port a station is; empty if it is behind none, or may have no lease there."""
-        for message in self._asked.pop(mac, []):
-            answer = self._dhcp.answer(message, port, now_s) if port else None
-            if answer is None:
-                continue
-            self._say_dhcp(message, answer.payload, answer.to)
-            if answer.lease is not None:
-                self._tell(answer.lease)
-                self.forwards.leased(message.mac, answer.lease, now_s)
+    def found(self, found: Found, now_s: float) -> None:
+        """The switch says behind which port a station is."""
+        message, name = self._asked.get(found.mac, (None, ""))
+        if message is None or name != found.name:  # it has said something else since
+            return
+        del self._asked[found.mac]
+        answer = self._dhcp.answer(message, found.port, "" if found.is_taken else name, now_s) if found.port else None
+        if answer is None:
+            return
+        self._say_dhcp(message, answer.payload, answer.to)
+        if answer.lease is not None:
+            self._tell(answer.lease)
+            self.forwards.leased(message.mac, answer.lease, now_s)
 
     @property
     def due_s(self) -> float | None:
@@ -101,6 +106,7 @@ class Network:
         return min((due_s for due_s in due if due_s is not None), default=None)
 
     def tick(self, now_s: float) -> None:
+        self.nat.tick(now_s)
         self.gateway.tick(now_s)
         if self.settings.ipv6:
             self._router6.tick(now_s)
@@ -113,7 +119,7 @@ class Network:
 
     def _came(self, mac: bytes, ip: Address, now_s: float) -> None:
         if isinstance(ip, IPv6Address):
-            self._learn(mac, ip, now_s)
+            self._learn(mac, ip, True, now_s)
         else:
             self.forwards.came(mac, ip, now_s)
 
@@ -155,8 +161,8 @@ class Network:
         if reason := self.nat.put(frame, packet, now_s):
             self._drop(reason)
 
-    def _learn(self, mac: bytes, ip: IPv6Address, now_s: float) -> None:
-        if self.neighbors.learn(mac, ip):
+    def _learn(self, mac: bytes, ip: IPv6Address, is_used: bool, now_s: float) -> None:
+        if self.neighbors.learn(mac, ip, is_used=is_used):
             self.forwards.came(mac, ip, now_s)
 
     def _arp(self, frame: bytes) -> None:
@@ -177,15 +183,12 @@ class Network:
         message = dhcp.read(datagram.payload) if self.settings.dhcp else None
         if message is None or message.mac != mac:
             return self._drop("malformed")
-        station = mac.hex(":")
-        waiting = self._asked.setdefault(station, [])
-        if not waiting:
-            if len(self._asked) > ASKED_MAX:
-                del self._asked[station]
-                return self._drop("crowded")
-            self._ask(station)
-        waiting[:] = [message]  # the last one counts
-        return None
+        station, name = mac.hex(":"), label(message.options.get(dhcp.HOST_NAME, b"")) or self.settings.hostname
+        before = self._asked.get(station)
+        if before is None and len(self._asked) >= ASKED_MAX:
+            return self._drop("crowded")
+        self._asked[station] = message, name  # the last message counts
+        return None if before is not None and before[1] == name else self._ask(station, name)
 
     def _say_dhcp(self, message: dhcp.Message, payload: bytes, to: IPv4Address) -> None:
         datagram = Datagram(self.settings.host, dhcp.SERVER_PORT, to, dhcp.CLIENT_PORT, payload)

@@ -6,6 +6,7 @@ from vswitch.protocols import inet, inet6
 
 TCP, ICMP = 6, 1
 _SYN, _ACK = 0x02, 0x10
+_TCP_FLAGS_AT, _TCP_END = 47, 54  # in a frame without IP options
 
 
 class Packet(NamedTuple):
@@ -32,9 +33,10 @@ def read4(frame: bytes) -> Packet | None:
     """None if it has no whole header."""
     if len(frame) < inet.IPV4_HEADER_END or frame[14] >> 4 != 4:
         return None
-    more, offset = frame[20] & 0x20, frame[20] & 0x1F or frame[21]
     at = 14 + (frame[14] & 15) * 4
-    return Packet(frame[26:30], frame[30:34], frame[23], at, bool(more or offset), not offset)
+    if not (frame[20] & 0x3F or frame[21]):
+        return Packet(frame[26:30], frame[30:34], frame[23], at)
+    return Packet(frame[26:30], frame[30:34], frame[23], at, True, not (frame[20] & 0x1F or frame[21]))
 
 
 def read6(frame: bytes) -> Packet | None:
@@ -42,3 +44,8 @@ def read6(frame: bytes) -> Packet | None:
     if len(frame) < inet6.HEADER_END or frame[14] >> 4 != 6:
         return None
     return Packet(frame[22:38], frame[38:54], frame[20], inet6.HEADER_END)
+
+
+def may_open(frame: bytes) -> bool:
+    """Of TCP over IPv4 without options: whether it may open a connection, or is a fragment, or too short to say."""
+    return len(frame) < _TCP_END or bool(frame[_TCP_FLAGS_AT] & _SYN or frame[20] & 0x3F or frame[21])

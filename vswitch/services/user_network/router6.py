@@ -18,10 +18,14 @@ _NEIGHBOR_DISCOVERY = range(133, 137)
 
 
 class Router6:
-    """`send` takes frames for the switch, `learn` which address a station has."""
+    """`send` takes frames for the switch, `learn` which address a station has, and whether it uses it."""
 
     def __init__(
-        self, settings: Settings, *, send: Callable[[bytes], None], learn: Callable[[bytes, IPv6Address, float], None]
+        self,
+        settings: Settings,
+        *,
+        send: Callable[[bytes], None],
+        learn: Callable[[bytes, IPv6Address, bool, float], None],
     ) -> None:
         self._mac = settings.mac
         self._send, self._learn = send, learn
@@ -75,15 +79,15 @@ class Router6:
         said = inet6.read_nd(frame)
         if said is None:
             return False
-        self._learn(said.mac, said.source, now_s)
+        self._learn(said.mac, said.source, True, now_s)
         if isinstance(said, RouterSolicitation):
             if said.source == inet6.link_local(said.mac):  # then it makes the other one so, too, and may not say that
-                self._learn(said.mac, inet6.slaac(self._router.prefix, said.mac), now_s)
+                self._learn(said.mac, inet6.slaac(self._router.prefix, said.mac), False, now_s)
             advertisement = inet6.router_advertisement(self._router, said)
             self._send(said.mac + advertisement[6:])  # only to who asks, also if it has no address yet (RFC 6085)
         elif isinstance(said, NeighborSolicitation):
             if said.target in self._own:
                 self._send(inet6.neighbor_advertisement(said.target, self._mac, said, router=True))
             elif said.source == inet6.UNSPECIFIED:  # it asks whether it may have an address (RFC 4862, 5.4)
-                self._learn(said.mac, said.target, now_s)
+                self._learn(said.mac, said.target, False, now_s)
         return True

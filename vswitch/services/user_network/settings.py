@@ -11,10 +11,13 @@ Address = IPv4Address | IPv6Address
 
 
 class Found(msgspec.Struct, frozen=True, tag="found", array_like=True):
-    """Behind which port a station is; empty if it is behind none, or may have no lease there."""
+    """Behind which port a station is; empty if it is behind none, or may have no lease there. Its name `is_taken` if a
+    port of another one has it."""
 
     mac: str
     port: str
+    name: str = ""
+    is_taken: bool = False
 
 
 class Servers(msgspec.Struct, frozen=True, tag="servers", array_like=True):
@@ -100,3 +103,7 @@ def read(data: bytes) -> Settings:
 def heard(data: bytes) -> Said:
     said: Said = msgspec.json.decode(data, type=Said)
     return said
+
+
+def leases(data: bytes) -> list[Lease]:
+    return msgspec.json.decode(data, type=list[Lease], dec_hook=_from_text)

@@ -25,7 +25,9 @@ from vswitch.services.user_network.settings import Address, Settings
 LIBRARY = "libslirp.so.0"
 CONFIG_VERSION = 4
 NEEDED = (4, 7)
-SOCKETS_MAX, SOCKETS_FEW = 512, 16  # of one stack: at most, and when descriptors are few
+SOCKETS_MAX, SOCKETS_FEW = 512, 16  # of one stack: at most, and when there are many of all stacks
+# Of all stacks, a third of a megabyte each: from SOCKETS_MANY on nobody gets many, beyond SOCKETS_LIMIT nobody any.
+SOCKETS_MANY, SOCKETS_LIMIT = 1800, 2200
 SPARE = 64  # descriptors for others
 _FORWARD_UDP = 1  # a flag (libslirp.h)
 QUIET_MS = 1000  # how often a stack that has no timer running asks to be looked at (slirp.c)
@@ -92,6 +94,10 @@ class Library:
         if tuple(int(part) for part in version.split("-")[0].split(".")[:2]) < NEEDED:
             raise RefusedError(f"libslirp {version} is too old; 4.7 is needed (Debian and Ubuntu: package libslirp0)")
         self.version: str = version
+        self.sockets = 0  # that the stacks have
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE
+        self.sockets_limit = min(SOCKETS_LIMIT, limit if limit > 0 else SOCKETS_LIMIT)
+        self.sockets_many = min(SOCKETS_MANY, self.sockets_limit * 3 // 4)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lib, f"slirp_{name}")
@@ -127,7 +133,7 @@ class Pool:
         self._timeout = library.ffi.new("uint32_t *")
         self._fill, self._have_polled = library.pollfds_fill, library.pollfds_poll
         self._null = library.ffi.NULL
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE
+        self._left_out: set[int] = set()
         self._add = library.ffi.callback("int(int, int, void *)", self._add_descriptor, error=0)
         self._found = library.ffi.callback("int(int, void *)", self._events_of, error=0)
 
@@ -138,12 +144,12 @@ class Pool:
         busy = [stack for stack in stacks if stack.is_busy]
         for stack in busy:
             before = len(self._wanted)
-            self._timeout[0] = timeout_ms
+            self._timeout[0] = QUIET_MS
+            self._left_out = stack.listeners if stack.is_full else set()
             self._fill(stack.handle, self._timeout, self._add, self._null)
             # A connection whose socket is closed already may still have to send something again.
-            stack.is_busy = len(self._wanted) > before or self._timeout[0] < min(QUIET_MS, timeout_ms)
-            count = len(self._wanted) - before
-            stack.is_full = count >= SOCKETS_MAX or (len(self._wanted) > self._most and count > SOCKETS_FEW)
+            is_asleep = len(self._wanted) == before and self._timeout[0] >= QUIET_MS
+            stack.is_busy = not is_asleep or bool(stack.listeners)
             soonest_ms = min(soonest_ms, self._timeout[0])
         self._register()
         self._ready = dict(self._poll.poll(soonest_ms))
@@ -163,7 +169,8 @@ class Pool:
         self._registered = self._wanted
 
     def _add_descriptor(self, fd: int, events: int, _: object) -> int:
-        self._wanted[fd] = _TO_POLL[events & 31]
+        if fd not in self._left_out:
+            self._wanted[fd] = _TO_POLL[events & 31]
         return fd
 
     def _events_of(self, fd: int, _: object) -> int:
@@ -173,7 +180,8 @@ class Pool:
 class Stack:
     """One guest's NAT. `deliver` is called with each frame for the guest, while a frame is put in or in `Pool.wait`.
 
-    It `is_full` while it may not open more sockets. It `is_busy` while it has one, or has just been given a frame: the
+    It `is_full` while it may not open more sockets, and then its forwards take nobody in.
+    It `is_busy` while it has one, or has just been given a frame: the
     others need not be asked what they wait for.
     """
 
@@ -181,7 +189,8 @@ class Stack:
         ffi, network = library.ffi, settings.network
         self.library = library
         self._input, self._tick, self._null = library.input, library.pollfds_poll, ffi.NULL
-        self.is_busy, self.is_full, self.forwards = False, False, 0
+        self.is_busy = False
+        self.listeners: set[int] = set()  # descriptors of its forwards
         config = ffi.new("SlirpConfig *")
         config.version = CONFIG_VERSION
         config.in_enabled, config.in6_enabled = settings.ipv4, settings.ipv6
@@ -201,12 +210,28 @@ class Stack:
         config.disable_dhcp = True
         self._callbacks = ffi.new("SlirpCb *")
         self.opened: set[int] = set()  # descriptors of its connections
-        self._functions = _functions(ffi, deliver, self.opened)  # which live as long as the stack
+        self._functions = _functions(
+            ffi, deliver, self._note_opened, self._note_closed
+        )  # which live as long as the stack
         for name, function in self._functions.items():
             setattr(self._callbacks, name, function)
         self.handle = library.new(config, self._callbacks, ffi.NULL)
         if self.handle == ffi.NULL:
             raise RefusedError("libslirp cannot make a network of this configuration")
+
+    @property
+    def is_full(self) -> bool:
+        count, library = len(self.opened), self.library
+        is_crowded = library.sockets >= library.sockets_many and count >= SOCKETS_FEW
+        return count >= SOCKETS_MAX or is_crowded or library.sockets >= library.sockets_limit
+
+    def _note_opened(self, fd: int, _: object) -> None:
+        self.library.sockets += fd not in self.opened
+        self.opened.add(fd)
+
+    def _note_closed(self, fd: int, _: object) -> None:
+        self.library.sockets -= fd in self.opened
+        self.opened.discard(fd)
 
     def put(self, frame: bytes) -> None:
         """A frame of the guest's."""
@@ -237,6 +262,8 @@ class Stack:
 
     def close(self) -> None:
         self.library.cleanup(self.handle)
+        self.library.sockets -= len(self.opened)
+        self.opened.clear()
 
 
 class Forwarding:
@@ -247,24 +274,24 @@ class Forwarding:
     """
 
     def __init__(self, stack: Stack, sock: socket.socket, guest: tuple[Address, int], *, udp: bool) -> None:
-        self._stack = stack
+        self._stack, self._flags = stack, _FORWARD_UDP if udp else 0
+        if not udp:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # who was here before may linger (TIME_WAIT)
+            sock.listen()
+        sock.setblocking(False)
         library, before = stack.library, stack.descriptors()
         loopback = ipaddress.ip_address("127.0.0.1" if guest[0].version == 4 else "::1")
         here, there = _sockaddr(loopback, 0), _sockaddr(*guest)
-        self._flags = _FORWARD_UDP if udp else 0
         if library.add_hostxfwd(stack.handle, here, len(here), there, len(there), self._flags) < 0:
             raise OSError(library.ffi.errno, os.strerror(library.ffi.errno))
         (self._fd,) = stack.descriptors() - before
         self._spare = socket.socket(fileno=os.dup(self._fd))
-        if not udp:
-            sock.listen()
-        sock.setblocking(False)
         os.dup2(sock.fileno(), self._fd)
-        stack.forwards += 1
+        stack.listeners.add(self._fd)
 
     def stop(self) -> None:
         """What is connected stays so."""
-        self._stack.forwards -= 1
+        self._stack.listeners.discard(self._fd)
         with self._spare as spare:
             os.dup2(spare.fileno(), self._fd)
             host, port, *_ = spare.getsockname()
@@ -272,7 +299,12 @@ class Forwarding:
         self._stack.library.remove_hostxfwd(self._stack.handle, here, len(here), self._flags)
 
 
-def _functions(ffi: Any, deliver: Callable[[bytes], None], opened: set[int]) -> dict[str, Any]:
+def _functions(
+    ffi: Any,
+    deliver: Callable[[bytes], None],
+    opened: Callable[[int, object], None],
+    closed: Callable[[int, object], None],
+) -> dict[str, Any]:
     """What a stack calls."""
     buffer, null = ffi.buffer, ffi.NULL
 
@@ -289,8 +321,8 @@ def _functions(ffi: Any, deliver: Callable[[bytes], None], opened: set[int]) -> 
         "timer_new_opaque": ffi.callback("void *(int, void *, void *)", lambda *_: null),
         "timer_free": ffi.callback("void(void *, void *)", lambda *_: None),
         "timer_mod": ffi.callback("void(void *, int64_t, void *)", lambda *_: None),
-        "register_poll_fd": ffi.callback("void(int, void *)", lambda fd, _: opened.add(fd)),
-        "unregister_poll_fd": ffi.callback("void(int, void *)", lambda fd, _: opened.discard(fd)),
+        "register_poll_fd": ffi.callback("void(int, void *)", opened),
+        "unregister_poll_fd": ffi.callback("void(int, void *)", closed),
         "notify": ffi.callback("void(void *)", lambda _: None),
         "init_completed": ffi.callback("void(Slirp *, void *)", lambda *_: None),
     }

@@ -23,6 +23,7 @@ TRANSFERS_MAX, TRANSFERS_EACH_MAX = 256, 8
 WINDOW_MAX = 64  # blocks
 TIMEOUT_S = 1.0
 TRIES_MAX = 5
+STALL_S = 30.0  # without an acknowledgement, whatever the timeout
 TID_MIN, TID_MAX = 49152, 65535  # the ports that are nobody's (RFC 6335, 6)
 
 
@@ -52,6 +53,7 @@ class _Transfer(msgspec.Struct):
     sent: int = 0  # the last block that was sent
     tries: int = 0
     due_s: float = 0.0
+    acked_s: float = 0.0  # when something new was acknowledged, or it began
 
     @property
     def last(self) -> int:
@@ -127,6 +129,7 @@ class TftpServer:
             return False
         if isinstance(message, tftp.Ack):
             if transfer.acknowledge(message.block):
+                transfer.acked_s = now_s
                 self._go_on(peer, transfer, now_s)
             return True
         if isinstance(message, tftp.Request):
@@ -139,7 +142,7 @@ class TftpServer:
         for peer, transfer in list(self._transfers.items()):
             if transfer.due_s > now_s:
                 continue
-            if transfer.tries >= TRIES_MAX:
+            if transfer.tries >= TRIES_MAX or now_s - transfer.acked_s >= STALL_S:
                 self._end(peer)
             else:
                 self._send_window(peer, transfer, now_s)
@@ -186,6 +189,7 @@ class TftpServer:
             window=agreed.get(tftp.WINDOWSIZE, 1),
             timeout_s=agreed.get(tftp.TIMEOUT, TIMEOUT_S),
             acked=-1 if agreed else 0,
+            acked_s=now_s,
         )
         return self._send_window(peer, transfer, now_s)
 
@@ -211,7 +215,7 @@ class TftpServer:
     def _send_window(self, peer: Peer, transfer: _Transfer, now_s: float) -> None:
         """All that may be under way, from the first block that is not acknowledged."""
         transfer.tries += 1
-        transfer.due_s = now_s + transfer.timeout_s
+        transfer.due_s = min(now_s + transfer.timeout_s, transfer.acked_s + STALL_S)
         transfer.sent = transfer.window_end
         for number in range(transfer.acked + 1, transfer.sent + 1):
             try:
