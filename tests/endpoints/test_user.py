@@ -2,16 +2,19 @@
 
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import dnslib  # type: ignore[import-untyped]
 import pytest
+import trio
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Raw
 
 from tests.endpoints.user_guest import ALL, GATEWAY, Guest, child_of, need_libslirp, restarted
-from tests.peers import until
+from tests.peers import TIMEOUT_S, until
 from vswitch import InputError, RefusedError, VSwitch
 from vswitch.endpoints.url import parse
 from vswitch.endpoints.user import child
@@ -118,6 +121,30 @@ for word in (b'["ready", []]', b'["Problem", "\\\\u001b[31mred"]', b'["Where", "
     words.send(word)
 time.sleep(60)
 """
+
+
+async def test_a_hundred_guests_have_leases_and_traffic_at_once(switch: VSwitch) -> None:
+    await switch.attach("user://10.0.2.0/24?name=net&host_access=yes")
+    guests = [
+        await Guest.plugged_into(switch, f"guest{number}", f"52:54:00:00:01:{number:02x}") for number in range(100)
+    ]
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        await server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+
+        async def use(guest: Guest) -> None:
+            await guest.lease()
+            await guest.ping("10.0.2.2")
+            datagram = UDP(sport=1000, dport=port) / Raw(guest.ip.encode())
+            await guest.send(Ether(src=guest.mac, dst=GATEWAY) / IP(src=guest.ip, dst="10.0.2.2") / datagram)
+
+        async with trio.open_nursery() as nursery:
+            for guest in guests:
+                nursery.start_soon(use, guest)
+        with trio.fail_after(TIMEOUT_S):
+            heard = {(await server.recv(100)).decode() for _ in guests}
+    assert heard == {guest.ip for guest in guests}
+    assert len(heard) == 100
 
 
 async def test_when_it_is_detached_nothing_is_left(switch: VSwitch) -> None:

@@ -43,10 +43,12 @@ class Guest:
     async def send(self, packet: Packet) -> None:
         await self.peer.send(bytes(packet))
 
-    async def receive(self, layer: type[Packet]) -> Packet:
-        """The next frame with a layer."""
+    async def receive(self, layer: type[Packet], source: bytes = b"") -> Packet:
+        """The next frame with a layer, from a station whose address begins so."""
         while True:
             (frame,) = await self.peer.receive(1)
+            if not frame[6:12].startswith(source):
+                continue
             if layer in (packet := Ether(frame)):
                 return packet
 
@@ -58,7 +60,7 @@ class Guest:
     async def dhcp(self, kind: str, *options: Any) -> Packet:
         await self.ask(kind, *options)
         while True:
-            packet = await self.receive(BOOTP)
+            packet = await self.receive(BOOTP, b"\x52\x55")
             if packet[BOOTP].op == 2 and packet[BOOTP].chaddr[:6] == self._chaddr:
                 return packet
 
