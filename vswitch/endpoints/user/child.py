@@ -50,7 +50,7 @@ class Forwarded(msgspec.Struct, tag=True, array_like=True):
 class Opened(msgspec.Struct, tag=True, array_like=True):
     """A guest has connected to a server that is not there, by its number; the connection comes with this."""
 
-    number: int
+    number: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Problem(msgspec.Struct, tag=True, array_like=True):

@@ -22,7 +22,7 @@ from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.user import guest_connection, smb
-from vswitch.endpoints.user.child import Forwarded, Leased, Problem, Where, Words, child, end_of
+from vswitch.endpoints.user.child import Forwarded, Opened, Problem, Where, Words, child, end_of
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
 from vswitch.endpoints.user.guest_forward import MOST, GuestForward
@@ -178,34 +178,34 @@ class UserNetwork(Endpoint):
         try:
             while True:
                 said, sock = await words.hear()
-                if isinstance(said, Where):
-                    port = self._port_of(said.mac)
-                    is_taken = port_of_name(self.ports, said.name) not in ("", port)
-                    await words.say(json.dumps(["found", said.mac, port, said.name, is_taken]).encode())
-                elif isinstance(said, Problem):
-                    problems.say("%s: %s", self.name, printable(said.text))
-                elif isinstance(said, Leased):
-                    if self.ports.named(said.lease.port) is not None:  # else it has gone meanwhile
+                with sock or nullcontext():
+                    if isinstance(said, Problem):
+                        problems.say("%s: %s", self.name, printable(said.text))
+                    elif isinstance(said, Where):
+                        await words.say(self._found(said))
+                    elif isinstance(said, Opened):
+                        self._connect(said.number, sock, nursery)
+                    elif isinstance(said, Forwarded):
+                        self._forwards.served(said.served)
+                    elif self.ports.named(said.lease.port) is not None:  # else it has gone meanwhile
                         self._leases.keep(said.lease)
-                elif isinstance(said, Forwarded):
-                    self._forwards.served(said.served)
-                elif sock is not None and said.number < len(self._servers):
-                    self._connect(self._servers[said.number], sock, nursery)
-                    sock = None
-                if sock is not None:
-                    sock.close()
         except EOFError:
             return ""
         except (ValueError, RecursionError):  # it may be in the hands of a guest
             return NONSENSE
 
-    def _connect(self, server: GuestForward, sock: socket.socket, nursery: trio.Nursery) -> None:
+    def _connect(self, number: int, sock: socket.socket | None, nursery: trio.Nursery) -> None:
         """A guest's connection to a server that is not there; more than there may be are cut."""
-        if len(nursery.child_tasks) > MOST:
-            sock.close()
+        if sock is None or number >= len(self._servers) or len(nursery.child_tasks) > MOST:
             return
+        server, connection = self._servers[number], socket.socket(fileno=sock.detach())
         what = f"a connection to {server} of {self.name}"
-        nursery.start_soon(contain, self.ports.failures, what, guest_connection.serve, server, sock, self.name)
+        nursery.start_soon(contain, self.ports.failures, what, guest_connection.serve, server, connection, self.name)
+
+    def _found(self, asked: Where) -> bytes:
+        port = self._port_of(asked.mac)
+        is_taken = port_of_name(self.ports, asked.name) not in ("", port)
+        return json.dumps(["found", asked.mac, port, asked.name, is_taken]).encode()
 
     def _is_guests(self, ip: IPv4Address) -> bool:
         options, network = self.config.user, self._network
