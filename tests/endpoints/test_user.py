@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import dnslib  # type: ignore[import-untyped]
@@ -13,22 +12,13 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
-from tests.endpoints.user_guest import ALL, GATEWAY, Guest, child_of, need_libslirp, restarted
+from tests.endpoints.user_guest import ALL, GATEWAY, Guest, child_of, restarted
 from tests.peers import TIMEOUT_S, until
 from vswitch import InputError, RefusedError, VSwitch
 from vswitch.endpoints.url import parse
 from vswitch.endpoints.user import child
 
-
-@pytest.fixture(autouse=True)
-def library() -> None:
-    need_libslirp()
-
-
-@pytest.fixture
-async def switch() -> AsyncIterator[VSwitch]:
-    async with VSwitch() as switch:
-        yield switch
+pytestmark = pytest.mark.usefixtures("libslirp")
 
 
 async def test_guests_get_addresses_and_reach_the_gateway(switch: VSwitch) -> None:

@@ -2,7 +2,6 @@
 
 import signal
 import socket
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import trio
 from scapy.layers.inet import IP, TCP
 
-from tests.endpoints.user_guest import Guest, need_libslirp, restarted
+from tests.endpoints.user_guest import Guest, restarted
 from tests.peers import until
 from vswitch import InputError, RefusedError, VSwitch
 from vswitch.control.config import SwitchConfig
@@ -19,18 +18,9 @@ from vswitch.endpoints.url import parse
 from vswitch.endpoints.user import forward as forwards
 from vswitch.errors import MissingError
 
+pytestmark = pytest.mark.usefixtures("libslirp")
+
 MAC = "52:54:00:00:00:0a"
-
-
-@pytest.fixture(autouse=True)
-def library() -> None:
-    need_libslirp()
-
-
-@pytest.fixture
-async def switch() -> AsyncIterator[VSwitch]:
-    async with VSwitch() as switch:
-        yield switch
 
 
 async def leads(info: ForwardInfo, guest: Guest, port: int) -> None:

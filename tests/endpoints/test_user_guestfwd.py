@@ -3,7 +3,6 @@
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,16 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from tests.endpoints.user_guest import GATEWAY, Guest, need_libslirp
+from tests.endpoints.user_guest import GATEWAY, Guest
 from tests.peers import until
 from vswitch import InputError, VSwitch
 from vswitch.endpoints.url import parse
+from vswitch.endpoints.user import guest_connection
+
+pytestmark = pytest.mark.usefixtures("libslirp")
 
 MAC = "52:54:00:00:00:0a"
 SERVER = "10.0.2.100"
-
-
-@pytest.fixture(autouse=True)
-def library() -> None:
-    need_libslirp()
-
-
-@pytest.fixture
-async def switch() -> AsyncIterator[VSwitch]:
-    async with VSwitch() as switch:
-        yield switch
 
 
 class Connection:
@@ -126,6 +117,22 @@ async def test_what_is_not_there_ends_the_connection_and_is_logged(
     assert await connection.hear(1) == b""
     said = f"net: guestfwd: {target.partition(':')[2]}: No such file or directory"
     await until(lambda: said in caplog.messages)
+    assert switch.failures.total == 0
+
+
+async def test_what_does_not_answer_is_logged_in_time(
+    switch: VSwitch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: object) -> trio.SocketStream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(guest_connection, "_connect", never)
+    monkeypatch.setattr(guest_connection, "CONNECT_S", 0.01)
+    await switch.attach("user://10.0.2.0/24?name=net", guestfwd=[f"tcp:{SERVER}:7-tcp:192.0.2.1:80"])
+    connection = await Connection(await plugged(switch), 7).open()
+    assert await connection.hear(1) == b""
+    await until(lambda: "net: guestfwd: 192.0.2.1:80 does not answer" in caplog.messages)
     assert switch.failures.total == 0
 
 

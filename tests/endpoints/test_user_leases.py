@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 from scapy.layers.dhcp import BOOTP
 
-from tests.endpoints.user_guest import Guest, need_libslirp
+from tests.endpoints.user_guest import Guest
 from tests.peers import until
 from vswitch import RefusedError, VSwitch
 
+pytestmark = pytest.mark.usefixtures("libslirp")
+
 A, B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
-
-
-@pytest.fixture(autouse=True)
-def library() -> None:
-    need_libslirp()
 
 
 async def test_guests_have_the_same_addresses_when_the_switch_was_started_again(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class UserNetworks:
         for found in [self._network(network)] if network is not None else list(self._networks()):
             for known in found.forwards:
                 if {str(known.forward), known.forward.here} & names:
-                    await found.unforward(str(known.forward))
+                    await found.unforward(known)
                     return
         there_are = ", ".join(info.forward for info in self.forwards()) or "none"
         raise MissingError(f"there is no forward {text!r}; there are {there_are}")

@@ -75,9 +75,9 @@ class UserNetwork(Endpoint):
             await known.settled.wait()
         return known
 
-    async def unforward(self, text: str) -> None:
-        """Answers when its port is free again. Raises MissingError."""
-        known = self._forwards.remove(text)
+    async def unforward(self, known: Known) -> None:
+        """Answers when its port is free again."""
+        self._forwards.remove(known)
         self._note_forwards()
         with trio.move_on_after(SETTLE_S):
             await known.gone.wait()

@@ -12,7 +12,7 @@ import trio
 
 from vswitch.endpoints import inet, unix_socket
 from vswitch.endpoints.user.forward import MOST, Forward
-from vswitch.errors import InputError, MissingError, RefusedError, printable
+from vswitch.errors import InputError, RefusedError, printable
 
 
 class Served(msgspec.Struct):
@@ -73,14 +73,12 @@ class Forwards:
         self._note()
         return found
 
-    def remove(self, text: str) -> Known:
-        """By all of it, or by where it comes from. Raises MissingError."""
-        for number, known in self._known.items():
-            if text in (str(known.forward), known.forward.here):
-                self._remove(number)
-                return known
-        there_are = ", ".join(str(known.forward) for known in self._known.values()) or "none"
-        raise MissingError(f"there is no forward {text!r}; there are {there_are}")
+    def remove(self, known: Known) -> None:
+        """It is `gone` when the process has let go of its socket, too."""
+        number = next(number for number, each in self._known.items() if each is known)
+        self._going[number] = self._known.pop(number)
+        known.close()
+        self._note()
 
     def become(self, wanted: Iterable[Forward]) -> None:
         """Add and remove. Raises as `add` does, when all others are as they should be."""
@@ -94,7 +92,7 @@ class Forwards:
                 self._known[next(self._numbers)] = self._known.pop(number).become(same)
                 self._note()
             else:
-                self._remove(number)
+                self.remove(known)
         problems = []
         for forward in new:
             try:
@@ -138,11 +136,6 @@ class Forwards:
         for known in self._known.values():
             known.close()
         self._known.clear()
-
-    def _remove(self, number: int) -> None:
-        self._going[number] = self._known.pop(number)
-        self._going[number].close()
-        self._note()
 
     def _note(self) -> None:
         self._changed.set()

@@ -24,6 +24,8 @@ async def serve(forward: GuestForward, sock: socket.socket, who: str) -> None:
             await _run(shlex.split(forward.target), sock)
         else:
             await _join(sock, forward)
+    except trio.TooSlowError:
+        log.warning("%s: guestfwd: %s does not answer", who, printable(forward.target))
     except OSError as error:
         log.warning("%s: guestfwd: %s: %s", who, printable(forward.target), error.strerror or error)
     finally:

@@ -92,9 +92,11 @@ class UserOptions(msgspec.Struct, frozen=True):
 
     def taken(self, network: IPv4Network) -> set[Address]:
         """Addresses that no guest has."""
-        own: set[Address] = {self.host_in(network), self.dns_in(network), self.host6, self.dns6}
         smb: set[Address] = set() if self.smb is None else {self.smbserver_in(network)}
-        return own | smb | {server.address(network) for server in self.guestfwd}
+        return self._own(network) | smb | {server.address(network) for server in self.guestfwd}
+
+    def _own(self, network: IPv4Network) -> set[Address]:
+        return {self.host_in(network), self.dns_in(network), self.host6, self.dns6}
 
     def absolute(self) -> "UserOptions":
         """The same, with paths that hold in any working directory."""
@@ -111,7 +113,7 @@ class UserOptions(msgspec.Struct, frozen=True):
         if self.host_in(network) == self.dns_in(network):
             raise InputError(f"dns: {self.dns_in(network)} is the gateway already", "dns")
         self._check6()
-        own: set[Address] = {self.host_in(network), self.dns_in(network), self.host6, self.dns6}
+        own = self._own(network)
         for server in self.guestfwd:
             server.check(network, self.ipv6_net, own)
         if self.smbserver is not None and self.smb is None:
