@@ -9,8 +9,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CompileError, LinkError, SetupError
 
 DATA_PLANE = sorted(str(path) for path in Path("vswitch/dataplane").glob("*.py"))
-# What edges do for each frame; the rest of that room is plain Python.
+# What edges, and user networks, do for each frame; the rest of these rooms is plain Python.
 EDGES = [f"vswitch/edges/{name}.py" for name in ("pcapng", "capture", "recorder", "flows")]
+USER_NETWORK = ["vswitch/services/user_network/coalescing.py"]
 
 
 def extensions() -> list[Extension]:
@@ -20,7 +21,7 @@ def extensions() -> list[Extension]:
 
     # The data plane imports nothing but itself, librt and the standard library, so mypy need not look further.
     options = ["--config-file=", "--strict", "--follow-imports=skip"]
-    modules = mypycify([*options, *DATA_PLANE, *EDGES], opt_level="3", group_name="vswitch_dataplane")
+    modules = mypycify([*options, *DATA_PLANE, *EDGES, *USER_NETWORK], opt_level="3", group_name="vswitch_dataplane")
     for module in modules:
         # Lets the C compiler inline one module's functions into another's.
         module.extra_compile_args += ["-fno-semantic-interposition"]

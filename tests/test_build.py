@@ -12,6 +12,8 @@ from vswitch import dataplane
 
 BUILD = "compiled" if dataplane.compiled() else "pure"
 MODULES = [module.name for module in pkgutil.iter_modules(dataplane.__path__, "vswitch.dataplane.")]
+MODULES += [f"vswitch.edges.{name}" for name in ("pcapng", "capture", "recorder", "flows")]
+MODULES += ["vswitch.services.user_network.coalescing"]
 
 
 def test_the_suite_runs_against_the_build_it_is_meant_to() -> None:
@@ -19,7 +21,7 @@ def test_the_suite_runs_against_the_build_it_is_meant_to() -> None:
 
 
 @pytest.mark.parametrize("name", ["vswitch.dataplane", *MODULES])
-def test_every_module_of_the_data_plane_is_of_that_build(name: str) -> None:
+def test_every_module_that_is_compiled_is_of_that_build(name: str) -> None:
     file = importlib.import_module(name).__file__
     assert file is not None
     assert Path(file).suffix == {"compiled": ".so", "pure": ".py"}[BUILD]

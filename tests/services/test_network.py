@@ -97,7 +97,6 @@ class Net:
         """What comes back at once."""
         self.sent.clear()
         self.network.receive(bytes(packet), now_s)
-        self.network.nat.flush()
         return list(self.sent)
 
     def answer(self, mac: str, port: str, now_s: float = 0.0) -> list[Packet]:
@@ -130,7 +129,6 @@ class Net:
     def poll(self) -> None:
         """What there is to do now."""
         self._pool.wait(self.network.nat.stacks, {}, 0)
-        self.network.nat.flush()
 
     def wait(self) -> list[Packet]:
         """What comes from outside."""
@@ -139,7 +137,6 @@ class Net:
             others = {self.network.gateway.upstream.fileno(): select.POLLIN}
             if self._pool.wait(self.network.nat.stacks, others, 10_000):
                 self.network.gateway.upstream.receive()
-            self.network.nat.flush()
         return list(self.sent)
 
 

@@ -19,6 +19,7 @@ import msgspec
 
 from vswitch.errors import RefusedError
 from vswitch.services.user_network import sandbox, settings
+from vswitch.services.user_network.coalescing import split
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
@@ -28,10 +29,9 @@ from vswitch.services.user_network.upstream import servers
 WORD_MAX = 1 << 20
 UNSAID_MAX = 4096
 READ_BYTES = 1 << 18
-FRAME_MAX = 69_632
 QUEUE_MAX = 4 << 20  # bytes that the switch has not taken yet
 TICK_MS = 1000
-BATCH = 16  # frames after which answers go
+BATCH_BYTES = 20_000  # after which answers go: else a guest would wait for all of what it has sent in its window
 IOV_MAX = 512
 
 _LENGTH = struct.Struct("!I")
@@ -58,17 +58,10 @@ class Stream:
             return []
         if not data:
             raise EOFError
-        data = self._rest + data if self._rest else data
-        frames, at, end = [], 0, len(data)
-        while at + 4 <= end:
-            (size,) = _LENGTH.unpack_from(data, at)
-            if size > FRAME_MAX:
-                raise EOFError
-            if at + 4 + size > end:
-                break
-            frames.append(data[at + 4 : at + 4 + size])
-            at += 4 + size
-        self._rest = data[at:]
+        try:
+            frames, self._rest = split(self._rest + data if self._rest else data)
+        except ValueError:
+            raise EOFError from None
         return frames
 
     def send(self, frame: bytes) -> None:
@@ -183,16 +176,17 @@ def serve(stream: Stream, words: Words) -> None:
             for said, sock in words.hear():
                 _obey(network, said, sock, now_s)
         if stream.fileno() in ready:
-            for number, frame in enumerate(stream.receive()):
+            taken = 0
+            for frame in stream.receive():
                 network.receive(frame, now_s)
-                if number % BATCH == BATCH - 1:  # else a guest would wait for all of what it has sent in its window
-                    network.nat.flush()
+                taken += len(frame)
+                if taken >= BATCH_BYTES:
+                    taken = 0
                     stream.flush()
         if network.gateway.upstream.fileno() in ready:
             network.gateway.upstream.receive()
         for fileno in ready.keys() & network.guest_forwards.filenos:
             network.guest_forwards.accept(fileno, network.nat.stacks)
-        network.nat.flush()
         gone = stream.flush()
 
 

@@ -6,7 +6,6 @@ from ipaddress import IPv4Address, IPv6Address
 from vswitch.protocols import inet, inet6
 from vswitch.protocols.inet import Arp
 from vswitch.services.user_network import packet as packets
-from vswitch.services.user_network.acks import Acks
 from vswitch.services.user_network.guest_forwards import GuestForwards
 from vswitch.services.user_network.leases import DECLINED, Leases
 from vswitch.services.user_network.packet import TCP, Packet
@@ -66,8 +65,6 @@ class Nat:
         self._leases = leases
         self._guest_forwards = guest_forwards
         self._send, self._came = send, came
-        self._acks = Acks(send)
-        self.flush = self._acks.flush  # what it has held back
         self._guests: dict[bytes, _Guest] = {}  # by MAC address
         self._fragments, self._fragments_since_s = 0, 0.0
         self._now_s = 0.0
@@ -235,10 +232,7 @@ class Nat:
         own = self._settings.mac
         if frame[6:12] != own:
             frame = frame[:6] + own + frame[12:]
-        if packet.protocol == TCP and len(packet.source) == 4:
-            self._acks.put(frame)
-        else:
-            self._send(frame)
+        self._send(frame)
 
     def _from_host(self, frame: bytes, packet: Packet) -> tuple[bytes, Packet]:
         """Who comes by a forward from this machine is at the gateway's address. libslirp forgets to say so once the
