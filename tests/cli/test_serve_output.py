@@ -214,6 +214,11 @@ def test_a_file_without_endpoints_leaves_the_usual_ones(home: Home, network: lis
         assert serving.urls == {"tcp1": "tcp://127.0.0.1:1234", "unix1": f"unix://{home.directory}/lab.sock"} | USER
 
 
+def test_the_usual_endpoints_written_out_are_all_there_is(home: Home, network: list[str]) -> None:
+    with home.serve("tcp://127.0.0.1:1234", f"unix://{home.directory}/default.sock", under=network) as serving:
+        assert serving.urls.keys() == {"tcp1", "unix1"}
+
+
 def test_the_user_network_may_be_left_out(home: Home, network: list[str]) -> None:
     with home.serve("--no-user", under=network) as serving:
         assert serving.urls.keys() == {"tcp1", "unix1"}

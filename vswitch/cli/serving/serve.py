@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+import msgspec
 import trio
 
 from vswitch import units
@@ -97,7 +98,9 @@ def serve(
         endpoints=tuple(parse(url) for url in urls),
     )
     passed = Passed(os.environ)
-    wanted = _configuration(said, config_file, passed)
+    configure = partial(_configuration, said, config_file, passed)
+    asked = configure()
+    wanted = _with_endpoints(asked)
     assert wanted.name is not None
     _check_descriptors([endpoint.fd for endpoint in wanted.endpoints if endpoint.scheme == "fd"], ready_fd)
     control = runtime.socket_path(f"{wanted.name}.ctl")
@@ -110,8 +113,8 @@ def serve(
     )
     qemu_version = QemuVersion()
     process.prepare()
-    read = None if config_file is None else partial(_configuration, said, config_file, passed)
-    with_user = not no_user and wanted.endpoints == _default_endpoints(wanted.name)
+    read = None if config_file is None else lambda: _with_endpoints(configure())
+    with_user = not (no_user or asked.endpoints)
     running = _Running(switch, control, passed.control, ready_fd, qemu_version, with_user=with_user)
     with in_background(log_format.formatter(logs), log_format.LEVELS[level]):
         process.run(
@@ -205,7 +208,10 @@ class _Running:
 
 
 def _configuration(said: SwitchConfig, config_file: str | None, passed: Passed) -> SwitchConfig:
-    """What the command line says, or else the file, or what a service manager passed on, or else what is usual."""
+    """What the command line says, or else the file, or what a service manager passed on.
+
+    What none of them says is as usual, but for endpoints, of which there may be none.
+    """
     read = SwitchConfig() if config_file is None else configuration.read(config_file)
     name = check_name(_first(said.name, read.name, configuration.NAME_DEFAULT))
     capture = read.capture if said.capture is None else said.capture
@@ -221,8 +227,16 @@ def _configuration(said: SwitchConfig, config_file: str | None, passed: Passed) 
         capture_memory=_first(said.capture_memory, read.capture_memory, captures.BUDGET_DEFAULT),
         record=said.record or read.record,
         metrics=said.metrics or read.metrics,
-        endpoints=endpoints or _default_endpoints(name),
+        endpoints=endpoints,
     )
+
+
+def _with_endpoints(config: SwitchConfig) -> SwitchConfig:
+    """With the usual ones if it has none."""
+    if config.endpoints:
+        return config
+    socket = EndpointConfig(scheme="unix", path=runtime.socket_path(f"{config.name}.sock"))
+    return msgspec.structs.replace(config, endpoints=(parse("tcp://127.0.0.1:1234"), socket))
 
 
 def _endpoints(read: tuple[EndpointConfig, ...], said: tuple[EndpointConfig, ...]) -> tuple[EndpointConfig, ...]:
@@ -267,10 +281,6 @@ async def _how_to_plug_in(switch: VSwitch, endpoint: Attachment, version: qemu.V
         for netdev, mac in zip(netdevs, macs, strict=True):
             lines.append(f"    {qemu.arguments(netdev.text, mac, mtu)}")
     return "\n".join(lines)
-
-
-def _default_endpoints(name: str) -> tuple[EndpointConfig, ...]:
-    return parse("tcp://127.0.0.1:1234"), EndpointConfig(scheme="unix", path=runtime.socket_path(f"{name}.sock"))
 
 
 def _first(*values: T | None) -> T:
