@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.program import MORTAL, PROGRAM, Home, is_one_line
 from tests.e2e.guest import guest_image
+from tests.endpoints.user_guest import need_libslirp
 from tests.signals import default_signals
 from tests.waiting import until
 from vswitch.endpoints.guests.qemu import guest_mac
@@ -123,12 +124,38 @@ def test_two_guests_find_and_ping_each_other_for_all_to_see(home: Home) -> None:
 
 
 @pytest.mark.usefixtures("guests")
-def test_of_several_guests_each_pings_the_next(home: Home) -> None:
-    code, output, errors = run(home, "-n", "3")
+def test_several_guests_on_a_user_network(home: Home) -> None:
+    need_libslirp()
+    code, output, errors = run(home, "--user", "-n", "3")
     assert (code, errors) == (0, "")
-    assert "three guests, a (10.0.0.1), b (10.0.0.2) and c (10.0.0.3), are booting" in output
-    assert re.findall(r"^(.)\$ ping -c 3 (.*)$", output, re.M) == [("a", "10.0.0.2"), ("b", "10.0.0.3")]
-    assert output.count(" 3 packets received") == 2
+    assert "three guests, a, b and web, are booting" in output
+    assert re.findall(r"^(.*)\$ udhcpc ", output, re.M) == ["a", "b", "web"]
+    assert re.findall(r"^(.)\$ ping -c 1 (.*)\nPING .* \(10.0.2.1[67]\)", output, re.M) == [
+        ("a", "b.lan"),
+        ("b", "web.lan"),
+    ]
+    assert output.count(" 1 packets received") == 2
+    assert "\nName:   web.lan\nAddress: 10.0.2.17\n" in output
+    assert re.search(r"^a\$ wget .*://host.lan:\d+/\nHello from this machine$", output, re.M)
+    assert re.search(r"by the forward tcp:127.0.0.1:\d+-web:80:\nHello from web$", output, re.M)
+    passed, learned = output.partition("What passed,")[2].split("\n\nWho has which address,")
+    assert sorted(re.findall(r"^(\w+) .* ICMP .* to (\w+)$", passed, re.M)) == [
+        ("a", "b"),
+        ("b", "a"),
+        ("b", "web"),
+        ("web", "b"),
+    ]
+    leases = [line.split()[:2] for line in learned.splitlines()[2:5]]
+    assert leases == [["10.0.2.15", "a"], ["10.0.2.16", "b"], ["10.0.2.17", "web"]]
+    assert "vswitch forward add" in learned
+
+
+@pytest.mark.usefixtures("guests")
+def test_without_libslirp_it_says_what_to_install(home: Home) -> None:
+    without = "import cffi\ndef dlopen(*_): raise OSError\ncffi.FFI.dlopen = dlopen\n"
+    (home.root / "sitecustomize.py").write_text(without)
+    said = "the library libslirp is missing; install it (Debian and Ubuntu: package libslirp0)\n"
+    assert check_refused(home, "--user", said=said, PYTHONPATH=f"{home.root}:{home.env['PYTHONPATH']}") == ""
 
 
 @pytest.mark.parametrize("count", ["1", "9", "x"])

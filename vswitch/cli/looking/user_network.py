@@ -1,5 +1,7 @@
 """`vswitch leases|forwards|hosts`: the guests of a user network, and what leads to them."""
 
+from collections.abc import Iterable
+
 import click
 
 from vswitch.cli import table
@@ -25,8 +27,11 @@ FORWARD_COLUMNS = (Column("FORWARD"), Column("LEADS TO", 1, wraps=True), Column(
 def leases(name: str | None, as_json: bool, wide: bool) -> None:
     """List the guests that have an address of a user network."""
     shown = ask(name, operations.LEASES, as_json)
-    if shown is None:
-        return
+    if shown is not None:
+        show_leases(shown, wide)
+
+
+def show_leases(shown: Iterable[model.LeaseInfo], wide: bool = False) -> None:
     rows = [(lease.ip, lease.name or "-", lease.mac, lease.port, lease.network, span(lease.left_s)) for lease in shown]
     table.show(LEASE_COLUMNS, rows, wide)
 
