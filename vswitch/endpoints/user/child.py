@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,13 +53,17 @@ class Opened(msgspec.Struct, tag=True, array_like=True):
     number: Annotated[int, msgspec.Meta(ge=0)]
 
 
+class Alive(msgspec.Struct, tag=True, array_like=True):
+    """The answer to `hello`."""
+
+
 class Problem(msgspec.Struct, tag=True, array_like=True):
     """What a person is to know."""
 
     text: Annotated[str, msgspec.Meta(max_length=500)]
 
 
-Said = Where | Leased | Problem | Forwarded | Opened
+Said = Where | Leased | Problem | Forwarded | Opened | Alive
 _SAID = msgspec.json.Decoder(Said)
 
 
@@ -119,9 +123,12 @@ class Words:
                 sock.close()
             raise
 
-    async def first(self, name: str) -> list[Any]:
-        """That it is `ready`, or why not; logs problems. Raises as `hear` does."""
+    async def first(self, name: str, settings: Iterable[bytes]) -> list[Any]:
+        """Tells it what it has to know, and answers that it is `ready`, or why not; logs problems. Raises as `hear`
+        does."""
         with trio.move_on_after(START_TIMEOUT_S):
+            for piece in settings:
+                await self.say(piece)
             while True:
                 what, value = json.loads((await self._hear())[0])
                 if what != "Problem":

@@ -22,11 +22,12 @@ from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.user import guest_connection, smb
-from vswitch.endpoints.user.child import Forwarded, Opened, Problem, Where, Words, child, end_of
+from vswitch.endpoints.user.child import Forwarded, Leased, Opened, Problem, Where, Words, child, end_of
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
 from vswitch.endpoints.user.guest_forward import MOST, GuestForward
 from vswitch.endpoints.user.leases import Lease, Leases
+from vswitch.endpoints.user.watchdog import HANGS, Watchdog
 from vswitch.errors import RefusedError, printable
 from vswitch.ports.port import SwitchPort, now_ms
 from vswitch.ports.ports import Ports
@@ -130,10 +131,8 @@ class UserNetwork(Endpoint):
     async def _run_child(self, started: Callable[[], None]) -> str:
         """One process, from its start to its end; answers why it ended."""
         with child() as (process, frames, words):
-            for piece in self._settings():
-                await words.say(piece)
             try:
-                said = await words.first(self.name)
+                said = await words.first(self.name, self._settings())
             except EOFError:
                 said = ["", await end_of(process)]
             except (ValueError, TypeError, RecursionError):
@@ -159,25 +158,30 @@ class UserNetwork(Endpoint):
             return await end_of(process)
 
     async def _talk(self, words: Words) -> str:
-        """Until the child hangs up, or says nonsense: then that is the answer."""
+        """Until the child hangs up, hangs, or says nonsense: the latter two are the answer."""
+        watchdog = Watchdog(words.say)
         tasks: Mapping[str, Callable[[], Awaitable[None]]] = {
             "forwards": partial(self._forwards.keep_told, words.say),
             "name servers": partial(_keep_told_servers, words),
             "leases": self._leases.keep_saved,
+            "watchdog": watchdog.watch,
         }
         async with trio.open_nursery() as nursery:
             for what, task in tasks.items():
                 nursery.start_soon(keep_running, self.ports.failures, f"the {what} of {self.name}", task)
-            problem = await self._listen(words, nursery)
+            problem = HANGS
+            with watchdog.hung:
+                problem = await self._listen(words, watchdog, nursery)
             nursery.cancel_scope.cancel()
         return problem
 
-    async def _listen(self, words: Words, nursery: trio.Nursery) -> str:
+    async def _listen(self, words: Words, watchdog: Watchdog, nursery: trio.Nursery) -> str:
         """Answers what the child asks."""
         problems = Sparingly(log, PROBLEM_S)
         try:
             while True:
                 said, sock = await words.hear()
+                watchdog.heard()
                 with sock or nullcontext():
                     if isinstance(said, Problem):
                         problems.say("%s: %s", self.name, printable(said.text))
@@ -187,12 +191,16 @@ class UserNetwork(Endpoint):
                         self._connect(said.number, sock, nursery)
                     elif isinstance(said, Forwarded):
                         self._forwards.served(said.served)
-                    elif self.ports.named(said.lease.port) is not None:  # else it has gone meanwhile
-                        self._leases.keep(said.lease)
+                    elif isinstance(said, Leased):
+                        self._keep(said.lease)
         except EOFError:
             return ""
         except (ValueError, RecursionError):  # it may be in the hands of a guest
             return NONSENSE
+
+    def _keep(self, lease: Lease) -> None:
+        if self.ports.named(lease.port) is not None:  # else it has gone meanwhile
+            self._leases.keep(lease)
 
     def _connect(self, number: int, sock: socket.socket | None, nursery: trio.Nursery) -> None:
         """A guest's connection to a server that is not there; more than there may be are cut."""

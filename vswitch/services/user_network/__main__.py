@@ -174,7 +174,7 @@ def serve(stream: Stream, words: Words) -> None:
         words.flush()
         if words.fileno() in ready:
             for said, sock in words.hear():
-                _obey(network, said, sock, now_s)
+                _obey(network, words, said, sock, now_s)
         if stream.fileno() in ready:
             taken = 0
             for frame in stream.receive():
@@ -207,8 +207,10 @@ def _wait_ms(due_s: float | None, now_s: float) -> int:
     return TICK_MS if due_s is None else min(max(math.ceil((due_s - now_s) * 1000), 0), TICK_MS)
 
 
-def _obey(network: Network, said: settings.Said, sock: socket.socket | None, now_s: float) -> None:
+def _obey(network: Network, words: Words, said: settings.Said, sock: socket.socket | None, now_s: float) -> None:
     match said:
+        case settings.Hello():
+            words.say("Alive")
         case settings.Found():
             network.found(said, now_s)
         case settings.Servers(text):

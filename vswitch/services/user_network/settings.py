@@ -39,7 +39,11 @@ class Unforward(msgspec.Struct, frozen=True, tag="unforward", array_like=True):
     number: int
 
 
-Said = Found | Servers | Forward | Unforward
+class Hello(msgspec.Struct, frozen=True, tag="hello", array_like=True):
+    """It asks for a sign of life."""
+
+
+Said = Found | Servers | Forward | Unforward | Hello
 
 
 class Server(msgspec.Struct, frozen=True):
