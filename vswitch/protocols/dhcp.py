@@ -1,4 +1,4 @@
-"""DHCP messages for IPv4 (RFC 2131, options RFC 2132), as they are in UDP.
+"""DHCP messages for IPv4 (RFC 2131, options RFC 2132 and 4702), as they are in UDP.
 
 Bytes in, a message or None out: what is malformed is nobody's message.
 """
@@ -9,13 +9,16 @@ from ipaddress import IPv4Address
 
 import msgspec
 
+from vswitch.protocols.inet6 import domain_names
+
 SERVER_PORT, CLIENT_PORT = 67, 68
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)
 
 # Options
 PAD, SUBNET_MASK, ROUTER, DNS, HOST_NAME, DOMAIN_NAME = 0, 1, 3, 6, 12, 15
 MTU, REQUESTED_IP, LEASE_TIME, OVERLOAD, MESSAGE_TYPE, SERVER_ID = 26, 50, 51, 52, 53, 54
-RENEWAL_TIME, REBINDING_TIME, TFTP_SERVER, BOOT_FILE, SEARCH, END = 58, 59, 66, 67, 119, 255
+RENEWAL_TIME, REBINDING_TIME, CLIENT_ID, TFTP_SERVER, BOOT_FILE, CLIENT_FQDN = 58, 59, 61, 66, 67, 81
+SEARCH, END = 119, 255
 
 _FIXED = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _COOKIE = bytes.fromhex("63825363")
@@ -23,6 +26,8 @@ _BOOTREQUEST, _BOOTREPLY = 1, 2
 _ETHERNET = 1
 _BROADCAST = 0x8000
 _OPTION_MAX = 255
+_SERVER_UPDATES, _OVERRIDDEN, _ENCODED = 1, 2, 4  # flags S, O and E of the client FQDN option
+_FQDN_HEAD = 3  # the flags, and two codes of no meaning
 FILE_MAX = 127
 SIZE_MIN = 300  # some clients drop shorter ones, as BOOTP's had this size (RFC 1542, 2.1)
 
@@ -47,6 +52,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     def server(self) -> IPv4Address | None:
         """The server that it is for, if it says so."""
         return address(self.options.get(SERVER_ID))
+
+    @property
+    def fqdn(self) -> bytes | None:
+        """The option with its fully qualified name, if there is a whole one."""
+        option = self.options.get(CLIENT_FQDN, b"")
+        return option if len(option) >= _FQDN_HEAD else None
+
+    @property
+    def names(self) -> tuple[bytes, bytes]:
+        """What it is called: the host name, and the fully qualified one, or the first label of that. Or nothing."""
+        return self.options.get(HOST_NAME, b""), b"" if self.fqdn is None else _name(self.fqdn)
 
 
 def address(data: bytes | None) -> IPv4Address | None:
@@ -88,7 +104,7 @@ def reply(
     file: bytes = b"",
 ) -> bytes:
     """The answer to a message; `options` that are longer than one can be are split (RFC 3396). `file` is what to boot,
-    FILE_MAX bytes at most."""
+    FILE_MAX bytes at most. The client's identifier is said again (RFC 6842)."""
     nobody = bytes(4)
     flags = _BROADCAST if request.broadcast else 0
     ciaddr = request.ciaddr.packed if kind == ACK else nobody
@@ -109,9 +125,27 @@ def reply(
         file,
         _COOKIE,
     )
-    kinds = {MESSAGE_TYPE: bytes([kind])} if kind else {}
-    body = b"".join(_written(code, value) for code, value in {**kinds, **options}.items())
+    said = {MESSAGE_TYPE: bytes([kind])} if kind else {}
+    client = request.options.get(CLIENT_ID, b"")
+    if 0 < len(client) <= _OPTION_MAX:
+        said[CLIENT_ID] = client
+    body = b"".join(_written(code, value) for code, value in {**said, **options}.items())
     return (fixed + body + bytes([END])).ljust(SIZE_MIN, b"\0")
+
+
+def answered_fqdn(asked: bytes, name: str) -> bytes:
+    """The option for a client that has said its fully qualified name: what that is, written as the client writes it.
+    The server sees to it in DNS, whether or not it is asked to (RFC 4702, 4)."""
+    flags = asked[0] & _ENCODED | _SERVER_UPDATES | (0 if asked[0] & _SERVER_UPDATES else _OVERRIDDEN)
+    return bytes([flags, 255, 255]) + (domain_names([name]) if flags & _ENCODED else name.encode())
+
+
+def _name(fqdn: bytes) -> bytes:
+    name = fqdn[_FQDN_HEAD:]
+    if not fqdn[0] & _ENCODED or not name:
+        return name
+    first = name[1 : 1 + name[0]]
+    return first if len(first) == name[0] else b""
 
 
 def _written(code: int, value: bytes) -> bytes:

@@ -41,7 +41,7 @@ class DhcpServer:
         # What is released is nobody else's before the lease is over: others can say so in a station's name.
         if kind == dhcp.DECLINE and message.wanted is not None:
             self._leases.decline(mac, message.wanted, now_s)
-        elif kind == dhcp.INFORM and message.ciaddr != _ANY:
+        elif kind == dhcp.INFORM and message.ciaddr in self._settings.network:
             payload = dhcp.reply(message, dhcp.ACK, _ANY, self._settings.host, self._options(message, None))
             return Answer(payload, message.ciaddr)
         return None
@@ -92,4 +92,7 @@ class DhcpServer:
                 options[code] = struct.pack("!I", int(self._leases.duration_s * share))
             if lease.name:
                 options[dhcp.HOST_NAME] = lease.name.encode()
+                if message.fqdn is not None:
+                    full = f"{lease.name}.{settings.domainname}"
+                    options[dhcp.CLIENT_FQDN] = dhcp.answered_fqdn(message.fqdn, full)
         return options

@@ -183,7 +183,7 @@ class Network:
         message = dhcp.read(datagram.payload) if self.settings.dhcp else None
         if message is None or message.mac != mac:
             return self._drop("malformed")
-        station, name = mac.hex(":"), label(message.options.get(dhcp.HOST_NAME, b"")) or self.settings.hostname
+        station, name = mac.hex(":"), next(filter(None, map(label, message.names)), self.settings.hostname)
         before = self._asked.get(station)
         if before is None and len(self._asked) >= ASKED_MAX:
             return self._drop("crowded")
