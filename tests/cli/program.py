@@ -163,31 +163,17 @@ class Home:
         under: Sequence[str] = (),
     ) -> Process:
         """The program, started; `under` is another one, with arguments, that starts it."""
-        env = self.env | (env or {})
+        options: dict[str, Any] = {"env": self.env | (env or {}), "cwd": self.root, "umask": umask}
+        options |= {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         forks = _forks(self.env["PYTHONPATH"])
-        if not (under or pass_fds or start_new_session) and forks.can_start(env):
-            return forks.start(
-                module,
-                arguments,
-                env=env,
-                cwd=self.root,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                umask=umask,
-                mortal=True,
-            )
+        if not (under or pass_fds or start_new_session) and forks.can_start(options["env"]):
+            return forks.start(module, arguments, mortal=True, **options)
         with default_signals():
             return subprocess.Popen(
                 [*MORTAL, *under, sys.executable, "-m", module, *arguments],
-                env=env,
-                cwd=self.root,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
                 pass_fds=pass_fds,
-                umask=umask,
                 start_new_session=start_new_session,
+                **options,
             )
 
     @contextmanager
