@@ -11,7 +11,6 @@ from tests.services.test_dhcp_server import SETTINGS
 from vswitch.services.user_network.leases import Lease, Leases
 from vswitch.services.user_network.names import Names, label
 from vswitch.services.user_network.neighbors import Neighbors
-from vswitch.services.user_network.upstream import servers
 
 QUERY = dnslib.DNSRecord(dnslib.DNSHeader(id=1), q=dnslib.DNSQuestion("a")).pack()
 WEB, WEB6 = IPv4Address("10.0.2.15"), IPv6Address("fec0::15")
@@ -106,10 +105,3 @@ def test_what_dnslib_trips_over_is_malformed_too(query: bytes) -> None:
 def test_a_label_is_one_or_nothing(text: str | bytes) -> None:
     found = label(text)
     assert found == "" or (len(found) <= 63 and found == label(found) and found.isascii() and found.isprintable())
-
-
-def test_which_servers_there_are() -> None:
-    text = "# x\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\nnameserver nonsense\nsearch lan\nnameserver ::1\n"
-    assert servers(text) == [("::ffff:10.0.0.53", 53), ("fe80::1", 53), ("::1", 53)]
-    assert servers("nameserver 1.1.1.1\n" * 9) == [("::ffff:1.1.1.1", 53)] * 3
-    assert servers("") == [("::ffff:127.0.0.1", 53)]

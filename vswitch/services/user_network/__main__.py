@@ -23,8 +23,8 @@ from vswitch.services.user_network.coalescing import split
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
+from vswitch.services.user_network.resolv_conf import servers
 from vswitch.services.user_network.slirp import Library, Pool
-from vswitch.services.user_network.upstream import servers
 
 WORD_MAX = 1 << 20
 UNSAID_MAX = 4096
@@ -163,10 +163,9 @@ def serve(stream: Stream, words: Words) -> None:
     words.say("ready", sandbox.enter(None if folder is None else folder.fileno()))
     gone = True
     while True:
-        others = dict.fromkeys(network.guest_forwards.filenos, select.POLLIN) | {
+        others = network.wanted | {
             stream.fileno(): select.POLLIN if gone else select.POLLIN | select.POLLOUT,
             words.fileno(): select.POLLIN | select.POLLOUT if words.is_behind else select.POLLIN,
-            network.gateway.upstream.fileno(): select.POLLIN,
         }
         ready = pool.wait(network.nat.stacks, others, _wait_ms(network.due_s, clock()))
         now_s = clock()
@@ -183,10 +182,7 @@ def serve(stream: Stream, words: Words) -> None:
                 if taken >= BATCH_BYTES:
                     taken = 0
                     stream.flush()
-        if network.gateway.upstream.fileno() in ready:
-            network.gateway.upstream.receive()
-        for fileno in ready.keys() & network.guest_forwards.filenos:
-            network.guest_forwards.accept(fileno, network.nat.stacks)
+        network.serve(ready, now_s)
         gone = stream.flush()
 
 
@@ -214,11 +210,13 @@ def _obey(network: Network, words: Words, said: settings.Said, sock: socket.sock
         case settings.Found():
             network.found(said, now_s)
         case settings.Servers(text):
-            network.gateway.upstream.servers = servers(text)
+            network.name_server.upstream.servers = servers(text)
         case settings.Forward() if sock is not None:
             network.forwards.add(said, sock, now_s)
         case settings.Unforward(number):
             network.forwards.remove(number)
+        case settings.Listen() if sock is not None:
+            network.name_server.host.add(sock)
 
 
 def main() -> int:

@@ -3,16 +3,12 @@
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
-from vswitch.protocols import inet, inet6, tftp
+from vswitch.protocols import dns, inet, inet6, tftp
 from vswitch.protocols.inet import Datagram
 from vswitch.services.user_network.folder import Folder
-from vswitch.services.user_network.names import Names
+from vswitch.services.user_network.name_server import NameServer
 from vswitch.services.user_network.settings import Settings
 from vswitch.services.user_network.tftp_server import Peer, TftpServer
-from vswitch.services.user_network.upstream import Upstream
-
-DNS_PORT = 53
-DNS_HEADER = 12
 
 
 class Gateway:
@@ -21,16 +17,15 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
-        names: Names,
+        name_server: NameServer,
         *,
         send: Callable[[bytes], None],
         drop: Callable[[str], None],
         folder: Folder | None,
     ) -> None:
         self._settings = settings
-        self._names = names
+        self._name_server = name_server
         self._send, self._drop = send, drop
-        self.upstream = Upstream(settings.resolv_conf)
         overhead = inet6.UDP_OVERHEAD if settings.ipv6 else inet.UDP_OVERHEAD
         self._payload_max = settings.mtu - overhead
         self._tftp = None
@@ -47,13 +42,12 @@ class Gateway:
             self._tftp.tick(now_s)
 
     def close(self) -> None:
-        self.upstream.close()
         if self._tftp is not None:
             self._tftp.close()
 
     def serve(self, datagram: Datagram, mac: bytes, now_s: float) -> bool:
         """Answers whether a datagram is for what is served here."""
-        if datagram.target_port == DNS_PORT and datagram.target in (self._settings.dns, self._settings.dns6):
+        if datagram.target_port == dns.PORT and datagram.target in (self._settings.dns, self._settings.dns6):
             self._query(datagram, mac, now_s)
             return True
         if self._tftp is None or datagram.target not in (self._settings.host, self._settings.host6):
@@ -68,19 +62,12 @@ class Gateway:
     def _query(self, datagram: Datagram, mac: bytes, now_s: float) -> None:
         def say(response: bytes) -> None:
             if len(response) > self._payload_max:
-                response = truncated(response)
-            back = Datagram(datagram.target, DNS_PORT, datagram.source, datagram.source_port, response)
+                response = dns.truncated(response)
+            back = Datagram(datagram.target, dns.PORT, datagram.source, datagram.source_port, response)
             self._say(back, mac)
 
-        try:
-            response = self._names.answer(datagram.payload, now_s)
-        except ValueError:
-            return self._drop("malformed")
-        if response is not None:
-            return say(response)
-        if self._settings.restrict:
-            return self._drop("restricted")
-        return None if self.upstream.ask(datagram.payload, mac, say, now_s) else self._drop("crowded")
+        if reason := self._name_server.ask(datagram.payload, mac, say, now_s):
+            self._drop(reason)
 
     def _say_tftp(self, peer: Peer, payload: bytes) -> None:
         host = self._settings.host if isinstance(peer.ip, IPv4Address) else self._settings.host6
@@ -89,12 +76,3 @@ class Gateway:
     def _say(self, datagram: Datagram, mac: bytes) -> None:
         write = inet.udp if isinstance(datagram.target, IPv4Address) else inet6.udp6
         self._send(write(datagram, mac, self._settings.mac))
-
-
-def truncated(response: bytes) -> bytes:
-    """The header and the question of a DNS response, saying that there is more (RFC 1035, 4.1.1): ask by TCP."""
-    end = DNS_HEADER
-    while end < len(response) and response[end]:
-        end += 1 + response[end]
-    header = response[:2] + bytes([response[2] | 2, response[3], 0, 1]) + bytes(6)
-    return header + response[DNS_HEADER : end + 5]

@@ -33,6 +33,17 @@ def port_label(port: str) -> str:
     return label(port.replace(".", "-"))
 
 
+def read(query: bytes) -> dnslib.DNSRecord:
+    """A query, of one question. Raises ValueError if it is malformed."""
+    try:
+        asked = dnslib.DNSRecord.parse(query[:QUERY_MAX])
+        if asked.header.qr or len(asked.questions) != 1:
+            raise ValueError("not a query")
+    except Exception as error:  # dnslib raises many kinds
+        raise ValueError("malformed") from error
+    return asked
+
+
 class Names:
     """NAME.`domain`, and NAME alone, for whoever has a lease; the gateway is `host`."""
 
@@ -68,10 +79,8 @@ class Names:
 
     def answer(self, query: bytes, now_s: float) -> bytes | None:
         """The response to a query, or None if it is not about this network. Raises ValueError if it is malformed."""
+        asked = read(query)
         try:
-            asked = dnslib.DNSRecord.parse(query[:QUERY_MAX])
-            if asked.header.qr or len(asked.questions) != 1:
-                raise ValueError("not a query")
             return self._answer(asked, now_s)
         except Exception as error:  # dnslib raises many kinds
             raise ValueError("malformed") from error

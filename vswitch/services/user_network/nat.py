@@ -79,6 +79,10 @@ class Nat:
     def stacks(self) -> Iterator[Stack]:
         return (guest.stack for guest in self._guests.values())
 
+    def owner_of(self, name: object) -> bytes | None:
+        """The guest that has a socket of this name (getsockname(2)), if one does."""
+        return next((mac for mac, guest in self._guests.items() if name in guest.stack.socket_names()), None)
+
     def pass_on(self, frame: bytes) -> bool:
         """A frame of a connection that has passed `put` of late: most are. Answers whether it is one, and has gone."""
         stack = self._passing.get(frame[:12] + frame[26:38])

@@ -2,10 +2,12 @@
 
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
-from vswitch.protocols import dhcp, inet, inet6
+from vswitch.protocols import dhcp, dns, inet, inet6
 from vswitch.protocols.inet import Arp, Datagram
 from vswitch.services.user_network import packet as packets
 from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
@@ -14,12 +16,13 @@ from vswitch.services.user_network.forwards import Forwards, Served
 from vswitch.services.user_network.gateway import Gateway
 from vswitch.services.user_network.guest_forwards import GuestForwards
 from vswitch.services.user_network.leases import Lease, Leases
+from vswitch.services.user_network.name_server import NameServer
 from vswitch.services.user_network.names import Names, label
 from vswitch.services.user_network.nat import Nat
 from vswitch.services.user_network.neighbors import Neighbors
 from vswitch.services.user_network.packet import Packet
 from vswitch.services.user_network.router6 import Router6
-from vswitch.services.user_network.settings import Address, Found, Settings
+from vswitch.services.user_network.settings import Address, Found, Server, Settings
 from vswitch.services.user_network.slirp import Library
 
 COMPLAINT_MAX = 500
@@ -51,10 +54,16 @@ class Network:
         self.neighbors = Neighbors(settings.network6)
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
-        self.guest_forwards = GuestForwards(settings.servers, hand_over)
+        self.name_server = NameServer(settings, self.names, drop=self._drop)
+        self.guest_forwards = GuestForwards()
+        for number, server in enumerate(settings.servers):
+            self.guest_forwards.add(server, partial(_hand_over, hand_over, number))
+        for server in _name_servers(settings):
+            with suppress(OSError):  # there is no IPv6: by UDP, then
+                self.guest_forwards.add(server, self.name_server.connected)
         self.nat = Nat(settings, library, self.leases, self.guest_forwards, send=send, came=self._came)
         self.forwards = Forwards(self.nat, self.leases, self.neighbors, tell)
-        self.gateway = Gateway(settings, self.names, send=send, drop=self._drop, folder=folder)
+        self.gateway = Gateway(settings, self.name_server, send=send, drop=self._drop, folder=folder)
         self._router6 = Router6(settings, send=send, learn=self._learn)
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
         self._asked: dict[str, tuple[dhcp.Message, str]] = {}  # by MAC address, with the name that was asked for
@@ -66,9 +75,8 @@ class Network:
         try:
             if not self.nat.pass_on(frame):
                 self._receive(frame, now_s)
-        except Exception as error:  # a fault of ours, which is to hit nobody else
-            self._drop("failed")
-            self._complain(f"a frame was dropped: {type(error).__name__}: {error}"[:COMPLAINT_MAX])
+        except Exception as error:
+            self._failed("a frame was", error)
 
     def _receive(self, frame: bytes, now_s: float) -> None:
         if len(frame) < 14:
@@ -105,8 +113,22 @@ class Network:
         due = [self.gateway.due_s, self._router6.due_s if self.settings.ipv6 else None]
         return min((due_s for due_s in due if due_s is not None), default=None)
 
+    @property
+    def wanted(self) -> dict[int, int]:
+        """What to wait for beside the stacks, by descriptor."""
+        return self.name_server.wanted | self.guest_forwards.wanted
+
+    def serve(self, ready: dict[int, int], now_s: float) -> None:
+        """What has happened to these. Connections come last, as they take numbers that may just have become free."""
+        try:
+            self.name_server.serve(ready, now_s)
+            self.guest_forwards.serve(ready, self.nat.owner_of, now_s)
+        except Exception as error:
+            self._failed("what has come was", error)
+
     def tick(self, now_s: float) -> None:
         self.nat.tick(now_s)
+        self.name_server.tick(now_s)
         self.gateway.tick(now_s)
         if self.settings.ipv6:
             self._router6.tick(now_s)
@@ -116,6 +138,7 @@ class Network:
         self.nat.close()
         self.guest_forwards.close()
         self.gateway.close()
+        self.name_server.close()
 
     def _came(self, mac: bytes, ip: Address, now_s: float) -> None:
         if isinstance(ip, IPv6Address):
@@ -194,8 +217,26 @@ class Network:
         datagram = Datagram(self.settings.host, dhcp.SERVER_PORT, to, dhcp.CLIENT_PORT, payload)
         self._send(inet.udp(datagram, inet.BROADCAST if to == ALL else message.mac, self.settings.mac))
 
+    def _failed(self, what: str, error: Exception) -> None:
+        """A fault of ours, which is to hit nobody else."""
+        self._drop("failed")
+        self._complain(f"{what} dropped: {type(error).__name__}: {error}"[:COMPLAINT_MAX])
+
     def _drop(self, reason: str) -> None:
         self.drops[reason] += 1
+
+
+def _name_servers(settings: Settings) -> Iterator[Server]:
+    """Where guests find it by TCP."""
+    for is_there, ip in ((settings.ipv4, settings.dns), (settings.ipv6, settings.dns6)):
+        if is_there:
+            yield Server(str(ip), dns.PORT)
+
+
+def _hand_over(
+    hand_over: Callable[[int, socket.socket], None], number: int, mac: bytes, connection: socket.socket, now_s: float
+) -> None:
+    hand_over(number, connection)
 
 
 def _pool(settings: Settings) -> list[IPv4Address]:

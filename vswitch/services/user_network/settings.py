@@ -43,7 +43,11 @@ class Hello(msgspec.Struct, frozen=True, tag="hello", array_like=True):
     """It asks for a sign of life."""
 
 
-Said = Found | Servers | Forward | Unforward | Hello
+class Listen(msgspec.Struct, frozen=True, tag="listen", array_like=True):
+    """A bound socket, where programs of this machine ask for guests' names."""
+
+
+Said = Found | Servers | Forward | Unforward | Hello | Listen
 
 
 class Server(msgspec.Struct, frozen=True):

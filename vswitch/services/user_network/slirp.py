@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ctypes.util import find_library
 from typing import Any
 
@@ -28,7 +29,7 @@ NEEDED = (4, 7)
 SOCKETS_MAX, SOCKETS_FEW = 512, 16  # of one stack: at most, and when there are many of all stacks
 # Of all stacks, a third of a megabyte each: from SOCKETS_MANY on nobody gets many, beyond SOCKETS_LIMIT nobody any.
 SOCKETS_MANY, SOCKETS_LIMIT = 1800, 2200
-SPARE = 64  # descriptors for others
+SPARE = 192  # descriptors for others, half of which the name server may need
 _FORWARD_UDP = 1  # a flag (libslirp.h)
 QUIET_MS = 1000  # how often a stack that has no timer running asks to be looked at (slirp.c)
 
@@ -239,6 +240,18 @@ class Stack:
             self._tick(self.handle, 1, self._null, self._null)
             self.is_busy = True
         self._input(self.handle, frame, len(frame))
+
+    def socket_names(self) -> set[object]:
+        """What the sockets of its connections are called on this machine (getsockname(2))."""
+        found = set()
+        for fd in self.opened:
+            with suppress(OSError):
+                sock = socket.socket(fileno=fd)
+                try:
+                    found.add(sock.getsockname())
+                finally:
+                    sock.detach()
+        return found
 
     def forward(self, sock: socket.socket, guest: tuple[Address, int], *, udp: bool) -> "Forwarding":
         """Have what comes in by a socket, which is bound, go to a port of the guest's. What comes by IP comes by the

@@ -1,0 +1,73 @@
+"""The name server of a user network: its own names, and others by asking this machine's servers.
+
+Guests ask by UDP, which the gateway reads from frames, and by TCP, in connections that the NAT ends at sockets of ours.
+"""
+
+import socket
+from collections.abc import Callable
+
+from vswitch.protocols import dns
+from vswitch.services.user_network.dns_streams import DnsStreams, Say
+from vswitch.services.user_network.host_listener import HostListener
+from vswitch.services.user_network.names import Names
+from vswitch.services.user_network.settings import Settings
+from vswitch.services.user_network.upstream import Upstream
+from vswitch.services.user_network.zones import Zones
+
+_FAILURES = {"malformed": dns.FORMERR, "restricted": dns.REFUSED, "crowded": dns.SERVFAIL}
+
+
+class NameServer:
+    """`drop` takes why a query, or a connection, is dropped."""
+
+    def __init__(self, settings: Settings, names: Names, *, drop: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._names = names
+        self._drop = drop
+        self.upstream = Upstream(settings.resolv_conf)
+        self._streams = DnsStreams(self._answer_stream, drop)
+        self.host = HostListener(Zones(settings, names))
+
+    @property
+    def wanted(self) -> dict[int, int]:
+        """What to wait for, by descriptor."""
+        return self._streams.wanted | self.host.wanted | self.upstream.wanted
+
+    def ask(self, query: bytes, mac: bytes, say: Say, now_s: float, *, by_tcp: bool = False) -> str:
+        """Has a station's query answered, now or later. Answers why it is not, or nothing."""
+        try:
+            response = self._names.answer(query, now_s)
+        except ValueError:
+            return "malformed"
+        if response is not None:
+            say(response)
+            return ""
+        if self._settings.restrict:
+            return "restricted"
+        return "" if self.upstream.ask(query, mac, say, now_s, by_tcp=by_tcp) else "crowded"
+
+    def connected(self, mac: bytes, connection: socket.socket, now_s: float) -> None:
+        """A station has connected."""
+        self._streams.add(connection.dup(), mac, now_s)
+
+    def serve(self, ready: dict[int, int], now_s: float) -> None:
+        """What is open already comes first: what is opened now may have the number of one that has just been closed."""
+        self._streams.serve(ready, now_s)
+        self.upstream.serve(ready)
+        self.host.serve(ready, now_s)
+
+    def tick(self, now_s: float) -> None:
+        self._streams.tick(now_s)
+        self.upstream.expire(now_s)
+        self.host.tick(now_s)
+
+    def close(self) -> None:
+        self._streams.close()
+        self.upstream.close()
+        self.host.close()
+
+    def _answer_stream(self, query: bytes, mac: bytes, say: Say, now_s: float) -> None:
+        reason = self.ask(query, mac, say, now_s, by_tcp=True)
+        if reason:
+            self._drop(reason)
+            say(dns.failure(query, _FAILURES[reason]))
