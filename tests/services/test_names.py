@@ -23,8 +23,8 @@ def names() -> Names:
         Lease(mac="52:54:00:00:00:0c", ip=WEB + 2, port="c", until_s=100.0),
     ]
     neighbors = Neighbors(SETTINGS.network6)
-    neighbors.learn(bytes.fromhex("52540000000a"), WEB6, is_used=True)
-    neighbors.learn(bytes.fromhex("52540000000b"), WEB6 + 1, is_used=True)
+    neighbors.learn(bytes.fromhex("52540000000a"), WEB6, 0.0, is_used=True)
+    neighbors.learn(bytes.fromhex("52540000000b"), WEB6 + 1, 0.0, is_used=True)
     return Names(SETTINGS, Leases([WEB, WEB + 1, WEB + 2], 1000.0, known=known), neighbors)
 
 

@@ -3,7 +3,7 @@
 import select
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,10 @@ from scapy.packet import Packet, Raw
 from tests.services.test_dhcp_server import SETTINGS
 from tests.services.test_network import GATEWAY, A, B, Net, assert_checksums, knock, library
 from vswitch.protocols import inet6
+from vswitch.services.user_network import nat
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
+from vswitch.services.user_network.neighbors import AGE_S
 from vswitch.services.user_network.settings import Forward, Server
 from vswitch.services.user_network.slirp import Library
 
@@ -88,11 +90,15 @@ def test_who_asks_for_a_router_is_answered_alone_also_without_an_address(net: Ne
 
 def test_the_router_makes_itself_known_in_time(net: Net) -> None:
     net.network.tick(1000.0)
-    (said,) = net.sent
+    asked, said = net.sent
+    assert (asked.dst, asked[IPv6].src, asked[ICMPv6EchoRequest].id) == ("33:33:00:00:00:01", HOST, 0)
+    assert_checksums(asked)
     assert (said.dst, said[IPv6].dst, said[ICMPv6ND_RA].routerlifetime) == ("33:33:00:00:00:01", "ff02::1", 1800)
     assert net.network.due_s == 1200.0
     net.network.tick(1199.0)
-    assert len(net.sent) == 1
+    assert len(net.sent) == 2
+    net.network.tick(1200.0)
+    assert [ICMPv6ND_RA in packet for packet in net.sent[2:]] == [True], "it asks once"
 
 
 def test_a_restricted_network_has_no_router(library: Library) -> None:
@@ -273,6 +279,46 @@ frames = st.builds(
         lambda port, rest: b"\2\x22" + port.to_bytes(2) + rest, st.sampled_from([53, 69, 547]), st.binary(max_size=80)
     ),
 )
+
+
+def test_a_network_that_is_started_again_asks_and_its_forwards_lead_to_who_answers(library: Library) -> None:
+    before = Net(library)
+    before.lease(A, "web")
+    net = Net(library, leases=tuple(before.leases))
+    before.network.close()
+    with server6() as listener:
+        net.network.forwards.add(Forward(1, "web", 22), listener.dup(), 1.0)
+        net.network.tick(1.0)
+        asked = net.sent[0]
+        assert (asked.dst, asked[IPv6].src, asked[IPv6].dst) == ("33:33:00:00:00:01", HOST, "ff02::1")
+        assert net.served == []
+        net.put(from_guest(A, "fec0::77", HOST, ICMPv6EchoReply(id=asked[ICMPv6EchoRequest].id)), 1.0)
+        assert net.served == [Served(1, "fec0::77")]
+        assert knock(net, listener.getsockname()[:2]) == (A, "fec0::77")
+    assert net.network.drops == {}
+    net.network.close()
+
+
+def test_an_address_that_a_guest_uses_is_remembered_and_one_that_it_does_not_is_forgotten(net: Net) -> None:
+    net.lease(A, "web")
+    net.put(to_all(A, local(A), "ff02::2", ICMPv6ND_RS()))  # so it has A6, too
+    now_s = 0.0
+    while now_s <= AGE_S:
+        net.put(from_guest(A, "fec0::77", HOST, ICMPv6EchoRequest()), now_s)
+        net.network.tick(now_s)
+        now_s += nat.TOLD_S
+    assert net.network.names.addresses("web", 1.0) == [IPv4Address("10.0.2.15"), IPv6Address("fec0::77")]
+
+
+@pytest.mark.parametrize("address", [HOST, DNS, "fec0::100"])
+def test_an_address_of_ours_is_no_guests(library: Library, address: str) -> None:
+    net = Net(library, servers=(Server("fec0::100", 80),))
+    net.lease(A, "web")
+    group = str(inet6.solicited_node(IPv6Address(ROUTER)))
+    net.put(to_all(A, address, group, ICMPv6ND_NS(tgt=ROUTER)))
+    net.put(to_all(A, "::", str(inet6.solicited_node(IPv6Address(address))), ICMPv6ND_NS(tgt=address)))
+    assert net.network.names.addresses("web", 1.0) == [IPv4Address("10.0.2.15")]
+    net.network.close()
 
 
 @given(frames)

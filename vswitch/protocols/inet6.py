@@ -46,7 +46,7 @@ _ON_LINK, _AUTONOMOUS = 0x80, 0x40  # flags of a prefix
 
 _SOURCE_LINK_LAYER, _TARGET_LINK_LAYER, _PREFIX, _MTU, _RDNSS, _DNSSL = 1, 2, 3, 5, 25, 31  # options
 _OPTION_UNIT = 8
-_ECHO_REPLY = 129
+_ECHO_REQUEST, _ECHO_REPLY = 128, 129
 _LABEL_MAX = 63
 
 
@@ -205,6 +205,11 @@ def echo_reply(frame: bytes) -> bytes | None:
         return None
     message = bytes([_ECHO_REPLY, 0, 0, 0]) + packet.payload[4:]
     return _icmp(message, IPv6Address(packet.target), IPv6Address(packet.source), frame[6:12], frame[:6])
+
+
+def echo_request(source: IPv6Address, target: IPv6Address, mac: bytes) -> bytes:
+    """The frame that asks a group for an answer (RFC 4443, 4.1)."""
+    return _icmp(bytes([_ECHO_REQUEST]) + bytes(7), source, target, multicast_mac(target), mac)
 
 
 def domain_names(names: Iterable[str]) -> bytes:

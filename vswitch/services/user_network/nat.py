@@ -18,6 +18,7 @@ ADDRESSES_MAX = 8  # of IPv6, that a stack is told of: its table has 16 entries
 ASKERS_MAX = 256  # peers of a guest's UDP forwards that may be answered
 ASKED_S = 120.0  # for so long; a longer silence ends what QEMU's user network has of it, too (udp.h: SO_EXPIRE)
 PASSING_MAX, PASSING_S = 4096, 1.0  # how many connections pass unasked, and for how long
+TOLD_S = 600.0  # how often it is told that a guest uses an address of IPv6
 HEARD_S = 300.0  # a guest that is silent for so long may lose an address that it has given itself
 
 # First bytes: this machine, past the gateway's address, and groups
@@ -35,16 +36,20 @@ class _Guest:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.ip4 = b""
-        self.ips6: dict[bytes, None] = {}
+        self.ips6: dict[bytes, float] = {}  # and until when it need not be told that it uses them
         self.askers: dict[bytes, float] = {}  # whom it may answer until when: an address, the guest's port, its port
         self.heard_s = 0.0
 
     def has(self, ip: bytes) -> bool:
         return ip == self.ip4 or ip in self.ips6
 
+    def is_known_to_use(self, ip: bytes, now_s: float) -> bool:
+        return ip == self.ip4 or now_s < self.ips6.get(ip, now_s)
+
 
 class Nat:
-    """`send` takes frames for the switch; `came` is told of a guest that has a stack from now on, or another address.
+    """`send` takes frames for the switch; `came` is told of a guest that has a stack from now on, or another address,
+    and once in a while that it uses one of IPv6.
 
     Services of this machine's loopback are at the gateway's address. Without `host_access`, and for everything with
     `restrict`, a guest only answers: whoever has come to it by a forward.
@@ -101,12 +106,14 @@ class Nat:
         if packet.is_fragment and not self._may_fragment(len(frame), now_s):
             return "fragments"
         guest = self._guests.get(mac)
-        if guest is None or not guest.has(source):
+        if guest is None or not guest.is_known_to_use(source, now_s):
             ip = IPv4Address(source) if len(source) == 4 else IPv6Address(source)
             if not self._may_be(mac, ip, now_s):
                 return "foreign_source"
             self.stack_at(mac, ip)
             guest = self._guests[mac]
+            if ip.version == 6:
+                guest.ips6[source] = now_s + TOLD_S
             self._came(mac, ip, now_s)
         guest.heard_s = now_s
         if inward is None and self._only_answers(target) and (packet.is_fragment or self._opens(guest, frame, packet)):
@@ -155,7 +162,7 @@ class Nat:
                 guest.ip4 = ip.packed
                 guest.stack.put(inet.arp(Arp(inet.ARP_REQUEST, mac, ip, bytes(6), ip), inet.BROADCAST))
             else:
-                guest.ips6[ip.packed] = None
+                guest.ips6[ip.packed] = self._now_s
                 if len(guest.ips6) > ADDRESSES_MAX:
                     del guest.ips6[next(iter(guest.ips6))]
                 guest.stack.put(inet6.neighbor_advertisement(ip, mac))

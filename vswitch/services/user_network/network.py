@@ -51,7 +51,7 @@ class Network:
         self.drops: Counter[str] = Counter()
         pool = _pool(settings)
         self.leases = Leases(pool, settings.lease_s, settings.reserve, settings.leases)
-        self.neighbors = Neighbors(settings.network6)
+        self.neighbors = Neighbors(settings.network6, lambda mac: self.leases.of(mac.hex(":")) is not None)
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
         self.name_server = NameServer(settings, self.names, drop=self._drop)
@@ -68,7 +68,7 @@ class Network:
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
         self._asked: dict[str, tuple[dhcp.Message, str]] = {}  # by MAC address, with the name that was asked for
         self._own = {ip.packed for ip in (settings.host, settings.dns, settings.host6, settings.dns6)}
-        self._found = self._own | {ip.packed for ip in self.guest_forwards.addresses}  # by ARP
+        self._found = self._own | {ip.packed for ip in self.guest_forwards.addresses}  # by whoever looks for them
 
     def receive(self, frame: bytes, now_s: float) -> None:
         """A frame from the switch. Whatever it is, it is served, or dropped and counted."""
@@ -132,6 +132,7 @@ class Network:
         self.gateway.tick(now_s)
         if self.settings.ipv6:
             self._router6.tick(now_s)
+            self.neighbors.tick(now_s)
 
     def close(self) -> None:
         self.forwards.close()
@@ -185,7 +186,7 @@ class Network:
             self._drop(reason)
 
     def _learn(self, mac: bytes, ip: IPv6Address, is_used: bool, now_s: float) -> None:
-        if self.neighbors.learn(mac, ip, is_used=is_used):
+        if ip.packed not in self._found and self.neighbors.learn(mac, ip, now_s, is_used=is_used):
             self.forwards.came(mac, ip, now_s)
 
     def _arp(self, frame: bytes) -> None:

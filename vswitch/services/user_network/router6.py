@@ -27,7 +27,7 @@ class Router6:
         send: Callable[[bytes], None],
         learn: Callable[[bytes, IPv6Address, bool, float], None],
     ) -> None:
-        self._mac = settings.mac
+        self._mac, self._host = settings.mac, settings.host6
         self._send, self._learn = send, learn
         self._link_local = inet6.link_local(settings.mac)
         servers = (server.address for server in settings.servers)
@@ -46,8 +46,11 @@ class Router6:
         self.due_s = 0.0
 
     def tick(self, now_s: float) -> None:
-        """Advertises itself to all, when it is time."""
+        """Advertises itself to all, when it is time. At the beginning it asks all for a sign, too: forwards have to
+        know again where guests are that it knew before it was started again."""
         if now_s >= self.due_s:
+            if not self.due_s:
+                self._send(inet6.echo_request(self._host, inet6.ALL_NODES, self._mac))
             self.due_s = now_s + ADVERTISE_S
             self._send(inet6.router_advertisement(self._router))
 
