@@ -43,6 +43,7 @@ PARAMETERS = {
     "mtu": ("9000", "9000"),
     "dhcp": ("false", "no"),
     "restrict": ("true", "yes"),
+    "internet": ("false", "no"),
     "host_access": ("true", "yes"),
     "reserve": ('["web@10.0.2.50", "52:54:00:00:00:09@10.0.2.51"]', "web@10.0.2.50,52:54:00:00:00:09@10.0.2.51"),
     "leases": ('"/run/lab.leases"', "/run/lab.leases"),

@@ -153,6 +153,7 @@ def test_who_has_an_address_is_told_the_rest() -> None:
 
 def test_a_restricted_network_leads_nowhere() -> None:
     assert "router" not in options(Server(restrict=True).hear("discover"))
+    assert "router" in options(Server(internet=False).hear("discover"))
 
 
 @pytest.mark.parametrize(

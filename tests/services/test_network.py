@@ -347,9 +347,24 @@ def test_a_restricted_network_reaches_nobody_beyond_it(library: Library) -> None
     net = Net(library, restrict=True)
     assert net.put(from_guest(A, "10.0.2.15", "192.0.2.1", ICMP())) == []
     question = dnslib.DNSRecord.question("example.com").pack()
-    assert net.put(from_guest(A, "10.0.2.15", "10.0.2.3", UDP(sport=5353, dport=53) / Raw(question))) == []
-    assert net.network.drops == {"restricted": 2}
+    (answer,) = net.put(from_guest(A, "10.0.2.15", "10.0.2.3", UDP(sport=5353, dport=53) / Raw(question)))
+    assert dnslib.DNSRecord.parse(bytes(answer[UDP].payload)).header.rcode == dnslib.RCODE.NXDOMAIN
+    assert net.network.drops == {"restricted": 1}
     assert len(net.put(from_guest(A, "10.0.2.15", "10.0.2.2", ICMP()))) == 1
+
+
+def test_where_the_internet_is_made_up_guests_have_a_way_to_it_and_no_further(library: Library) -> None:
+    net = Net(library, internet=False)
+    assert net.put(from_guest(A, "10.0.2.15", "192.0.2.1", ICMP())) == []
+    assert net.network.drops == {"restricted": 1}
+    net.network.invent(64, Server("192.0.2.1", 80))
+    net.network.names.invented["example.com"] = [IPv4Address("192.0.2.1")]
+    question = dnslib.DNSRecord.question("Example.com").pack()
+    (answer,) = net.put(from_guest(A, "10.0.2.15", "10.0.2.3", UDP(sport=5353, dport=53) / Raw(question)))
+    assert [str(rr.rdata) for rr in dnslib.DNSRecord.parse(bytes(answer[UDP].payload)).rr] == ["192.0.2.1"]
+    net.put(from_guest(A, "10.0.2.15", "192.0.2.1", TCP(sport=1000, dport=80, flags="S", seq=1, window=9000)))
+    net.accept()
+    assert [number for number, _ in net.connected] == [64]
 
 
 def test_no_more_stations_are_served_than_there_may_be(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """The user networks of a switch: who has a lease, and what leads to guests."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 
 from vswitch.control import model
 from vswitch.endpoints.user import forward as forwards
+from vswitch.endpoints.user import internet
 from vswitch.endpoints.user.endpoint import UserNetwork
 from vswitch.endpoints.user.forwards import Known
 from vswitch.errors import InputError, MissingError
@@ -57,6 +59,16 @@ class UserNetworks:
         there_are = ", ".join(info.forward for info in self.forwards()) or "none"
         raise MissingError(f"there is no forward {text!r}; there are {there_are}")
 
+    def serve(self, ip: str, port: int, handler: internet.Handler, network: str | None = None) -> None:
+        """Have a function take what guests connect to at an address and port, wherever that is: a server that is made
+        up. It is awaited with a stream for each connection, until it has a successor. Raises InputError, MissingError
+        and RefusedError."""
+        self._network(network).internet.serve(_address(ip), port, handler)
+
+    def name(self, name: str, ips: Iterable[str], network: str | None = None) -> None:
+        """Have a name stand for addresses, whatever others say. Raises as `serve` does."""
+        self._network(network).internet.name(name, [_address(ip) for ip in ips])
+
     def _networks(self) -> Iterator[UserNetwork]:
         for name in self._attachments:
             endpoint = self._attachments[name].endpoint
@@ -75,6 +87,13 @@ class UserNetworks:
             raise InputError(f"there are several user networks, {there_are}; name one of them")
         what = "no user network" if name is None else f"no user network {name!r}"
         raise MissingError(f"there is {what}; {f'there are {there_are}' if found else 'attach one like user://'}")
+
+
+def _address(text: str) -> internet.Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise InputError(f"{text!r} is no IP address") from None
 
 
 def _info(network: UserNetwork, known: Known) -> model.ForwardInfo:

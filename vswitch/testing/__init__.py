@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vswitch.testing.guest import Guest, GuestDied
     from vswitch.testing.guest_image import GuestImage, GuestImageError
     from vswitch.testing.host import HostUnreachable, ScapyHost
+    from vswitch.testing.internet import HttpSite, Request, Response
     from vswitch.testing.lan import Lan
     from vswitch.testing.link import Link, Nic
     from vswitch.testing.machine import Disk, Kernel, Login, Share
@@ -32,6 +33,7 @@ __all__ = [
     "GuestImage",
     "GuestImageError",
     "HostUnreachable",
+    "HttpSite",
     "Kernel",
     "Lan",
     "Link",
@@ -40,6 +42,8 @@ __all__ = [
     "Nic",
     "Program",
     "QemuError",
+    "Request",
+    "Response",
     "Result",
     "ScapyHost",
     "Share",
@@ -58,6 +62,7 @@ _WHERE = {
     "GuestImage": "guest_image",
     "GuestImageError": "guest_image",
     "HostUnreachable": "host",
+    "HttpSite": "internet",
     "Kernel": "machine",
     "Lan": "lan",
     "Link": "link",
@@ -66,6 +71,8 @@ _WHERE = {
     "Nic": "link",
     "Program": "program",
     "QemuError": "qemu",
+    "Request": "internet",
+    "Response": "internet",
     "Result": "shell",
     "ScapyHost": "host",
     "Share": "machine",

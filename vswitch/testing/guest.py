@@ -7,6 +7,7 @@ import shlex
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ from vswitch.errors import InputError
 from vswitch.testing import snapshot, template
 from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest_image import GuestImage
-from vswitch.testing.link import Link
+from vswitch.testing.link import DHCP, Link
 from vswitch.testing.machine import Card, Machine, own_words
 from vswitch.testing.namespace import Namespace
 from vswitch.testing.program import needed
@@ -321,7 +322,8 @@ class Guest:
                 Card(f"socket,fd={cable}", link.mac, link.nic.device)
                 for link, cable in zip(self.links, cables, strict=True)
             ]
-            own = own_words(self.name, [link.interface for link in self.links], self._gateway)
+            static = ["" if link.nic.ip == DHCP else link.interface for link in self.links]
+            own = own_words(self.name, static, self._gateway)
             running = Running(self.name, self.machine, cards, own, descriptors=cables, origin=found)
         self._running = running
         await running.come_up()
@@ -335,9 +337,22 @@ class Guest:
             if not (done := await self.run(command)):
                 raise QemuError(f"guest {self.name}: {share.place} cannot be mounted: {done.stderr.strip()}")
 
+    async def _ask_for_addresses(self) -> None:
+        """Raises QemuError if it is given none."""
+        for number, link in enumerate(self.links):
+            if link.nic.ip != DHCP:
+                continue
+            card, name = f"eth{number}", shlex.quote(self.name)
+            asked = await self.run(f"udhcpc -nq -i {card} -x hostname:{name} >/dev/null && ip -4 -o addr show {card}")
+            given = re.search(r"inet (\S+)", asked.stdout)
+            if given is None:
+                raise QemuError(f"guest {self.name}: no DHCP server gives {card} an address")
+            link.interface = IPv4Interface(given[1])
+
     async def _now_up(self) -> None:
         if self.alive.shell is not None:
             await self._mount()
+            await self._ask_for_addresses()
         self._is_up = True
         self._knows = []
         await self._when_up(self)

@@ -38,7 +38,8 @@ from vswitch.testing.expectations import Expectations
 from vswitch.testing.guest import Guest, GuestDied
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.host import ScapyHost
-from vswitch.testing.link import Link, Nic
+from vswitch.testing.internet import Internet, WithInternet
+from vswitch.testing.link import DHCP, Link, Nic
 from vswitch.testing.local_stations import LocalStations
 from vswitch.testing.machine import CARDS_MAX, Image, Login, Share, image_modules
 from vswitch.testing.machine import Machine as QemuMachine
@@ -61,7 +62,7 @@ _opened_here = count(1)
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
-class Lan(Expectations, NetworkFaults, LocalStations):
+class Lan(Expectations, NetworkFaults, LocalStations, WithInternet):
     """A VSwitch, `switch`, and helpers for tests; running while its `async with` block does.
 
     `seed` makes `random`, which everything goes by that is left to chance. `network` is where addresses come from.
@@ -85,6 +86,7 @@ class Lan(Expectations, NetworkFaults, LocalStations):
         self.network = ipaddress.IPv4Network(network)
         self.cold = cold
         self.switch = VSwitch("lan", record=record) if topology is None else topologies.switch_of(topology, record)
+        self.internet = Internet(self.switch)
         self.guests: dict[str, Guest] = {}
         self.hosts: dict[str, ScapyHost] = {}
         self.namespaces: dict[str, Namespace] = {}
@@ -214,6 +216,10 @@ class Lan(Expectations, NetworkFaults, LocalStations):
             build = partial(guest_image.build, packages=packages, modules=image_modules(modules, share), arch=arch)
             image = await trio.to_thread.run_sync(build, abandon_on_cancel=True)  # which may take minutes
             machine = replace(machine, image=image)
+        if any(card.ip == DHCP for card in cards) and not isinstance(image, GuestImage):
+            raise InputError(
+                f"{name}: only the tiny guest is told to ask by DHCP; for others, leave that to them: ip=''"
+            )
         cards = [replace(card, device=card.device or machine.usual_card(name)) for card in cards]
         kept = self._find_snapshot(name, machine, cards, start, needed=prepare is None) if start else None
         cards = cards if kept is None else snapshot.cards_of(kept.facts, cards)
@@ -295,6 +301,8 @@ class Lan(Expectations, NetworkFaults, LocalStations):
     @asynccontextmanager
     async def _new_link(self, name: str, nic: Nic) -> AsyncIterator[Link]:
         """The only cable of a machine, which is forgotten if that cannot be plugged in."""
+        if nic.ip == DHCP:
+            raise InputError(f"{name}: only a guest asks for an address by DHCP; give this one an ip")
         link = self._link(name, f"{name}/0", nic)
         try:
             yield link
@@ -465,7 +473,7 @@ class Lan(Expectations, NetworkFaults, LocalStations):
 
     def _interface(self, ip: str | None) -> ipaddress.IPv4Interface | None:
         """An address, of which there is one each. Raises InputError."""
-        if ip == "":
+        if ip in ("", DHCP):
             return None
         length = self.network.prefixlen
         if ip is None:

@@ -8,6 +8,7 @@ from typing import Any
 from vswitch import Attachment, InputError, VSwitch
 
 Interface = ipaddress.IPv4Interface
+DHCP = "dhcp"
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class Nic:
     """A network card that is asked for.
 
     `ip`: an address (`10.0.0.9`, of the LAN's network), or with its prefix length; "" for none, None for the next one
-    that is free. `mac`: made from the machine's name unless given. `device`: as QEMU's `-device` has it. `port`: the
-    URL parameters of the switch's port: `{"vlan": 10}`.
+    that is free; "dhcp" has a tiny guest ask for one. `mac`: made from the machine's name unless given. `device`: as
+    QEMU's `-device` has it. `port`: the URL parameters of the switch's port: `{"vlan": 10}`.
     """
 
     ip: str | None = None

@@ -87,7 +87,7 @@ def child() -> Iterator[tuple["subprocess.Popen[bytes]", socket.socket, "Words"]
         its_frames.close()
         its_words.close()
         try:
-            yield process, frames, Words(trio.socket.from_stdlib_socket(words))
+            yield process, frames, Words(words)
         finally:
             process.kill()
             process.wait()
@@ -102,8 +102,9 @@ def _python_path() -> str:
 class Words:
     """Messages to and from it, each a datagram."""
 
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        self._sock = sock
+    def __init__(self, sock: socket.socket) -> None:
+        self._direct = sock
+        self._sock = trio.socket.from_stdlib_socket(sock)
 
     async def say(self, data: bytes, sockets: Sequence[socket.socket] = ()) -> None:
         """With sockets that are lent to it."""
@@ -111,6 +112,11 @@ class Words:
         lent = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers.tobytes())] if sockets else []
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended
             await self._sock.sendmsg([data], lent)
+
+    def say_at_once(self, data: bytes) -> None:
+        """Before anything that it is sent from now on; nothing, if it does not listen."""
+        with suppress(OSError):
+            self._direct.send(data)
 
     async def hear(self) -> tuple[Said, socket.socket | None]:
         """What it says, and the socket that comes with that, if one does. Raises EOFError if there is nothing any more,

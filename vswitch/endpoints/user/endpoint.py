@@ -21,7 +21,7 @@ from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.user import guest_connection, smb
+from vswitch.endpoints.user import guest_connection, internet, smb
 from vswitch.endpoints.user.child import Forwarded, Leased, Opened, Problem, Where, Words, child, end_of
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
@@ -55,6 +55,7 @@ class UserNetwork(Endpoint):
         self._network = IPv4Network(config.path)
         self._leases = Leases(self._is_guests)
         self._forwards = Forwards()
+        self.internet = internet.Internet()
         self._servers = config.user.guestfwd
         self._has_started = False
 
@@ -143,6 +144,8 @@ class UserNetwork(Endpoint):
                 return str(said[1])
             if said[1] and not self._has_started:
                 log.warning("%s: this system has no %s to confine its process", self.name, " and no ".join(said[1]))
+            self.internet.say = words.say_at_once
+            await self.internet.tell(words.say)
             link = StreamLink(frames, self._port.port, self.ports.bridge)
             lost = trio.CancelScope()
             self.ports.links.plug(self._port, link, "user network", lost.cancel, is_guest=False)
@@ -204,11 +207,17 @@ class UserNetwork(Endpoint):
 
     def _connect(self, number: int, sock: socket.socket | None, nursery: trio.Nursery) -> None:
         """A guest's connection to a server that is not there; more than there may be are cut."""
-        if sock is None or number >= len(self._servers) or len(nursery.child_tasks) > MOST:
+        if sock is None or len(nursery.child_tasks) > MOST:
             return
-        server, connection = self._servers[number], socket.socket(fileno=sock.detach())
-        what = f"a connection to {server} of {self.name}"
-        nursery.start_soon(contain, self.ports.failures, what, guest_connection.serve, server, connection, self.name)
+        serve: Callable[[socket.socket], Awaitable[None]]
+        if handler := self.internet.handler(number):
+            serve, what = partial(internet.serve, handler), "a made-up server"
+        elif number < len(self._servers):
+            serve, what = partial(guest_connection.serve, self._servers[number], self.name), str(self._servers[number])
+        else:
+            return
+        connection = socket.socket(fileno=sock.detach())
+        nursery.start_soon(contain, self.ports.failures, f"a connection to {what} of {self.name}", serve, connection)
 
     def _found(self, asked: Where) -> bytes:
         port = self._port_of(asked.mac)
@@ -258,7 +267,7 @@ class UserNetwork(Endpoint):
         }
         told = (
             *("domainname", "dnssearch", "hostname", "tftp_server_name", "bootfile"),
-            *("mtu", "ipv4", "ipv6", "dhcp", "restrict", "host_access"),
+            *("mtu", "ipv4", "ipv6", "dhcp", "restrict", "internet", "host_access"),
         )
         yield json.dumps(settings | {name: getattr(options, name) for name in told}).encode()
         leases = [msgspec.structs.asdict(lease) for lease in self._leases.known]

@@ -17,7 +17,7 @@ CONNECT_S = 10.0
 PIECE = 1 << 16
 
 
-async def serve(forward: GuestForward, sock: socket.socket, who: str) -> None:
+async def serve(forward: GuestForward, who: str, sock: socket.socket) -> None:
     """One connection of a guest's, to its end."""
     try:
         if forward.kind == "cmd":

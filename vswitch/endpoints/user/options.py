@@ -52,6 +52,7 @@ class UserOptions(msgspec.Struct, frozen=True):
     mtu: int = MTU_DEFAULT
     dhcp: bool = True
     restrict: bool = False
+    internet: bool = True
     host_access: bool = False
     hostfwd: tuple[Forward, ...] = ()
     guestfwd: tuple[GuestForward, ...] = ()
@@ -295,6 +296,9 @@ PARAMETERS: dict[str, Parameter] = {
     "ipv6-dns": Parameter(_address6, TEXT, "The name server's: the third."),
     "dhcp": Parameter(values.flag, FLAG, "False: gives no addresses out."),
     "restrict": Parameter(values.flag, FLAG, "Guests reach this network only, neither this machine nor others."),
+    "internet": Parameter(
+        values.flag, FLAG, "False: outside is only what a program makes up (VSwitch.user_networks.serve)."
+    ),
     "host_access": Parameter(values.flag, FLAG, "Guests reach services on this machine's loopback, at the gateway."),
     "reserve": Parameter(
         _reservations, values.several(TEXT), "An address for a port or a MAC address only: web@10.0.2.50."

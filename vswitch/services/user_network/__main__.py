@@ -14,6 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 
 import msgspec
 
@@ -217,6 +218,10 @@ def _obey(network: Network, words: Words, said: settings.Said, sock: socket.sock
             network.forwards.remove(number)
         case settings.Listen() if sock is not None:
             network.name_server.host.add(sock)
+        case settings.Serve():
+            network.invent(said.number, settings.Server(said.ip, said.port))
+        case settings.Name():
+            network.names.invented[said.name] = [ip_address(ip) for ip in said.ips]
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
-"""Servers that guests reach in their network, and that are not there: TCP to an address and port. Those of `guestfwd=`
-(QEMU's), and the name server.
+"""Servers that guests reach, and that are not there: TCP to an address and port. Those of `guestfwd=` (QEMU's), and the
+name server.
 
 What a guest sends there goes on to a socket of ours on loopback, by the NAT, and comes back with the server's address.
 Who connects to that socket otherwise is turned away.

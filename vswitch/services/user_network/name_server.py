@@ -14,7 +14,7 @@ from vswitch.services.user_network.settings import Settings
 from vswitch.services.user_network.upstream import Upstream
 from vswitch.services.user_network.zones import Zones
 
-_FAILURES = {"malformed": dns.FORMERR, "restricted": dns.REFUSED, "crowded": dns.SERVFAIL}
+_FAILURES = {"malformed": dns.FORMERR, "crowded": dns.SERVFAIL}
 
 
 class NameServer:
@@ -42,8 +42,9 @@ class NameServer:
         if response is not None:
             say(response)
             return ""
-        if self._settings.restrict:
-            return "restricted"
+        if self._settings.is_closed:  # at once: clients would wait for seconds
+            say(dns.failure(query, dns.NXDOMAIN))
+            return ""
         return "" if self.upstream.ask(query, mac, say, now_s, by_tcp=by_tcp) else "crowded"
 
     def connected(self, mac: bytes, connection: socket.socket, now_s: float) -> None:

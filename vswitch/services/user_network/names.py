@@ -52,6 +52,7 @@ class Names:
         self._domain = settings.domainname.lower()
         self._leases = leases
         self._neighbors = neighbors
+        self.invented: dict[str, list[Address]] = {}  # whole names, and what they stand for
 
     def take(self, wanted: str, holder: Lease, now_s: float) -> str:
         """The name for a station: what it wants, unless another has it, or a port of that name. Who is behind a port of
@@ -92,12 +93,17 @@ class Names:
             return self._reverse(name, asked, reply, now_s)
         if not name:  # the root
             return None
+        if name in self.invented:
+            return self._with(self.invented[name], asked, reply)
         own, _, rest = name.partition(".")
         if rest not in (self._domain, ""):
             return None if not name.endswith(f".{self._domain}") else _nothing(reply)
         ips = self.addresses(own, now_s)
         if ips is None:
             return None if rest == "" else _nothing(reply)
+        return self._with(ips, asked, reply)
+
+    def _with(self, ips: list[Address], asked: dnslib.DNSRecord, reply: dnslib.DNSRecord) -> bytes:
         for ip in ips:
             kind, data = (QTYPE.A, dnslib.A) if ip.version == 4 else (QTYPE.AAAA, dnslib.AAAA)
             if asked.q.qtype in (kind, QTYPE.ANY):

@@ -51,8 +51,8 @@ class Nat:
     """`send` takes frames for the switch; `came` is told of a guest that has a stack from now on, or another address,
     and once in a while that it uses one of IPv6.
 
-    Services of this machine's loopback are at the gateway's address. Without `host_access`, and for everything with
-    `restrict`, a guest only answers: whoever has come to it by a forward.
+    Services of this machine's loopback are at the gateway's address. Without `host_access`, and for everything in a
+    closed network, a guest only answers: whoever has come to it by a forward.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Nat:
         if target in self._hosts:
             return not self._settings.host_access
         # libslirp would pass on what is for the name server to this machine's, whatever its port.
-        return self._settings.restrict or target in self._own
+        return self._settings.is_closed or target in self._own
 
     def _opens(self, guest: _Guest, frame: bytes, packet: Packet) -> bool:
         """Whether a packet is other than an answer. To a ping, the gateway's answer is libslirp's own."""

@@ -66,6 +66,7 @@ class Network:
         self.gateway = Gateway(settings, self.name_server, send=send, drop=self._drop, folder=folder)
         self._router6 = Router6(settings, send=send, learn=self._learn)
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
+        self._hand_over = hand_over
         self._asked: dict[str, tuple[dhcp.Message, str]] = {}  # by MAC address, with the name that was asked for
         self._own = {ip.packed for ip in (settings.host, settings.dns, settings.host6, settings.dns6)}
         self._found = self._own | {ip.packed for ip in self.guest_forwards.addresses}  # by whoever looks for them
@@ -92,6 +93,13 @@ class Network:
         if kind == inet.IPV6 and settings.ipv6:
             return self._ipv6(frame, now_s)
         return self._drop("protocol")
+
+    def invent(self, number: int, server: Server) -> None:
+        """From now on there is one more server that is not there, anywhere."""
+        try:
+            self.guest_forwards.add(server, partial(_hand_over, self._hand_over, number))
+        except OSError as error:
+            self._complain(f"nobody serves at {server.ip}, port {server.port}: {error.strerror}")
 
     def found(self, found: Found, now_s: float) -> None:
         """The switch says behind which port a station is."""

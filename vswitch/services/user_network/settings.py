@@ -47,7 +47,22 @@ class Listen(msgspec.Struct, frozen=True, tag="listen", array_like=True):
     """A bound socket, where programs of this machine ask for guests' names."""
 
 
-Said = Found | Servers | Forward | Unforward | Hello | Listen
+class Serve(msgspec.Struct, frozen=True, tag="serve", array_like=True):
+    """A server that is not there, anywhere."""
+
+    number: int
+    ip: str
+    port: int
+
+
+class Name(msgspec.Struct, frozen=True, tag="name", array_like=True):
+    """What a name stands for, whatever others know of it."""
+
+    name: str
+    ips: tuple[str, ...]
+
+
+Said = Found | Servers | Forward | Unforward | Hello | Listen | Serve | Name
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -85,11 +100,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dns6: IPv6Address = IPv6Address("fec0::3")
     dhcp: bool = True
     restrict: bool = False
+    internet: bool = True
     host_access: bool = False
     resolv_conf: str = ""
     reserve: dict[str, IPv4Address] = {}
     leases: tuple[Lease, ...] = ()
     servers: tuple[Server, ...] = ()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing gets out. With `restrict`, guests are told of no way out either."""
+        return self.restrict or not self.internet
 
 
 def _to_text(value: object) -> str:
