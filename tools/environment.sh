@@ -59,7 +59,7 @@ make_once() {
     flock 9 # two first uses at once make one environment
     stamp=$(fingerprint)
     if [ "$(cat "$dir/fingerprint" 2>/dev/null)" != "$stamp" ]; then
-        say "Setting up vswitch in ${dir#"$root"/} (once, and when the sources change) ..."
+        say "Setting up vswitch in ${dir#"$root"/} (some minutes; once, and when the sources change) ..."
         (cd "$root" && "$2" "$dir" "$3")
         rm -rf "$dir.sources"
         echo "$stamp" >"$dir/fingerprint"
