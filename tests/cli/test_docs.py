@@ -27,6 +27,7 @@ from vswitch.control.operations import CAPTURE, OPERATIONS
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.endpoints import url
 from vswitch.endpoints.url import parse
+from vswitch.endpoints.user import reasons
 from vswitch.ports import policy
 from vswitch.ports.event import KINDS
 from vswitch.testing import topology
@@ -202,6 +203,11 @@ def test_every_event_is_on_its_page() -> None:
 def test_every_reason_is_on_the_page_of_forwarding() -> None:
     assert codes("forwarding.md", 2) | {"stranger"} == set(DROP_REASONS)
     assert "`stranger`" in PAGES["forwarding.md"]
+
+
+def test_every_reason_of_a_user_network_is_on_its_page() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \|", PAGES["user-network.md"], re.M)
+    assert set(rows) >= set(reasons.REASONS)
 
 
 def test_every_parameter_is_on_a_page() -> None:

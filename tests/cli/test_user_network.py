@@ -1,13 +1,15 @@
-"""`vswitch forward`, `forwards`, `leases`, `hosts` and `ssh`."""
+"""`vswitch forward`, `forwards`, `leases`, `nat`, `hosts` and `ssh`."""
 
 import json
 from collections.abc import AsyncIterator
 
 import pytest
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import Ether
 
 from tests.cli.program import Home
 from tests.cli.test_live import ok, refused
-from tests.endpoints.user_guest import Guest, need_libslirp
+from tests.endpoints.user_guest import GATEWAY, Guest, need_libslirp
 from tests.peers import Peer
 
 MAC = "52:54:00:00:00:0a"
@@ -33,6 +35,28 @@ async def test_what_a_user_network_says_of_its_guests(home: Home, web: Guest) ->
     (lease,) = json.loads("".join(ok(home, "leases", "--json")))
     assert (lease["ip"], lease["name"], lease["domain"]) == ("10.0.2.15", "web", "lan")
     assert ok(home, "hosts") == ["10.0.2.15\tweb.lan web"]
+
+
+async def test_what_passes_the_nat_and_why_the_rest_does_not(home: Home, web: Guest) -> None:
+    blocked = IP(src=web.ip, dst="10.0.2.2") / UDP(sport=1000, dport=9)
+    ping = IP(src=web.ip, dst="10.0.2.2") / ICMP(id=7)
+    for packet in (ping, blocked):
+        await web.send(Ether(src=MAC, dst=GATEWAY) / packet)
+    await web.ping("10.0.2.2")
+    lines = ok(home, "nat")
+    assert lines[0].split("  ")[0] == "IP"
+    (ip, name, mac, out_frames, out_bytes, in_frames, in_bytes, _, *dropped) = lines[1].split()
+    assert (ip, name, mac, out_frames, in_frames) == ("10.0.2.15", "web", MAC, "2", "2")
+    assert (out_bytes, in_bytes, dropped) == (*[f"{2 * len(Ether() / ping)}"] * 2, ["1", "host_access", "net"])
+    assert [" ".join(line.split()) for line in lines[2:5]] == [
+        "",
+        "DROPPED FRAMES NETWORK BECAUSE",
+        "host_access 1 net they are for a service of this machine, which guests do not reach;"
+        " set host_access=yes if they may",
+    ]
+    assert lines[6].startswith("net: requests served: 2 DHCP, 0 DNS, 0 TFTP; counted for ")
+    (net,) = json.loads("".join(ok(home, "nat", "--json")))
+    assert net["guests"][0]["drops"] == {"host_access": 1}
 
 
 async def test_forwards_come_and_go(home: Home, web: Guest) -> None:

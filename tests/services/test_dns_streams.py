@@ -28,7 +28,7 @@ class Streams:
         self.asked: list[tuple[bytes, bytes, Say]] = []
         self.streams = DnsStreams(
             lambda query, who, say, now_s: self.asked.append((query, who, say)),
-            lambda reason: self.drops.update([reason]),
+            lambda reason, who: self.drops.update([reason]),
         )
         self.clients: list[socket.socket] = []
 

@@ -46,6 +46,7 @@ COMMANDS = {  # and the file of each
     "forward": "changing.forward",
     "forwards": "looking.user_network",
     "leases": "looking.user_network",
+    "nat": "looking.user_network",
     "hosts": "looking.user_network",
     "ssh": "changing.forward",
     "save": "changing.save",

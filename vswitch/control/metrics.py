@@ -3,11 +3,12 @@
 They are read when somebody asks, and cost forwarding nothing.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import trio
 
+from vswitch.control.model import NatInfo
 from vswitch.dataplane import compiled
 from vswitch.dataplane.drops import DROP_REASONS
 from vswitch.dataplane.frame import PREFIX
@@ -43,12 +44,51 @@ OF_PORTS = (
 )
 
 
+class _OfNetwork(NamedTuple):
+    """A metric that each user network has; `name` without `vswitch_user_network_`. It is read as values by a label's
+    values, or as one without."""
+
+    name: str
+    kind: str
+    about: str
+    label: str
+    read: Callable[[NatInfo], Mapping[str, int]]
+
+
+OF_NETWORKS = (
+    _OfNetwork("guests", "gauge", "Guests that the NAT knows.", "", lambda it: {"": len(it.guests)}),
+    _OfNetwork(
+        "connections",
+        "gauge",
+        "Sockets that the NAT has open for guests.",
+        "",
+        lambda it: {"": sum(guest.connections for guest in it.guests)},
+    ),
+    _OfNetwork(
+        "frames_total",
+        "counter",
+        "Frames that the NAT took from guests (out) and gave them (in).",
+        "direction",
+        lambda it: {"out": it.total.out_frames, "in": it.total.in_frames},
+    ),
+    _OfNetwork(
+        "bytes_total",
+        "counter",
+        "Bytes of these.",
+        "direction",
+        lambda it: {"out": it.total.out_bytes, "in": it.total.in_bytes},
+    ),
+    _OfNetwork("drops_total", "counter", "Frames dropped, by reason.", "reason", lambda it: it.total.drops),
+    _OfNetwork("requests_total", "counter", "Requests that were served.", "service", lambda it: it.served),
+)
+
+
 def _queued_bytes(port: SwitchPort) -> int:
     return int(port.port.queued_bytes - PREFIX * port.port.queued_frames)
 
 
-async def metrics(ports: Ports, name: str, started_s: float) -> str:
-    """All metrics of a switch, which started at a time since 1970."""
+async def metrics(ports: Ports, name: str, started_s: float, networks: Iterable[NatInfo] = ()) -> str:
+    """All metrics of a switch, which started at a time since 1970, and of its user networks."""
     lines = list(_of_switch(ports, name, started_s))
     for metric in OF_PORTS:
         lines.append(_head(f"vswitch_port_{metric.name}", metric.kind, metric.about))
@@ -60,6 +100,7 @@ async def metrics(ports: Ports, name: str, started_s: float) -> str:
         for at in reasons:
             sample = _Sample((*_labels(port), ("reason", DROP_REASONS[at])), port.port.drops[at])
             lines.append(_line("vswitch_port_drops_total", sample))
+    lines += _of_networks([network for network in networks if network.age_s is not None])
     return "".join(lines)
 
 
@@ -81,6 +122,17 @@ def _of_switch(ports: Ports, name: str, started_s: float) -> Iterator[str]:
     for metric, kind, about, samples in found:
         yield _head(f"vswitch_{metric}", kind, about)
         yield from (_line(f"vswitch_{metric}", sample) for sample in samples)
+
+
+def _of_networks(networks: list[NatInfo]) -> Iterator[str]:
+    """Of all guests together: there may be many, and they choose their MAC addresses."""
+    for metric in OF_NETWORKS if networks else ():
+        yield _head(f"vswitch_user_network_{metric.name}", metric.kind, metric.about)
+        for network in networks:
+            for value, count in metric.read(network).items():
+                label = [(metric.label, value)] if metric.label else []
+                sample = _Sample((("network", network.network), *label), count)
+                yield _line(f"vswitch_user_network_{metric.name}", sample)
 
 
 async def _slowly(ports: Ports) -> AsyncGenerator[SwitchPort, None]:

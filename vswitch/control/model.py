@@ -3,6 +3,7 @@
 Bytes are frame bytes, without FCS and without length prefix; absent values are null.
 """
 
+from collections import Counter
 from typing import Any, Literal
 
 import msgspec
@@ -302,6 +303,51 @@ class LeaseInfo(msgspec.Struct, frozen=True, kw_only=True):
     domain: str
     port: str
     left_s: float
+
+
+class NatTraffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Frames that the NAT took from guests (out) and gave them (in), and what was dropped, by reason."""
+
+    out_frames: int
+    out_bytes: int
+    in_frames: int
+    in_bytes: int
+    drops: dict[str, int]
+
+
+class NatGuest(NatTraffic, frozen=True, kw_only=True):
+    """A guest that the NAT knows. Its name is empty if it has no lease."""
+
+    mac: str
+    ip: str
+    name: str
+    connections: int
+
+
+class NatInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process of a user network has counted since it started; `age_s` is null if it does not answer.
+
+    `others` are guests that it knows no more, and drops of stations that are none. `served` is how many requests, by
+    service.
+    """
+
+    network: str
+    age_s: float | None
+    guests: list[NatGuest]
+    others: NatTraffic
+    served: dict[str, int]
+
+    @property
+    def total(self) -> NatTraffic:
+        """Of all guests, and the others."""
+        each = [*self.guests, self.others]
+        return NatTraffic(
+            out_frames=sum(one.out_frames for one in each),
+            out_bytes=sum(one.out_bytes for one in each),
+            in_frames=sum(one.in_frames for one in each),
+            in_bytes=sum(one.in_bytes for one in each),
+            drops=dict(sum((Counter(one.drops) for one in each), Counter())),
+        )
 
 
 class ForwardRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

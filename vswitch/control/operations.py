@@ -126,6 +126,7 @@ PARTITIONS = Operation("GET", "/partitions", list[model.PartitionInfo], "What is
 PART = Operation("POST", "/partitions", model.PartitionInfo, "Part islands of ports", body=model.PartitionRequest)
 HEAL = Operation("DELETE", "/partitions/{number}", model.Nothing, "Undo a partition")
 LEASES = Operation("GET", "/leases", list[model.LeaseInfo], "The guests that have an address of a user network")
+NAT = Operation("GET", "/nat", list[model.NatInfo], "What passes the NAT of each user network, and what is dropped")
 FORWARDS = Operation("GET", "/forwards", list[model.ForwardInfo], "What leads from this machine to guests")
 FORWARD = Operation(
     "POST", "/forwards", model.ForwardInfo, "Have a port of this machine lead to a guest's", body=model.ForwardRequest
@@ -160,7 +161,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     ),
     *(CAPTURE, CAPTURE_TO_FILES, END_CAPTURE, RECORDING, NEXT_GUEST, TRACE, FLOWS),
     *(ATTACH, DETACH, SET, PIN, FORGET, FLUSH, PARTITIONS, PART, HEAL),
-    *(LEASES, FORWARDS, FORWARD, UNFORWARD, SAVED, RELOAD),
+    *(LEASES, NAT, FORWARDS, FORWARD, UNFORWARD, SAVED, RELOAD),
 )
 
 

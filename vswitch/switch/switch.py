@@ -209,7 +209,8 @@ class VSwitch:
 
     async def metrics(self) -> str:
         """The counters as Prometheus reads them."""
-        return await metrics.metrics(self._ports, self.name, self._started_at_s)
+        nat = await self.user_networks.nat()
+        return await metrics.metrics(self._ports, self.name, self._started_at_s, nat)
 
     async def serve_metrics(self, address: str) -> str:
         """Answer `GET /metrics` on a TCP address, like 127.0.0.1:9160, for as long as the switch runs; answers the URL.

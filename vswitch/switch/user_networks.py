@@ -1,12 +1,16 @@
-"""The user networks of a switch: who has a lease, and what leads to guests."""
+"""The user networks of a switch: who has a lease, what passes the NAT, and what leads to guests."""
 
 import time
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
+import msgspec
+import trio
+
 from vswitch.control import model
+from vswitch.endpoints.user import counters, internet
 from vswitch.endpoints.user import forward as forwards
-from vswitch.endpoints.user import internet
+from vswitch.endpoints.user.counters import Traffic
 from vswitch.endpoints.user.endpoint import UserNetwork
 from vswitch.endpoints.user.forwards import Known
 from vswitch.errors import InputError, MissingError
@@ -34,6 +38,18 @@ class UserNetworks:
             for lease in network.leases
             if lease.until_s > now_s
         ]
+
+    async def nat(self) -> list[model.NatInfo]:
+        """What has passed each network's NAT, and what was dropped; asks their processes, all at a time."""
+        networks, found = list(self._networks()), dict[str, model.NatInfo]()
+
+        async def ask(network: UserNetwork) -> None:
+            found[network.name] = _counted(network, await network.counts())
+
+        async with trio.open_nursery() as nursery:
+            for network in networks:
+                nursery.start_soon(ask, network)
+        return [found[network.name] for network in networks]
 
     def forwards(self) -> list[model.ForwardInfo]:
         """All there are, in the order they came."""
@@ -99,4 +115,38 @@ def _address(text: str) -> internet.Address:
 def _info(network: UserNetwork, known: Known) -> model.ForwardInfo:
     return model.ForwardInfo(
         network=network.name, forward=str(known.forward), ip=known.ip or None, problem=known.problem
+    )
+
+
+def _counted(network: UserNetwork, counts: counters.Counts | None) -> model.NatInfo:
+    if counts is None:
+        return model.NatInfo(network=network.name, age_s=None, guests=[], others=_traffic(Traffic()), served={})
+    now_s = time.time()
+    names = {lease.mac: lease.name for lease in network.leases if lease.until_s > now_s}
+    guests = [
+        model.NatGuest(
+            mac=guest.mac,
+            ip=guest.ip,
+            name=names.get(guest.mac, ""),
+            connections=guest.connections,
+            **msgspec.structs.asdict(_traffic(guest.traffic)),
+        )
+        for guest in counts.guests
+    ]
+    return model.NatInfo(
+        network=network.name,
+        age_s=round(counts.age_s, 3),
+        guests=guests,
+        others=_traffic(counts.others),
+        served=counts.served,
+    )
+
+
+def _traffic(counted: Traffic) -> model.NatTraffic:
+    return model.NatTraffic(
+        out_frames=counted.out_frames,
+        out_bytes=counted.out_bytes,
+        in_frames=counted.in_frames,
+        in_bytes=counted.in_bytes,
+        drops=counters.known(counted.drops),
     )

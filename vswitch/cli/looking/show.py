@@ -83,7 +83,7 @@ def status(name: str | None, as_json: bool, internals: bool) -> None:
         ("frames out", f"{totals.tx_frames:,}"),
         ("copies", f"{totals.copies:,}"),
         ("queued", f"{totals.queued_frames:,}"),
-        ("dropped", _drops(totals.drops)),
+        ("dropped", drops(totals.drops)),
         *([("failures", f"{shown.failures:,}; see: vswitch failures")] if shown.failures else []),
     ]
     table.show_facts(rows)
@@ -107,7 +107,7 @@ def ports(name: str | None, as_json: bool, wide: bool) -> None:
             f"{port.tx_frames:,}",
             f"{port.tx_bytes:,}",
             f"{port.queued_frames:,}",
-            _drops(port.drops),
+            drops(port.drops),
         )
         for port in shown
     ]
@@ -176,7 +176,7 @@ def ask(name: str | None, operation: Operation[T], as_json: bool) -> T | None:
     return None
 
 
-def _drops(drops: dict[str, int]) -> str:
+def drops(drops: dict[str, int]) -> str:
     return ", ".join(f"{frames:,} {reason}" for reason, frames in drops.items()) or "-"
 
 

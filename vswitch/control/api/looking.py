@@ -33,6 +33,7 @@ class Looking:
             operations.FLOWS: self._flows,
             operations.FAILURES: self._failures,
             operations.LEASES: self._leases,
+            operations.NAT: self._nat,
             operations.FORWARDS: self._forwards,
         }
 
@@ -72,6 +73,9 @@ class Looking:
 
     async def _leases(self, asked: Asked) -> list[model.LeaseInfo]:
         return self._switch.user_networks.leases()
+
+    async def _nat(self, asked: Asked) -> list[model.NatInfo]:
+        return await self._switch.user_networks.nat()
 
     async def _forwards(self, asked: Asked) -> list[model.ForwardInfo]:
         return self._switch.user_networks.forwards()

@@ -21,6 +21,7 @@ import trio
 
 import vswitch
 from vswitch.endpoints.endpoint import log
+from vswitch.endpoints.user.counters import Counted
 from vswitch.endpoints.user.forwards import Served
 from vswitch.endpoints.user.leases import Label, Lease, Mac
 from vswitch.errors import printable
@@ -63,7 +64,7 @@ class Problem(msgspec.Struct, tag=True, array_like=True):
     text: Annotated[str, msgspec.Meta(max_length=500)]
 
 
-Said = Where | Leased | Problem | Forwarded | Opened | Alive
+Said = Where | Leased | Problem | Forwarded | Opened | Alive | Counted
 _SAID = msgspec.json.Decoder(Said)
 
 
@@ -105,13 +106,15 @@ class Words:
     def __init__(self, sock: socket.socket) -> None:
         self._direct = sock
         self._sock = trio.socket.from_stdlib_socket(sock)
+        self._saying = trio.Lock()
 
     async def say(self, data: bytes, sockets: Sequence[socket.socket] = ()) -> None:
         """With sockets that are lent to it."""
         numbers = array.array("i", [sock.fileno() for sock in sockets])
         lent = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers.tobytes())] if sockets else []
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended
-            await self._sock.sendmsg([data], lent)
+            async with self._saying:  # two may not wait for room at once
+                await self._sock.sendmsg([data], lent)
 
     def say_at_once(self, data: bytes) -> None:
         """Before anything that it is sent from now on; nothing, if it does not listen."""

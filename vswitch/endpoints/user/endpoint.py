@@ -23,6 +23,7 @@ from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.user import guest_connection, internet, smb
 from vswitch.endpoints.user.child import Forwarded, Leased, Opened, Problem, Where, Words, child, end_of
+from vswitch.endpoints.user.counters import Counted, Counters, Counts
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
 from vswitch.endpoints.user.guest_forward import MOST, GuestForward
@@ -55,6 +56,7 @@ class UserNetwork(Endpoint):
         self._network = IPv4Network(config.path)
         self._leases = Leases(self._is_guests)
         self._forwards = Forwards()
+        self._counters = Counters()
         self.internet = internet.Internet()
         self._servers = config.user.guestfwd
         self._has_started = False
@@ -67,6 +69,10 @@ class UserNetwork(Endpoint):
     @property
     def forwards(self) -> list[Known]:
         return self._forwards.known
+
+    async def counts(self) -> Counts | None:
+        """What its process has counted; None if there is none that answers."""
+        return await self._counters.ask()
 
     async def forward(self, forward: Forward) -> Known:
         """Have it lead to its guest from now on, and from when that guest is there. Raises InputError, RefusedError."""
@@ -153,7 +159,7 @@ class UserNetwork(Endpoint):
                 if not self._has_started:
                     started()
                     self._has_started = True
-                with lost:
+                with lost, self._counters.of(words.say):
                     if problem := await self._talk(words):
                         return problem
             finally:
@@ -196,6 +202,8 @@ class UserNetwork(Endpoint):
                         self._forwards.served(said.served)
                     elif isinstance(said, Leased):
                         self._keep(said.lease)
+                    elif isinstance(said, Counted):
+                        self._counters.heard(said)
         except EOFError:
             return ""
         except (ValueError, RecursionError):  # it may be in the hands of a guest

@@ -40,7 +40,9 @@ _INT = struct.Struct("i")
 
 
 class Stream:
-    """Frames from and to the switch."""
+    """Frames from and to the switch. `lose` is told of those that it takes too slowly."""
+
+    lose: Callable[[bytes], None]
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -49,7 +51,6 @@ class Stream:
         self._rest = b""
         self._out: list[bytes] = []
         self._queued = 0
-        self.lost = 0
 
     def receive(self) -> list[bytes]:
         """What has come. Raises EOFError when the switch has hung up."""
@@ -67,10 +68,10 @@ class Stream:
 
     def send(self, frame: bytes) -> None:
         if self._queued > QUEUE_MAX:
-            self.lost += 1
-            return
+            return self.lose(frame)
         self._out += (_LENGTH.pack(len(frame)), frame)
         self._queued += 4 + len(frame)
+        return None
 
     def flush(self) -> bool:
         """Answers whether everything has gone."""
@@ -158,6 +159,7 @@ def serve(stream: Stream, words: Words) -> None:
         folder=folder,
         hand_over=words.hand_over,
     )
+    stream.lose = network.lose
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     pool, clock = Pool(library), _clock()
@@ -222,6 +224,9 @@ def _obey(network: Network, words: Words, said: settings.Said, sock: socket.sock
             network.invent(said.number, settings.Server(said.ip, said.port))
         case settings.Name():
             network.names.invented[said.name] = [ip_address(ip) for ip in said.ips]
+        case settings.Count(number):
+            for word in network.counted(number):
+                words.say("Counted", *word)
 
 
 def main() -> int:

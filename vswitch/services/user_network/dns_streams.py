@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
+from vswitch.services.user_network.counters import Reason
 from vswitch.services.user_network.message_stream import MessageStream
 
 MOST, EACH_MAX = 64, 8
@@ -29,9 +30,12 @@ class _Connection:
 
 
 class DnsStreams:
-    """`answer` takes a query, who asks, what takes the response, and the time. `drop` takes why one is dropped."""
+    """`answer` takes a query, who asks, what takes the response, and the time. `drop` takes why one is dropped, and
+    whose."""
 
-    def __init__(self, answer: Callable[[bytes, bytes, Say, float], None], drop: Callable[[str], None]) -> None:
+    def __init__(
+        self, answer: Callable[[bytes, bytes, Say, float], None], drop: Callable[[Reason, bytes], None]
+    ) -> None:
         self._answer, self._drop = answer, drop
         self._connections: dict[int, _Connection] = {}  # by descriptor
 
@@ -46,7 +50,7 @@ class DnsStreams:
         own = [connection for connection in everyone if connection.who == who]
         rivals = own if len(own) >= EACH_MAX else everyone if len(everyone) >= MOST else []
         if rivals:
-            self._drop("crowded")
+            self._drop("crowded", who)
             self._end(min(rivals, key=lambda connection: connection.until_s))
         stream = MessageStream(sock, QUERY_MAX)
         self._connections[stream.fileno()] = _Connection(stream, who, now_s + IDLE_S)
@@ -60,7 +64,7 @@ class DnsStreams:
                     connection.unanswered += 1
                     self._answer(query, connection.who, partial(self._say, connection), now_s)
             except ValueError:
-                self._drop("malformed")
+                self._drop("malformed", connection.who)
                 self._end(connection)
             except OSError:
                 self._end(connection)
@@ -70,7 +74,7 @@ class DnsStreams:
     def tick(self, now_s: float) -> None:
         for connection in [each for each in self._connections.values() if each.until_s <= now_s]:
             if connection.unanswered or connection.stream.unsent:
-                self._drop("timeout")
+                self._drop("timeout", connection.who)
             self._end(connection)
 
     def close(self) -> None:
@@ -86,7 +90,7 @@ class DnsStreams:
         except OSError:
             self._end(connection)
         if connection.stream.unsent > UNSENT_MAX:
-            self._drop("crowded")
+            self._drop("crowded", connection.who)
             self._end(connection)
         elif connection.is_done:
             self._end(connection)

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address
 
 from vswitch.protocols import dns, inet, inet6, tftp
 from vswitch.protocols.inet import Datagram
+from vswitch.services.user_network.counters import Reason, Service
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.name_server import NameServer
 from vswitch.services.user_network.settings import Settings
@@ -12,7 +13,7 @@ from vswitch.services.user_network.tftp_server import Peer, TftpServer
 
 
 class Gateway:
-    """`send` takes frames for the switch, `drop` why something is dropped."""
+    """`send` takes frames for the switch, `drop` why something of a station is dropped, `count` what was served."""
 
     def __init__(
         self,
@@ -20,12 +21,13 @@ class Gateway:
         name_server: NameServer,
         *,
         send: Callable[[bytes], None],
-        drop: Callable[[str], None],
+        drop: Callable[[Reason, bytes], None],
+        count: Callable[[Service], None],
         folder: Folder | None,
     ) -> None:
         self._settings = settings
         self._name_server = name_server
-        self._send, self._drop = send, drop
+        self._send, self._drop, self._count = send, drop, count
         overhead = inet6.UDP_OVERHEAD if settings.ipv6 else inet.UDP_OVERHEAD
         self._payload_max = settings.mtu - overhead
         self._tftp = None
@@ -56,7 +58,9 @@ class Gateway:
         if datagram.target_port != tftp.PORT and peer not in self._tftp:
             return False
         if not self._tftp.receive(peer, datagram.payload, now_s):
-            self._drop("malformed")
+            self._drop("malformed", mac)
+        elif datagram.target_port == tftp.PORT:
+            self._count("tftp")
         return True
 
     def _query(self, datagram: Datagram, mac: bytes, now_s: float) -> None:
@@ -67,7 +71,7 @@ class Gateway:
             self._say(back, mac)
 
         if reason := self._name_server.ask(datagram.payload, mac, say, now_s):
-            self._drop(reason)
+            self._drop(reason, mac)
 
     def _say_tftp(self, peer: Peer, payload: bytes) -> None:
         host = self._settings.host if isinstance(peer.ip, IPv4Address) else self._settings.host6

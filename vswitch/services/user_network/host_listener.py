@@ -16,7 +16,7 @@ class HostListener:
     def __init__(self, zones: Zones) -> None:
         self._zones = zones
         self._sockets: dict[int, socket.socket] = {}  # by descriptor
-        self._streams = DnsStreams(self._answer_stream, lambda reason: None)
+        self._streams = DnsStreams(self._answer_stream, lambda reason, who: None)
 
     @property
     def wanted(self) -> dict[int, int]:

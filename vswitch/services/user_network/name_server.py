@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 from vswitch.protocols import dns
+from vswitch.services.user_network.counters import Reason, Service
 from vswitch.services.user_network.dns_streams import DnsStreams, Say
 from vswitch.services.user_network.host_listener import HostListener
 from vswitch.services.user_network.names import Names
@@ -14,16 +15,23 @@ from vswitch.services.user_network.settings import Settings
 from vswitch.services.user_network.upstream import Upstream
 from vswitch.services.user_network.zones import Zones
 
-_FAILURES = {"malformed": dns.FORMERR, "crowded": dns.SERVFAIL}
+_FAILURES: dict[Reason, int] = {"malformed": dns.FORMERR, "crowded": dns.SERVFAIL}
 
 
 class NameServer:
-    """`drop` takes why a query, or a connection, is dropped."""
+    """`drop` takes why a query, or a connection, of a station is dropped, `count` what was served."""
 
-    def __init__(self, settings: Settings, names: Names, *, drop: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        names: Names,
+        *,
+        drop: Callable[[Reason, bytes], None],
+        count: Callable[[Service], None],
+    ) -> None:
         self._settings = settings
         self._names = names
-        self._drop = drop
+        self._drop, self._count = drop, count
         self.upstream = Upstream(settings.resolv_conf)
         self._streams = DnsStreams(self._answer_stream, drop)
         self.host = HostListener(Zones(settings, names))
@@ -33,19 +41,20 @@ class NameServer:
         """What to wait for, by descriptor."""
         return self._streams.wanted | self.host.wanted | self.upstream.wanted
 
-    def ask(self, query: bytes, mac: bytes, say: Say, now_s: float, *, by_tcp: bool = False) -> str:
-        """Has a station's query answered, now or later. Answers why it is not, or nothing."""
+    def ask(self, query: bytes, mac: bytes, say: Say, now_s: float, *, by_tcp: bool = False) -> Reason | None:
+        """Has a station's query answered, now or later. Answers why it is not, if so."""
         try:
             response = self._names.answer(query, now_s)
         except ValueError:
             return "malformed"
         if response is not None:
             say(response)
-            return ""
-        if self._settings.is_closed:  # at once: clients would wait for seconds
+        elif self._settings.is_closed:  # at once: clients would wait for seconds
             say(dns.failure(query, dns.NXDOMAIN))
-            return ""
-        return "" if self.upstream.ask(query, mac, say, now_s, by_tcp=by_tcp) else "crowded"
+        elif not self.upstream.ask(query, mac, say, now_s, by_tcp=by_tcp):
+            return "crowded"
+        self._count("dns")
+        return None
 
     def connected(self, mac: bytes, connection: socket.socket, now_s: float) -> None:
         """A station has connected."""
@@ -69,6 +78,6 @@ class NameServer:
 
     def _answer_stream(self, query: bytes, mac: bytes, say: Say, now_s: float) -> None:
         reason = self.ask(query, mac, say, now_s, by_tcp=True)
-        if reason:
-            self._drop(reason)
+        if reason is not None:
+            self._drop(reason, mac)
             say(dns.failure(query, _FAILURES[reason]))

@@ -1,11 +1,13 @@
 """The NAT of all guests: a stack of libslirp for each, and what may pass to it."""
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Address
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from vswitch.protocols import inet, inet6
 from vswitch.protocols.inet import Arp
 from vswitch.services.user_network import packet as packets
+from vswitch.services.user_network.counters import Known, Reason, Traffic
 from vswitch.services.user_network.guest_forwards import GuestForwards
 from vswitch.services.user_network.leases import DECLINED, Leases
 from vswitch.services.user_network.packet import TCP, Packet
@@ -31,10 +33,10 @@ _ADVERTISEMENTS = range(133, 138)  # kinds of ICMPv6 that are neighbour discover
 
 
 class _Guest:
-    """A guest's stack, and the addresses it has been told."""
+    """A guest's stack, what has passed it, and the addresses it has been told."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
+    def __init__(self, stack: Stack, traffic: Traffic) -> None:
+        self.stack, self.traffic = stack, traffic
         self.ip4 = b""
         self.ips6: dict[bytes, float] = {}  # and until when it need not be told that it uses them
         self.askers: dict[bytes, float] = {}  # whom it may answer until when: an address, the guest's port, its port
@@ -71,9 +73,10 @@ class Nat:
         self._guest_forwards = guest_forwards
         self._send, self._came = send, came
         self._guests: dict[bytes, _Guest] = {}  # by MAC address
+        self.others = Traffic()  # of guests that are known no more, and drops of other stations
         self._fragments, self._fragments_since_s = 0, 0.0
         self._now_s = 0.0
-        self._passing: dict[bytes, Stack] = {}  # connections that have passed of late, by addresses and ports
+        self._passing: dict[bytes, _Guest] = {}  # connections that have passed of late, by addresses and ports
         self._passing_until_s = 0.0
         self._hosts = {ip.packed for ip in (settings.host, settings.host6)}
         self._own = self._hosts | {ip.packed for ip in (settings.dns, settings.dns6)}
@@ -88,16 +91,30 @@ class Nat:
         """The guest that has a socket of this name (getsockname(2)), if one does."""
         return next((mac for mac, guest in self._guests.items() if name in guest.stack.socket_names()), None)
 
+    @property
+    def known(self) -> Iterator[Known]:
+        """The guests that there are, and what is counted of each."""
+        for mac, guest in self._guests.items():
+            connections = len(guest.stack.opened - guest.stack.listeners)
+            yield Known(mac, str(ip_address(guest.ip4 or next(iter(guest.ips6)))), connections, guest.traffic)
+
+    def traffic_of(self, mac: bytes) -> Traffic:
+        """Where what concerns a station is counted."""
+        guest = self._guests.get(mac)
+        return self.others if guest is None else guest.traffic
+
     def pass_on(self, frame: bytes) -> bool:
         """A frame of a connection that has passed `put` of late: most are. Answers whether it is one, and has gone."""
-        stack = self._passing.get(frame[:12] + frame[26:38])
-        if stack is None or frame[12:15] != _PLAIN_IPV4 or frame[23] != TCP or packets.may_open(frame):
+        guest = self._passing.get(frame[:12] + frame[26:38])
+        if guest is None or frame[12:15] != _PLAIN_IPV4 or frame[23] != TCP or packets.may_open(frame):
             return False
-        stack.put(frame)
+        guest.stack.put(frame)
+        guest.traffic.out_frames += 1
+        guest.traffic.out_bytes += len(frame)
         return True
 
-    def put(self, frame: bytes, packet: Packet, now_s: float) -> str:
-        """A frame to the gateway, and the packet in it. Answers why it is dropped, or nothing."""
+    def put(self, frame: bytes, packet: Packet, now_s: float) -> Reason | None:
+        """A frame to the gateway, and the packet in it. Answers why it is dropped, if it is."""
         mac, source, target = frame[6:12], packet.source, packet.target
         self.tick(now_s)
         inward = self._guest_forwards.inward(frame, packet)
@@ -121,9 +138,11 @@ class Nat:
         if guest.stack.is_full and (packet.protocol != TCP or packet.opens_connection(frame)):
             return "connections"
         guest.stack.put(frame if inward is None else inward)
+        guest.traffic.out_frames += 1
+        guest.traffic.out_bytes += len(frame)
         if packet.protocol == TCP and inward is None and len(source) == 4:
-            self._passing[frame[:12] + frame[26:38]] = guest.stack
-        return ""
+            self._passing[frame[:12] + frame[26:38]] = guest
+        return None
 
     def tick(self, now_s: float) -> None:
         """What comes from outside from now on, comes now."""
@@ -153,10 +172,10 @@ class Nat:
         guest = self._guests.get(mac)
         if guest is None:
             if len(self._guests) >= GUESTS_MAX:
-                self._guests.pop(self._least_needed()).stack.close()
-                self._passing.clear()
-            stack = Stack(self._library, self._settings, deliver=self._deliver)
-            guest = self._guests[mac] = _Guest(stack)
+                self._forget(self._least_needed())
+            traffic = Traffic()
+            stack = Stack(self._library, self._settings, deliver=partial(self._deliver, traffic))
+            guest = self._guests[mac] = _Guest(stack, traffic)
         if not guest.has(ip.packed):  # the stack has to know where its guest is
             if isinstance(ip, IPv4Address):
                 guest.ip4 = ip.packed
@@ -216,6 +235,12 @@ class Nat:
         is_free = lease is None or lease.until_s <= now_s or lease.mac in (mac.hex(":"), DECLINED)
         return is_free and source in self._settings.network
 
+    def _forget(self, mac: bytes) -> None:
+        guest = self._guests.pop(mac)
+        guest.stack.close()
+        self.others.add(guest.traffic)
+        self._passing.clear()
+
     def _least_needed(self) -> bytes:
         """The oldest of those that lack most of: a forward, a lease, a socket. There are fewer forwards than guests."""
 
@@ -225,8 +250,9 @@ class Nat:
 
         return min(self._guests, key=need)
 
-    def _deliver(self, frame: bytes) -> None:
-        """From a stack. It would look for its guest itself, and advertise itself; that is ours to do."""
+    def _deliver(self, traffic: Traffic, frame: bytes) -> None:
+        """From a stack, and where that is counted. A stack would look for its guest itself, and advertise itself; that
+        is ours to do."""
         if frame[12:14] == b"\x08\x00":
             packet = packets.read4(frame)
         elif frame[12:14] == b"\x86\xdd" and not (frame[20] == inet6.ICMPV6 and frame[54] in _ADVERTISEMENTS):
@@ -243,6 +269,8 @@ class Nat:
         own = self._settings.mac
         if frame[6:12] != own:
             frame = frame[:6] + own + frame[12:]
+        traffic.in_frames += 1
+        traffic.in_bytes += len(frame)
         self._send(frame)
 
     def _from_host(self, frame: bytes, packet: Packet) -> tuple[bytes, Packet]:

@@ -9,7 +9,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from vswitch.protocols import dhcp, dns, inet, inet6
 from vswitch.protocols.inet import Arp, Datagram
+from vswitch.services.user_network import counters
 from vswitch.services.user_network import packet as packets
+from vswitch.services.user_network.counters import Reason, Service
 from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Forwards, Served
@@ -26,6 +28,7 @@ from vswitch.services.user_network.settings import Address, Found, Server, Setti
 from vswitch.services.user_network.slirp import Library
 
 COMPLAINT_MAX = 500
+NOBODY = b""  # in place of a MAC address
 ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they came in at
 
 
@@ -48,13 +51,13 @@ class Network:
         hand_over: Callable[[int, socket.socket], None] = lambda number, connection: None,
     ) -> None:
         self.settings = settings
-        self.drops: Counter[str] = Counter()
+        self.served: Counter[Service] = Counter()
         pool = _pool(settings)
         self.leases = Leases(pool, settings.lease_s, settings.reserve, settings.leases)
         self.neighbors = Neighbors(settings.network6, lambda mac: self.leases.of(mac.hex(":")) is not None)
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
-        self.name_server = NameServer(settings, self.names, drop=self._drop)
+        self.name_server = NameServer(settings, self.names, drop=self._drop, count=self._count)
         self.guest_forwards = GuestForwards()
         for number, server in enumerate(settings.servers):
             self.guest_forwards.add(server, partial(_hand_over, hand_over, number))
@@ -63,8 +66,8 @@ class Network:
                 self.guest_forwards.add(server, self.name_server.connected)
         self.nat = Nat(settings, library, self.leases, self.guest_forwards, send=send, came=self._came)
         self.forwards = Forwards(self.nat, self.leases, self.neighbors, tell)
-        self.gateway = Gateway(settings, self.name_server, send=send, drop=self._drop, folder=folder)
-        self._router6 = Router6(settings, send=send, learn=self._learn)
+        self.gateway = Gateway(settings, self.name_server, send=send, drop=self._drop, count=self._count, folder=folder)
+        self._router6 = Router6(settings, send=send, learn=self._learn, count=self._count)
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
         self._hand_over = hand_over
         self._asked: dict[str, tuple[dhcp.Message, str]] = {}  # by MAC address, with the name that was asked for
@@ -77,11 +80,11 @@ class Network:
             if not self.nat.pass_on(frame):
                 self._receive(frame, now_s)
         except Exception as error:
-            self._failed("a frame was", error)
+            self._failed("a frame was", frame[6:12], error)
 
     def _receive(self, frame: bytes, now_s: float) -> None:
         if len(frame) < 14:
-            return self._drop("short")
+            return self._drop("short", frame[6:12])
         if frame[:6] != self.settings.mac and not frame[0] & 1:
             return None  # flooded: another's
         kind = inet.ethertype(frame)
@@ -92,7 +95,11 @@ class Network:
             return self._arp(frame)
         if kind == inet.IPV6 and settings.ipv6:
             return self._ipv6(frame, now_s)
-        return self._drop("protocol")
+        return self._drop("protocol", frame[6:12])
+
+    def lose(self, frame: bytes) -> None:
+        """One for a guest has not gone."""
+        self._drop("queue_full", frame[:6])
 
     def invent(self, number: int, server: Server) -> None:
         """From now on there is one more server that is not there, anywhere."""
@@ -110,6 +117,7 @@ class Network:
         answer = self._dhcp.answer(message, found.port, "" if found.is_taken else name, now_s) if found.port else None
         if answer is None:
             return
+        self._count("dhcp")
         self._say_dhcp(message, answer.payload, answer.to)
         if answer.lease is not None:
             self._tell(answer.lease)
@@ -132,7 +140,7 @@ class Network:
             self.name_server.serve(ready, now_s)
             self.guest_forwards.serve(ready, self.nat.owner_of, now_s)
         except Exception as error:
-            self._failed("what has come was", error)
+            self._failed("what has come was", NOBODY, error)
 
     def tick(self, now_s: float) -> None:
         self.nat.tick(now_s)
@@ -141,6 +149,15 @@ class Network:
         if self.settings.ipv6:
             self._router6.tick(now_s)
             self.neighbors.tick(now_s)
+
+    @property
+    def drops(self) -> Counter[Reason]:
+        """Of all stations together."""
+        return sum((known.traffic.drops for known in self.nat.known), self.nat.others.drops)
+
+    def counted(self, number: int) -> Iterator[list[object]]:
+        """The words that answer what is counted."""
+        return counters.words(number, self.nat.known, self.nat.others, self.served)
 
     def close(self) -> None:
         self.forwards.close()
@@ -158,12 +175,12 @@ class Network:
     def _ipv4(self, frame: bytes, now_s: float) -> None:
         packet, mac = packets.read4(frame), frame[6:12]
         if packet is None:
-            return self._drop("malformed")
+            return self._drop("malformed", mac)
         is_group = frame[0] & 1
         if packet.protocol == inet.UDP and (is_group or packet.target in self._own):
             datagram = inet.read_udp(frame)
             if datagram is None:
-                return self._drop("malformed")
+                return self._drop("malformed", mac)
             if datagram.target_port == dhcp.SERVER_PORT:
                 return self._dhcp_message(datagram, mac)
             if self.gateway.serve(datagram, mac, now_s):
@@ -173,25 +190,25 @@ class Network:
     def _ipv6(self, frame: bytes, now_s: float) -> None:
         packet, mac = packets.read6(frame), frame[6:12]
         if packet is None:
-            return self._drop("malformed")
+            return self._drop("malformed", mac)
         is_group = frame[0] & 1
         if packet.protocol == inet6.ICMPV6:
             is_well_formed = self._router6.hear(frame, now_s)
             if is_well_formed is not None:
-                return None if is_well_formed else self._drop("malformed")
+                return None if is_well_formed else self._drop("malformed", mac)
         elif packet.protocol == inet.UDP and (is_group or packet.target in self._own):
             datagram = inet6.read_udp6(frame)
             if datagram is None:
-                return self._drop("malformed")
+                return self._drop("malformed", mac)
             if self._router6.dhcp(datagram, mac) or self.gateway.serve(datagram, mac, now_s):
                 return None
         elif packet.protocol not in (packets.TCP, inet.UDP) and not is_group:
-            return self._drop("protocol")
+            return self._drop("protocol", mac)
         return None if is_group else self._translate(frame, packet, now_s)
 
     def _translate(self, frame: bytes, packet: Packet, now_s: float) -> None:
         if reason := self.nat.put(frame, packet, now_s):
-            self._drop(reason)
+            self._drop(reason, frame[6:12])
 
     def _learn(self, mac: bytes, ip: IPv6Address, is_used: bool, now_s: float) -> None:
         if ip.packed not in self._found and self.neighbors.learn(mac, ip, now_s, is_used=is_used):
@@ -200,7 +217,7 @@ class Network:
     def _arp(self, frame: bytes) -> None:
         asked = inet.read_arp(frame)
         if asked is None:
-            return self._drop("malformed")
+            return self._drop("malformed", frame[6:12])
         if (
             asked.operation != inet.ARP_REQUEST
             or asked.target.packed not in self._found
@@ -214,11 +231,11 @@ class Network:
     def _dhcp_message(self, datagram: Datagram, mac: bytes) -> None:
         message = dhcp.read(datagram.payload) if self.settings.dhcp else None
         if message is None or message.mac != mac:
-            return self._drop("malformed")
+            return self._drop("malformed", mac)
         station, name = mac.hex(":"), next(filter(None, map(label, message.names)), self.settings.hostname)
         before = self._asked.get(station)
         if before is None and len(self._asked) >= ASKED_MAX:
-            return self._drop("crowded")
+            return self._drop("crowded", mac)
         self._asked[station] = message, name  # the last message counts
         return None if before is not None and before[1] == name else self._ask(station, name)
 
@@ -226,13 +243,16 @@ class Network:
         datagram = Datagram(self.settings.host, dhcp.SERVER_PORT, to, dhcp.CLIENT_PORT, payload)
         self._send(inet.udp(datagram, inet.BROADCAST if to == ALL else message.mac, self.settings.mac))
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _failed(self, what: str, mac: bytes, error: Exception) -> None:
         """A fault of ours, which is to hit nobody else."""
-        self._drop("failed")
+        self._drop("failed", mac)
         self._complain(f"{what} dropped: {type(error).__name__}: {error}"[:COMPLAINT_MAX])
 
-    def _drop(self, reason: str) -> None:
-        self.drops[reason] += 1
+    def _count(self, service: Service) -> None:
+        self.served[service] += 1
+
+    def _drop(self, reason: Reason, mac: bytes) -> None:
+        self.nat.traffic_of(mac).drops[reason] += 1
 
 
 def _name_servers(settings: Settings) -> Iterator[Server]:

@@ -9,6 +9,7 @@ from ipaddress import IPv6Address
 from vswitch.protocols import dhcp6, inet6
 from vswitch.protocols.inet import Datagram
 from vswitch.protocols.inet6 import NeighborSolicitation, Router, RouterSolicitation
+from vswitch.services.user_network.counters import Service
 from vswitch.services.user_network.dhcp6_server import Dhcp6Server
 from vswitch.services.user_network.settings import Address, Settings
 
@@ -18,7 +19,8 @@ _NEIGHBOR_DISCOVERY = range(133, 137)
 
 
 class Router6:
-    """`send` takes frames for the switch, `learn` which address a station has, and whether it uses it."""
+    """`send` takes frames for the switch, `learn` which address a station has, and whether it uses it, `count` what
+    was served."""
 
     def __init__(
         self,
@@ -26,9 +28,10 @@ class Router6:
         *,
         send: Callable[[bytes], None],
         learn: Callable[[bytes, IPv6Address, bool, float], None],
+        count: Callable[[Service], None],
     ) -> None:
         self._mac, self._host = settings.mac, settings.host6
-        self._send, self._learn = send, learn
+        self._send, self._learn, self._count = send, learn, count
         self._link_local = inet6.link_local(settings.mac)
         servers = (server.address for server in settings.servers)
         self._own: set[Address] = {settings.host6, settings.dns6, self._link_local, *servers}
@@ -76,6 +79,7 @@ class Router6:
         if payload is not None:
             back = Datagram(self._link_local, dhcp6.SERVER_PORT, datagram.source, datagram.source_port, payload)
             self._send(inet6.udp6(back, mac, self._mac))
+            self._count("dhcp")
         return True
 
     def _discover(self, frame: bytes, now_s: float) -> bool:

@@ -62,7 +62,13 @@ class Name(msgspec.Struct, frozen=True, tag="name", array_like=True):
     ips: tuple[str, ...]
 
 
-Said = Found | Servers | Forward | Unforward | Hello | Listen | Serve | Name
+class Count(msgspec.Struct, frozen=True, tag="count", array_like=True):
+    """It asks what is counted; the answer has this number."""
+
+    number: int
+
+
+Said = Found | Servers | Forward | Unforward | Hello | Listen | Serve | Name | Count
 
 
 class Server(msgspec.Struct, frozen=True):
