@@ -13,7 +13,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
 from tests.endpoints.user_guest import ALL, GATEWAY, Guest, child_of, restarted
-from tests.peers import TIMEOUT_S, until
+from tests.peers import TIMEOUT_S, Peer, until
 from vswitch import InputError, RefusedError, VSwitch
 from vswitch.endpoints.url import parse
 from vswitch.endpoints.user import child
@@ -135,6 +135,15 @@ async def test_a_hundred_guests_have_leases_and_traffic_at_once(switch: VSwitch)
             heard = {(await server.recv(100)).decode() for _ in guests}
     assert heard == {guest.ip for guest in guests}
     assert len(heard) == 100
+
+
+async def test_each_vlan_may_have_one(switch: VSwitch) -> None:
+    for number, vlan in ((2, 10), (3, 20)):
+        await switch.attach(f"user://10.0.{number}.0/24?vlan={vlan}")
+        guest = Guest(await Peer.plugged_into(switch, name=f"guest{vlan}", vlan=vlan), f"52:54:00:00:00:{vlan}")
+        assert await guest.lease() == f"10.0.{number}.15"
+        await guest.ping(f"10.0.{number}.2", f"52:55:0a:00:{number:02}:02")
+    assert [lease.network for lease in switch.user_networks.leases()] == ["user1", "user2"]
 
 
 async def test_when_it_is_detached_nothing_is_left(switch: VSwitch) -> None:
