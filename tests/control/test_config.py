@@ -62,6 +62,7 @@ PARAMETERS = {
     "bootfile": ('"pxelinux.0"', "pxelinux.0"),
     "tftp-server-name": ('"10.0.2.2"', "10.0.2.2"),
     "hostname": ('"guest"', "guest"),
+    "dns_listen": ('"127.0.0.1:5300"', "127.0.0.1:5300"),
     "dnssearch": ('["a.example", "b.example"]', "a.example,b.example"),
     "hostfwd": ('["tcp::2222-:22", "tcp::8080-web:80"]', "tcp::2222-:22,tcp::8080-web:80"),
 }

@@ -8,7 +8,7 @@ import base64
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
@@ -21,7 +21,7 @@ from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.user import guest_connection, internet, smb
+from vswitch.endpoints.user import dns_listener, guest_connection, internet, smb
 from vswitch.endpoints.user.child import Forwarded, Leased, Opened, Problem, Where, Words, child, end_of
 from vswitch.endpoints.user.counters import Counted, Counters, Counts
 from vswitch.endpoints.user.forward import Forward
@@ -59,6 +59,7 @@ class UserNetwork(Endpoint):
         self._counters = Counters()
         self.internet = internet.Internet()
         self._servers = config.user.guestfwd
+        self._dns: Sequence[socket.socket] = ()  # where programs of this machine ask
         self._has_started = False
 
     @property
@@ -106,7 +107,7 @@ class UserNetwork(Endpoint):
         self._port = self.ports.add(self.name, self.name, self.config)
         try:
             self.set_forwards(self.config.user.hostfwd)
-            with self._share() as servers:
+            with self._share() as servers, dns_listener.bound(self.config.user.dns_listen) as self._dns:
                 self._servers = self.config.user.guestfwd + servers
                 await self._keep_running(started)
         finally:
@@ -171,6 +172,7 @@ class UserNetwork(Endpoint):
         watchdog = Watchdog(words.say)
         tasks: Mapping[str, Callable[[], Awaitable[None]]] = {
             "forwards": partial(self._forwards.keep_told, words.say),
+            "listener for DNS": partial(dns_listener.lend, self._dns, words.say),
             "name servers": partial(_keep_told_servers, words),
             "leases": self._leases.keep_saved,
             "watchdog": watchdog.watch,

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from vswitch import values
-from vswitch.endpoints.user import forward, guest_forward
+from vswitch.endpoints.user import dns_place, forward, guest_forward
+from vswitch.endpoints.user.dns_place import Place
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.guest_forward import Address, GuestForward
 from vswitch.errors import InputError
@@ -65,6 +66,7 @@ class UserOptions(msgspec.Struct, frozen=True):
     tftp_server_name: str = ""
     hostname: str = ""
     dnssearch: tuple[str, ...] = ()
+    dns_listen: Place | None = None
     ipv4: bool = True
     ipv6: bool = True
     ipv6_net: IPv6Network = NETWORK6_DEFAULT
@@ -106,7 +108,8 @@ class UserOptions(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **absolute)
 
     def check(self, network: IPv4Network, *, insecure: bool) -> None:
-        """Whether addresses are in a network, and forwards on loopback unless it is `insecure`. Raises InputError."""
+        """Whether addresses are in a network, and what listens does so on loopback, unless it is `insecure`. Raises
+        InputError."""
         for name in ("host", "dns", "dhcpstart"):
             address = getattr(self, f"{name}_in")(network)
             if address not in network or address in (network.network_address, network.broadcast_address):
@@ -125,6 +128,8 @@ class UserOptions(msgspec.Struct, frozen=True):
             edges = (network.network_address, network.broadcast_address)
             if reserved.ip not in network or reserved.ip in self.taken(network) or reserved.ip in edges:
                 raise InputError(f"reserve: {reserved.ip} is no guest's address in {network}", "reserve")
+        if self.dns_listen is not None:
+            self.dns_listen.check(insecure=insecure)
         for wanted in self.hostfwd:
             try:
                 wanted.check(insecure=insecure)
@@ -318,6 +323,9 @@ PARAMETERS: dict[str, Parameter] = {
     "bootfile": Parameter(_boot_text, TEXT, "The file that guests boot which do so from the network."),
     "tftp-server-name": Parameter(_boot_text, TEXT, "Where they get it, by DHCP option 66."),
     "hostname": Parameter(_hostname, TEXT, "What a guest is called that says no name."),
+    "dns_listen": Parameter(
+        dns_place.read, TEXT, "Where programs of this machine ask for guests' names: 127.0.0.1:5300."
+    ),
     "dnssearch": Parameter(_domains, values.several(TEXT), "Domains that guests look names up in, too."),
 }
 
