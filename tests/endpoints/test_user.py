@@ -146,10 +146,12 @@ async def test_each_vlan_may_have_one(switch: VSwitch) -> None:
     assert [lease.network for lease in switch.user_networks.leases()] == ["user1", "user2"]
 
 
-async def test_when_it_is_detached_nothing_is_left(switch: VSwitch) -> None:
+async def test_when_it_is_detached_nothing_is_left(switch: VSwitch, caplog: pytest.LogCaptureFixture) -> None:
     await switch.attach("user://10.0.2.0/24?name=net")
     assert child_of(os.getpid()) is not None
-    await switch.attachments.detach("net")
+    with caplog.at_level("INFO"):
+        await switch.attachments.detach("net")
+    assert "net down: removed" in caplog.messages
     assert child_of(os.getpid()) is None
     assert switch.ports() == []
 

@@ -156,16 +156,17 @@ class UserNetwork(Endpoint):
             link = StreamLink(frames, self._port.port, self.ports.bridge)
             lost = trio.CancelScope()
             self.ports.links.plug(self._port, link, "user network", lost.cancel, is_guest=False)
+            why, problem = "removed", ""
             try:
                 if not self._has_started:
                     started()
                     self._has_started = True
                 with lost, self._counters.of(words.say):
-                    if problem := await self._talk(words):
-                        return problem
+                    problem = await self._talk(words)
+                why = "the process of this network has ended"
             finally:
-                self.ports.links.unplug(self._port, "the process of this network has ended")
-            return await end_of(process)
+                self.ports.links.unplug(self._port, why)
+            return problem or await end_of(process)
 
     async def _talk(self, words: Words) -> str:
         """Until the child hangs up, hangs, or says nonsense: the latter two are the answer."""
