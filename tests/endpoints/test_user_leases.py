@@ -1,9 +1,14 @@
 """Leases of a user network that are kept in a file."""
 
+import errno
+import fcntl
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from scapy.layers.dhcp import BOOTP
@@ -11,6 +16,9 @@ from scapy.layers.dhcp import BOOTP
 from tests.endpoints.user_guest import Guest
 from tests.peers import until
 from vswitch import RefusedError, VSwitch
+from vswitch.control.config import SwitchConfig
+from vswitch.endpoints.url import parse
+from vswitch.endpoints.user.file_lock import FileLock
 
 pytestmark = pytest.mark.usefixtures("libslirp")
 
@@ -86,3 +94,77 @@ async def test_as_many_leases_as_are_remembered_are_told_to_the_process(tmp_path
         a = await Guest.plugged_into(switch, "a", "52:54:00:00:01:00")
         with_port = await a.dhcp("discover")
         assert with_port[BOOTP].yiaddr == "10.0.1.0"
+
+
+async def test_two_networks_have_a_file_each(tmp_path: Path) -> None:
+    file, other = tmp_path / "lab.leases", tmp_path / "link"
+    other.symlink_to(tmp_path)
+    async with VSwitch() as switch, VSwitch() as beside:
+        await switch.attach(f"user://10.0.2.0/24?name=net&leases={file}")
+        for wherever in (switch, beside):
+            with pytest.raises(RefusedError) as caught:
+                await wherever.attach(f"user://10.0.3.0/24?leases={other / file.name}")
+            said = f"{other / file.name} has the leases of a user network that runs; name another file"
+            assert str(caught.value) == said
+        await switch.attachments.detach("net")
+        await beside.attach(f"user://10.0.3.0/24?leases={file}")
+    assert os.listdir(tmp_path) == ["link"]
+
+
+async def test_a_reload_gives_a_file_to_another_network(tmp_path: Path) -> None:
+    file = tmp_path / "lab.leases"
+    before, after = (
+        SwitchConfig(endpoints=(parse(f"user://{network}/24?leases={file}&name={name}"),))
+        for network, name in (("10.0.2.0", "net"), ("10.0.3.0", "other"))
+    )
+    wanted = [before]
+    async with VSwitch() as switch:
+        await switch.configuration.begin(before, lambda: wanted[0])
+        wanted[0] = after
+        await switch.configuration.reload(dry_run=False)
+        assert [info.name for info in switch.endpoints()] == ["other"]
+
+
+def test_a_lock_ends_with_its_process_and_needs_no_order(tmp_path: Path) -> None:
+    """The one that is killed leaves its file."""
+    file = str(tmp_path / "lab.leases")
+    program = "import sys, vswitch.endpoints.user.file_lock as f; f.FileLock(sys.argv[1]); print(); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program.replace("f.F", "kept = f.F"), file],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        with pytest.raises(RefusedError):
+            FileLock(file)
+        process.kill()
+    assert os.listdir(tmp_path) == [".lab.leases.lock"]
+    FileLock(file).close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_file_that_its_owner_removes_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, flock = FileLock(str(tmp_path / "lab.leases")), fcntl.flock
+
+    def late(file: IO[bytes], operation: int) -> None:
+        first.close()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = FileLock(str(tmp_path / "lab.leases"))
+    monkeypatch.undo()
+    with pytest.raises(RefusedError):
+        FileLock(str(tmp_path / "lab.leases"))
+    second.close()
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS])
+def test_where_there_are_no_locks_it_goes_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    def none(*_: object) -> None:
+        raise OSError(error, "none")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    for path in (tmp_path / "lab.leases", tmp_path / "gone" / "lab.leases"):
+        FileLock(str(path)).close()

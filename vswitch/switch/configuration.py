@@ -198,7 +198,8 @@ class Configuration:
 
 
 def _collide(new: EndpointConfig, gone: EndpointConfig) -> bool:
-    """Whether an endpoint may have to wait until another one has gone: one host has many names and addresses."""
+    """Whether an endpoint may have to wait until another one has gone: one host has many names and addresses, and a
+    user network may have a file."""
     if new.scheme in ("tcp", "udp"):
         return new.scheme == gone.scheme and new.port == gone.port
-    return new.place == gone.place
+    return new.place == gone.place or (new.user.leases is not None and new.user.leases == gone.user.leases)

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -103,7 +103,11 @@ class UserNetwork(Endpoint):
         self.config = msgspec.structs.replace(self.config, user=options)
 
     async def run(self, started: Callable[[], None]) -> None:
-        await self._leases.load(self.config.user.leases)
+        with closing(self._leases):
+            await self._leases.load(self.config.user.leases)
+            await self._serve(started)
+
+    async def _serve(self, started: Callable[[], None]) -> None:
         self._port = self.ports.add(self.name, self.name, self.config)
         try:
             self.set_forwards(self.config.user.hostfwd)

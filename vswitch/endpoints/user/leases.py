@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from vswitch.endpoints.endpoint import log
+from vswitch.endpoints.user.file_lock import FileLock
 from vswitch.errors import RefusedError
 
 LEASES_MAX = 1024
@@ -42,18 +43,24 @@ class Leases:
     def __init__(self, is_guests: Callable[[IPv4Address], bool]) -> None:
         self._is_guests = is_guests
         self._path: str | None = None
+        self._lock: FileLock | None = None
         self._by_mac: dict[str, Lease] = {}
         self._changed = trio.Event()
 
     async def load(self, path: str | None) -> None:
-        """What a file has, which is written from now on. Raises RefusedError."""
+        """What a file has, which is written from now on, and is nobody else's until `close`. Raises RefusedError."""
         self._path = path
         if path is None:
             return
+        self._lock = await trio.to_thread.run_sync(FileLock, path, abandon_on_cancel=True)
         for lease in await trio.to_thread.run_sync(_read, Path(path), abandon_on_cancel=True):
             with suppress(ValueError):  # another network's
                 self.keep(lease)
         self._changed = trio.Event()
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def known(self) -> list[Lease]:
