@@ -60,6 +60,8 @@ def kind(block: str) -> str:
         return "TOML"
     if re.match(r"\w+://", block):
         return "URL"
+    if re.match(r"\w+=\S", block):
+        return "another program's settings"
     return "drawing" if "─" in block or re.match(r"\w+  ", block) else "Python"
 
 
