@@ -26,7 +26,10 @@ REASONS = {
         "they are for the gateway to pass on, but to an address of this network, of this machine or of a group",
         "look at the guest's routes and netmask",
     ),
-    "fragments": Reason("they are more fragments than may wait for their rest", "have the guest send smaller packets"),
+    "fragments": Reason(
+        "they are fragments that overlap, whose rest has not come, or with which too many wait",
+        "have the guest send smaller packets",
+    ),
     "foreign_source": Reason(
         "they come from an address that is another guest's, the gateway's, or not of this network",
         "have the guest ask for its address by DHCP",

@@ -14,7 +14,6 @@ from vswitch.services.user_network.packet import TCP, Packet
 from vswitch.services.user_network.settings import Address, Settings
 from vswitch.services.user_network.slirp import Library, Stack
 
-FRAGMENT_BYTES_PER_S = 2 << 20
 GUESTS_MAX = 1024
 ADDRESSES_MAX = 8  # of IPv6, that a stack is told of: its table has 16 entries
 ASKERS_MAX = 256  # peers of a guest's UDP forwards that may be answered
@@ -74,7 +73,6 @@ class Nat:
         self._send, self._came = send, came
         self._guests: dict[bytes, _Guest] = {}  # by MAC address
         self.others = Traffic()  # of guests that are known no more, and drops of other stations
-        self._fragments, self._fragments_since_s = 0, 0.0
         self._now_s = 0.0
         self._passing: dict[bytes, _Guest] = {}  # connections that have passed of late, by addresses and ports
         self._passing_until_s = 0.0
@@ -120,8 +118,6 @@ class Nat:
         inward = self._guest_forwards.inward(frame, packet)
         if inward is None and not self._is_routed(target):
             return "not_routed"
-        if packet.is_fragment and not self._may_fragment(len(frame), now_s):
-            return "fragments"
         guest = self._guests.get(mac)
         if guest is None or not guest.is_known_to_use(source, now_s):
             ip = IPv4Address(source) if len(source) == 4 else IPv6Address(source)
@@ -133,7 +129,7 @@ class Nat:
                 guest.ips6[source] = now_s + TOLD_S
             self._came(mac, ip, now_s)
         guest.heard_s = now_s
-        if inward is None and self._only_answers(target) and (packet.is_fragment or self._opens(guest, frame, packet)):
+        if inward is None and self._only_answers(target) and self._opens(guest, frame, packet):
             return "host_access" if target in self._own else "restricted"
         if guest.stack.is_full and (packet.protocol != TCP or packet.opens_connection(frame)):
             return "connections"
@@ -217,13 +213,6 @@ class Nat:
             until_s = guest.askers.get(packet.target + packet.ports(frame))
             return until_s is None or until_s < self._now_s
         return packet.target not in self._own
-
-    def _may_fragment(self, size: int, now_s: float) -> bool:
-        """Whether one more fragment may wait for the rest of its packet: libslirp keeps them without a limit."""
-        if now_s - self._fragments_since_s >= 1:
-            self._fragments_since_s, self._fragments = now_s, 0
-        self._fragments += size
-        return self._fragments <= FRAGMENT_BYTES_PER_S
 
     def _may_be(self, mac: bytes, source: Address, now_s: float) -> bool:
         """Whether a station may have an address: one of this network's that is neither ours nor leased to another."""

@@ -15,6 +15,7 @@ from vswitch.services.user_network.counters import Reason, Service
 from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Forwards, Served
+from vswitch.services.user_network.fragments import Fragments
 from vswitch.services.user_network.gateway import Gateway
 from vswitch.services.user_network.guest_forwards import GuestForwards
 from vswitch.services.user_network.leases import Lease, Leases
@@ -54,6 +55,7 @@ class Network:
         self.served: Counter[Service] = Counter()
         pool = _pool(settings)
         self.leases = Leases(pool, settings.lease_s, settings.reserve, settings.leases)
+        self._fragments = Fragments(self._drop)
         self.neighbors = Neighbors(settings.network6, lambda mac: self.leases.of(mac.hex(":")) is not None)
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
@@ -144,6 +146,7 @@ class Network:
 
     def tick(self, now_s: float) -> None:
         self.nat.tick(now_s)
+        self._fragments.expire(now_s)
         self.name_server.tick(now_s)
         self.gateway.tick(now_s)
         if self.settings.ipv6:
@@ -177,6 +180,9 @@ class Network:
         if packet is None:
             return self._drop("malformed", mac)
         is_group = frame[0] & 1
+        if packet.is_fragment and not is_group:
+            whole = self._fragments.put(frame, packet.at, now_s)
+            return self._ipv4(whole, now_s) if whole else None
         if packet.protocol == inet.UDP and (is_group or packet.target in self._own):
             datagram = inet.read_udp(frame)
             if datagram is None:
