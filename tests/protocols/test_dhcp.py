@@ -74,6 +74,23 @@ OPTIONS = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=20)))
 @example(WITH_COOKIE + bytes([dhcp.OVERLOAD, 0]))
 def test_no_bytes_raise(data: bytes) -> None:
     dhcp.read(data)
+    dhcp.answering_server(bytes([2]) + data[1:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "says", "found"),
+    [
+        ("offer", str(SERVER), SERVER),
+        ("ack", str(SERVER), SERVER),
+        ("nak", str(SERVER), SERVER),
+        ("offer", None, None),
+        ("request", str(SERVER), None),
+    ],
+)
+def test_a_server_is_known_from_its_answers(kind: str, says: str | None, found: IPv4Address | None) -> None:
+    said = [("message-type", kind), *([("server_id", says)] if says else [])]
+    assert dhcp.answering_server(asked(*said, op=2)) == found
+    assert dhcp.answering_server(asked(*said)) is None, "it is a client's"
 
 
 def options_of(data: bytes) -> tuple[Packet, dict[str, object]]:

@@ -31,6 +31,7 @@ from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
+from vswitch.services.user_network.other_servers import OtherServer
 from vswitch.services.user_network.settings import Forward, Found, Server
 from vswitch.services.user_network.slirp import Library, Pool
 
@@ -56,6 +57,7 @@ class Net:
         self.names: dict[str, str] = {}  # that were asked for, by MAC address
         self.taken: set[str] = set()  # names of ports that have no lease yet
         self.leases: list[Lease] = []
+        self.other_servers: list[tuple[str, str]] = []
         self.served: list[Served] = []  # what leads somewhere, or cannot
         self.told_served: list[Served] = []
         self.connected: list[tuple[int, socket.socket]] = []
@@ -77,7 +79,10 @@ class Net:
         self.asked.append(mac)
         self.names[mac] = name
 
-    def _told(self, what: Lease | Served) -> None:
+    def _told(self, what: Lease | Served | OtherServer) -> None:
+        if isinstance(what, OtherServer):
+            self.other_servers.append((str(what.ip), what.mac))
+            return
         if isinstance(what, Lease):
             self.leases.append(what)
             return

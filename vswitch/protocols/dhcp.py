@@ -71,10 +71,35 @@ def address(data: bytes | None) -> IPv4Address | None:
 
 def read(data: bytes) -> Message | None:
     """A client's message; None if it is none."""
+    options = _options(data, _BOOTREQUEST)
+    if options is None:
+        return None
+    _, _, _, _, xid, _, flags, ciaddr, _, _, giaddr, chaddr, _, _, _ = _FIXED.unpack_from(data)
+    return Message(
+        kind=_kind(options),
+        xid=xid,
+        mac=chaddr[:6],
+        broadcast=bool(flags & _BROADCAST),
+        ciaddr=IPv4Address(ciaddr),
+        giaddr=IPv4Address(giaddr),
+        options=options,
+    )
+
+
+def answering_server(data: bytes) -> IPv4Address | None:
+    """Which server an OFFER, ACK or NAK is from, which each says (RFC 2131, table 3); None if it is none of these."""
+    options = _options(data, _BOOTREPLY)
+    if options is None or _kind(options) not in (OFFER, ACK, NAK):
+        return None
+    return address(options.get(SERVER_ID))
+
+
+def _options(data: bytes, op: int) -> dict[int, bytes] | None:
+    """Those of a message of a kind; None if it is none."""
     if len(data) < _FIXED.size:
         return None
-    op, htype, hlen, _, xid, _, flags, ciaddr, _, _, giaddr, chaddr, sname, file, cookie = _FIXED.unpack_from(data)
-    if (op, htype, hlen, cookie) != (_BOOTREQUEST, _ETHERNET, 6, _COOKIE):
+    is_op, htype, hlen, *_, sname, file, cookie = _FIXED.unpack_from(data)
+    if (is_op, htype, hlen, cookie) != (op, _ETHERNET, 6, _COOKIE):
         return None
     options: dict[int, bytes] = {}
     if not _read_options(data[_FIXED.size :], options):
@@ -83,16 +108,12 @@ def read(data: bytes) -> Message | None:
     for bit, field in ((1, file), (2, sname)):
         if overload[0] & bit and not _read_options(field, options):
             return None
+    return options
+
+
+def _kind(options: Mapping[int, bytes]) -> int:
     kind = options.get(MESSAGE_TYPE, b"\0")
-    return Message(
-        kind=kind[0] if len(kind) == 1 else 0,
-        xid=xid,
-        mac=chaddr[:6],
-        broadcast=bool(flags & _BROADCAST),
-        ciaddr=IPv4Address(ciaddr),
-        giaddr=IPv4Address(giaddr),
-        options=options,
-    )
+    return kind[0] if len(kind) == 1 else 0
 
 
 def reply(

@@ -24,6 +24,7 @@ from vswitch.endpoints.endpoint import log
 from vswitch.endpoints.user.counters import Counted
 from vswitch.endpoints.user.forwards import Served
 from vswitch.endpoints.user.leases import Label, Lease, Mac
+from vswitch.endpoints.user.other_servers import OtherServer
 from vswitch.errors import printable
 
 PROGRAM = "vswitch.services.user_network"
@@ -58,13 +59,19 @@ class Alive(msgspec.Struct, tag=True, array_like=True):
     """The answer to `hello`."""
 
 
+class Heard(msgspec.Struct, tag=True, array_like=True):
+    """Another DHCP server answers."""
+
+    server: OtherServer
+
+
 class Problem(msgspec.Struct, tag=True, array_like=True):
     """What a person is to know."""
 
     text: Annotated[str, msgspec.Meta(max_length=500)]
 
 
-Said = Where | Leased | Problem | Forwarded | Opened | Alive | Counted
+Said = Where | Leased | Problem | Forwarded | Opened | Alive | Counted | Heard
 _SAID = msgspec.json.Decoder(Said)
 
 

@@ -22,12 +22,13 @@ from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.user import dns_listener, guest_connection, internet, smb
-from vswitch.endpoints.user.child import Forwarded, Leased, Opened, Problem, Where, Words, child, end_of
+from vswitch.endpoints.user.child import Forwarded, Heard, Leased, Opened, Problem, Where, Words, child, end_of
 from vswitch.endpoints.user.counters import Counted, Counters, Counts
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
 from vswitch.endpoints.user.guest_forward import MOST, GuestForward
 from vswitch.endpoints.user.leases import Lease, Leases
+from vswitch.endpoints.user.other_servers import OtherServers
 from vswitch.endpoints.user.watchdog import HANGS, Watchdog
 from vswitch.errors import RefusedError, printable
 from vswitch.ports.port import SwitchPort, now_ms
@@ -57,6 +58,7 @@ class UserNetwork(Endpoint):
         self._leases = Leases(self._is_guests)
         self._forwards = Forwards()
         self._counters = Counters()
+        self._other_servers = OtherServers(name, ports.events)
         self.internet = internet.Internet()
         self._servers = config.user.guestfwd
         self._dns: Sequence[socket.socket] = ()  # where programs of this machine ask
@@ -211,6 +213,9 @@ class UserNetwork(Endpoint):
                         self._keep(said.lease)
                     elif isinstance(said, Counted):
                         self._counters.heard(said)
+                    elif isinstance(said, Heard):
+                        port = self._port_behind(said.server.mac)
+                        self._other_servers.heard(said.server, "" if port is None else port.name)
         except EOFError:
             return ""
         except (ValueError, RecursionError):  # it may be in the hands of a guest
@@ -245,8 +250,7 @@ class UserNetwork(Endpoint):
 
     def _port_of(self, mac: str) -> str:
         """Behind which port a station is; none if it may have no lease there, as another port, which is up, has it."""
-        index = self.ports.table.lookup(mac_key(self._vlan, int(mac.replace(":", ""), 16)), now_ms())
-        port = None if index == NO_PORT else self.ports.by_index(index)
+        port = self._port_behind(mac)
         if port is None:
             return ""
         held = self._leases.of(mac)
@@ -256,6 +260,13 @@ class UserNetwork(Endpoint):
                 self._turn_away(f"{mac} behind {port.name}", f"{holder.name} has its lease")
                 return ""
         return port.name
+
+    def _port_behind(self, mac: str) -> SwitchPort | None:
+        """Where a station is; None if that is not known, nor its address."""
+        if not mac:
+            return None
+        index = self.ports.table.lookup(mac_key(self._vlan, int(mac.replace(":", ""), 16)), now_ms())
+        return None if index == NO_PORT else self.ports.by_index(index)
 
     @property
     def _vlan(self) -> int:

@@ -22,8 +22,10 @@ from vswitch.errors import RefusedError
 from vswitch.services.user_network import sandbox, settings
 from vswitch.services.user_network.coalescing import split
 from vswitch.services.user_network.folder import Folder
+from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
 from vswitch.services.user_network.network import Network
+from vswitch.services.user_network.other_servers import OtherServer
 from vswitch.services.user_network.resolv_conf import servers
 from vswitch.services.user_network.slirp import Library, Pool
 
@@ -35,6 +37,7 @@ TICK_MS = 1000
 BATCH_BYTES = 20_000  # after which answers go: else a guest would wait for all of what it has sent in its window
 IOV_MAX = 512
 
+_WORDS = {Lease: "Leased", Served: "Forwarded", OtherServer: "Heard"}
 _LENGTH = struct.Struct("!I")
 _INT = struct.Struct("i")
 
@@ -154,7 +157,7 @@ def serve(stream: Stream, words: Words) -> None:
         library,
         send=stream.send,
         ask=lambda mac, name: words.say("Where", mac, name),
-        tell=lambda what: words.say("Leased" if isinstance(what, Lease) else "Forwarded", what),
+        tell=lambda what: words.say(_WORDS[type(what)], what),
         complain=lambda text: words.say("Problem", text),
         folder=folder,
         hand_over=words.hand_over,

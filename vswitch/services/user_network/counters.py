@@ -1,6 +1,7 @@
 """What is counted for who looks: traffic and drops of each guest that the NAT knows, and of all others together.
 
-A frame is one that the NAT takes or gives: segments that were joined on the way to it are one (coalescing.py).
+A frame is one that the NAT takes or gives: segments that were joined on the way to it are one (coalescing.py), and so
+are fragments.
 """
 
 from collections import Counter

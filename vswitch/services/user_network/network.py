@@ -23,12 +23,14 @@ from vswitch.services.user_network.name_server import NameServer
 from vswitch.services.user_network.names import Names, label
 from vswitch.services.user_network.nat import Nat
 from vswitch.services.user_network.neighbors import Neighbors
+from vswitch.services.user_network.other_servers import OtherServer, OtherServers
 from vswitch.services.user_network.packet import Packet
 from vswitch.services.user_network.router6 import Router6
 from vswitch.services.user_network.settings import Address, Found, Server, Settings
 from vswitch.services.user_network.slirp import Library
 
 COMPLAINT_MAX = 500
+_IPV4, _UDP = inet.IPV4.to_bytes(2), bytes([inet.UDP])  # where a frame has them
 NOBODY = b""  # in place of a MAC address
 ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they came in at
 
@@ -36,8 +38,8 @@ ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they
 class Network:
     """`send` takes frames for the switch. `ask` asks the switch behind which port a station is, and
     whether it may have a name: it answers by `found`.
-    `tell` takes leases as they are given, and where forwards lead; `complain` what a person is to know. `folder` is
-    what guests get by TFTP. `hand_over` takes connections to servers that are not there."""
+    `tell` takes leases as they are given, where forwards lead, and other DHCP servers; `complain` what a person is to
+    know. `folder` is what guests get by TFTP. `hand_over` takes connections to servers that are not there."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class Network:
         *,
         send: Callable[[bytes], None],
         ask: Callable[[str, str], None],
-        tell: Callable[[Lease | Served], None],
+        tell: Callable[[Lease | Served | OtherServer], None],
         complain: Callable[[str], None],
         folder: Folder | None = None,
         hand_over: Callable[[int, socket.socket], None] = lambda number, connection: None,
@@ -59,6 +61,7 @@ class Network:
         self.neighbors = Neighbors(settings.network6, lambda mac: self.leases.of(mac.hex(":")) is not None)
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
+        self._other_servers = OtherServers(settings.host, settings.mac, tell)
         self.name_server = NameServer(settings, self.names, drop=self._drop, count=self._count)
         self.guest_forwards = GuestForwards()
         for number, server in enumerate(settings.servers):
@@ -88,7 +91,7 @@ class Network:
         if len(frame) < 14:
             return self._drop("short", frame[6:12])
         if frame[:6] != self.settings.mac and not frame[0] & 1:
-            return None  # flooded: another's
+            return self._overhear(frame, now_s)
         kind = inet.ethertype(frame)
         settings = self.settings
         if kind == inet.IPV4 and settings.ipv4:
@@ -188,7 +191,9 @@ class Network:
             if datagram is None:
                 return self._drop("malformed", mac)
             if datagram.target_port == dhcp.SERVER_PORT:
-                return self._dhcp_message(datagram, mac)
+                return self._dhcp_message(datagram, mac, now_s)
+            if self.settings.dhcp:
+                self._other_servers.answered(datagram, mac, now_s)
             if self.gateway.serve(datagram, mac, now_s):
                 return None
         return None if is_group else self._translate(frame, packet, now_s)
@@ -234,10 +239,18 @@ class Network:
         answer = Arp(inet.ARP_REPLY, mac, asked.target, asked.sender_mac, asked.sender)
         return self._send(inet.arp(answer, frame[6:12]))
 
-    def _dhcp_message(self, datagram: Datagram, mac: bytes) -> None:
+    def _overhear(self, frame: bytes, now_s: float) -> None:
+        """What is for another station, and has been flooded."""
+        if self.settings.dhcp and frame[12:14] == _IPV4 and frame[23:24] == _UDP:
+            datagram = inet.read_udp(frame)
+            if datagram is not None:
+                self._other_servers.answered(datagram, frame[6:12], now_s)
+
+    def _dhcp_message(self, datagram: Datagram, mac: bytes, now_s: float) -> None:
         message = dhcp.read(datagram.payload) if self.settings.dhcp else None
         if message is None or message.mac != mac:
             return self._drop("malformed", mac)
+        self._other_servers.chosen(message, now_s)
         station, name = mac.hex(":"), next(filter(None, map(label, message.names)), self.settings.hostname)
         before = self._asked.get(station)
         if before is None and len(self._asked) >= ASKED_MAX:
