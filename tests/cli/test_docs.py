@@ -62,6 +62,8 @@ def kind(block: str) -> str:
         return "URL"
     if re.match(r"\w+=\S", block):
         return "another program's settings"
+    if re.match(r"[\w-]+=\S", block):
+        return "settings of others"
     return "drawing" if "─" in block or re.match(r"\w+  ", block) else "Python"
 
 

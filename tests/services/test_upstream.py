@@ -88,6 +88,7 @@ def test_a_server_that_says_nonsense_by_tcp_fails_in_the_answer(server: DnsServe
     server.answer(TC)
     asking.turn()
     with server.accept() as connection:
+        assert connection.recv(5000)[4:] == QUERY[2:]
         connection.sendall(said)
     assert asking.answer() == dns.failure(QUERY, dns.SERVFAIL)
 

@@ -63,7 +63,7 @@ def _is_scope(text: str) -> bool:
 
 
 def _index(sock: socket.socket, scope: str) -> int:
-    """An interface's number. Not by if_nametoindex(3), which needs a unix socket. Raises OSError."""
+    """An interface's number. Not by if_nametoindex(3), which may want a unix socket. Raises OSError."""
     if scope.isascii() and scope.isdecimal():
         return int(scope)
     request = _IFREQ.pack(scope.encode(errors="replace"), 0)
