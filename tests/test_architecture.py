@@ -10,7 +10,19 @@ import vswitch
 PACKAGE = Path(vswitch.__file__ or "").parent
 ROOMS = ["cli", "testing", "switch", "control", "services", "endpoints", "ports", "edges", "protocols", "dataplane"]
 # In this order, and known to all but the data plane.
-GROUND = ["heap", "values", "sparingly", "seldom", "pace", "units", "outlet", "supervision", "errors", "version"]
+GROUND = [
+    "heap",
+    "values",
+    "budget",
+    "sparingly",
+    "seldom",
+    "pace",
+    "units",
+    "outlet",
+    "supervision",
+    "errors",
+    "version",
+]
 DATA_PLANE_MAY_IMPORT = {
     *("collections", "ctypes", "errno", "librt", "mypy_extensions", "os", "select", "socket", "struct", "sys", "time"),
     "typing",

@@ -45,6 +45,8 @@ PARAMETERS = {
     "restrict": ("true", "yes"),
     "internet": ("false", "no"),
     "host_access": ("true", "yes"),
+    "allow": ('["deb.debian.org:443", "[2001:db8::1]:80-90"]', "deb.debian.org:443,[2001:db8::1]:80-90"),
+    "deny": ('["10.0.0.0/8", "tcp:25"]', "10.0.0.0/8,tcp:25"),
     "reserve": ('["web@10.0.2.50", "52:54:00:00:00:09@10.0.2.51"]', "web@10.0.2.50,52:54:00:00:00:09@10.0.2.51"),
     "leases": ('"/run/lab.leases"', "/run/lab.leases"),
     "ipv4": ("false", "no"),

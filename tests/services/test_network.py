@@ -27,6 +27,7 @@ from vswitch.errors import RefusedError
 from vswitch.protocols import inet
 from vswitch.services.user_network import nat, slirp, upstream
 from vswitch.services.user_network import network as networks
+from vswitch.services.user_network.denials import Denial
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
@@ -58,6 +59,7 @@ class Net:
         self.taken: set[str] = set()  # names of ports that have no lease yet
         self.leases: list[Lease] = []
         self.other_servers: list[tuple[str, str]] = []
+        self.denials: list[Denial] = []
         self.served: list[Served] = []  # what leads somewhere, or cannot
         self.told_served: list[Served] = []
         self.connected: list[tuple[int, socket.socket]] = []
@@ -79,9 +81,12 @@ class Net:
         self.asked.append(mac)
         self.names[mac] = name
 
-    def _told(self, what: Lease | Served | OtherServer) -> None:
+    def _told(self, what: Lease | Served | OtherServer | Denial) -> None:
         if isinstance(what, OtherServer):
             self.other_servers.append((str(what.ip), what.mac))
+            return
+        if isinstance(what, Denial):
+            self.denials.append(what)
             return
         if isinstance(what, Lease):
             self.leases.append(what)

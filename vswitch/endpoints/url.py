@@ -455,7 +455,7 @@ PARAMETERS = {
     ),
 }
 ALL_PARAMETERS = PARAMETERS | user.PARAMETERS
-LISTS = (*policies.LISTS, "hostfwd", "guestfwd", "reserve", "dnssearch")
+LISTS = (*policies.LISTS, "hostfwd", "guestfwd", "reserve", "dnssearch", "allow", "deny")
 REMOTES = {
     "udp": Parameter(_remote_inet, TEXT, "The one peer: HOST:PORT."),
     "unixgram": Parameter(_remote_path, TEXT, "The one peer: its socket's path."),

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import trio
@@ -49,6 +49,23 @@ class Forwarded(msgspec.Struct, tag=True, array_like=True):
     served: Served
 
 
+class Denial(msgspec.Struct):
+    """What a guest wanted to reach, or of which it wanted to know the address (`dns`); `rule` is the number of the one
+    that denies it."""
+
+    mac: Mac
+    protocol: Literal["tcp", "udp", "icmp", "ip", "dns"]
+    ip: Annotated[str, msgspec.Meta(max_length=45, pattern="^[0-9a-f.:]*$")]
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    name: Annotated[str, msgspec.Meta(max_length=255, pattern="^[!-~]*$")]
+    rule: Annotated[int, msgspec.Meta(ge=0)] | None
+    more: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Denied(msgspec.Struct, tag=True, array_like=True):
+    denial: Denial
+
+
 class Opened(msgspec.Struct, tag=True, array_like=True):
     """A guest has connected to a server that is not there, by its number; the connection comes with this."""
 
@@ -71,7 +88,7 @@ class Problem(msgspec.Struct, tag=True, array_like=True):
     text: Annotated[str, msgspec.Meta(max_length=500)]
 
 
-Said = Where | Leased | Problem | Forwarded | Opened | Alive | Counted | Heard
+Said = Where | Leased | Problem | Forwarded | Opened | Alive | Counted | Heard | Denied
 _SAID = msgspec.json.Decoder(Said)
 
 

@@ -17,12 +17,25 @@ from pathlib import Path
 import msgspec
 import trio
 
+from vswitch.budget import Budget
 from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.mac_table import NO_PORT, mac_key
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.url import EndpointConfig
-from vswitch.endpoints.user import dns_listener, guest_connection, internet, smb
-from vswitch.endpoints.user.child import Forwarded, Heard, Leased, Opened, Problem, Where, Words, child, end_of
+from vswitch.endpoints.user import denied, dns_listener, guest_connection, internet, smb
+from vswitch.endpoints.user.child import (
+    Denial,
+    Denied,
+    Forwarded,
+    Heard,
+    Leased,
+    Opened,
+    Problem,
+    Where,
+    Words,
+    child,
+    end_of,
+)
 from vswitch.endpoints.user.counters import Counted, Counters, Counts
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
@@ -44,6 +57,7 @@ RESOLV_CONF_MAX = 1 << 14
 LEASES_A_MESSAGE = 200
 LOOK_S = 1.0  # how often to see whether it has changed
 NONSENSE = "it says what nobody understands"
+DENIED_MAX, DENIED_REST_S = 50, 1.0  # events at once, and then one in so long: the child may be in a guest's hands
 PROBLEM_S = 10.0  # how often the log says what the child complains of
 
 
@@ -62,6 +76,7 @@ class UserNetwork(Endpoint):
         self.internet = internet.Internet()
         self._servers = config.user.guestfwd
         self._dns: Sequence[socket.socket] = ()  # where programs of this machine ask
+        self._denied = Budget(DENIED_MAX, DENIED_REST_S)
         self._has_started = False
 
     @property
@@ -207,6 +222,8 @@ class UserNetwork(Endpoint):
                         await words.say(self._found(said))
                     elif isinstance(said, Opened):
                         self._connect(said.number, sock, nursery)
+                    elif isinstance(said, Denied):
+                        self._say_denied(said.denial)
                     elif isinstance(said, Forwarded):
                         self._forwards.served(said.served)
                     elif isinstance(said, Leased):
@@ -224,6 +241,18 @@ class UserNetwork(Endpoint):
     def _keep(self, lease: Lease) -> None:
         if self.ports.named(lease.port) is not None:  # else it has gone meanwhile
             self._leases.keep(lease)
+
+    def _say_denied(self, denial: Denial) -> None:
+        """Raises ValueError if that cannot be."""
+        text = denied.text(denial, self.config.user.deny)
+        self._denied.leave_out(denial.more)
+        more = self._denied.take(trio.current_time())
+        if more is not None:
+            port, lease = self._port_behind(denial.mac), self._leases.of(denial.mac)
+            place = self.name if port is None else port.name
+            guest = f"{lease.name} ({denial.mac})" if lease is not None and lease.name else denial.mac
+            said = f"{place}: {guest} {text}" + (f" (and {more} more before)" if more else "")
+            self.ports.events.say("denied", place, said, ports=[place], mac=denial.mac)
 
     def _connect(self, number: int, sock: socket.socket | None, nursery: trio.Nursery) -> None:
         """A guest's connection to a server that is not there; more than there may be are cut."""
@@ -289,6 +318,8 @@ class UserNetwork(Endpoint):
             "dns6": str(options.dns6),
             "servers": [{"ip": str(server.address(network)), "port": server.port} for server in self._servers],
             "reserve": {item.who: str(item.ip) for item in options.reserve},
+            "allow": [msgspec.structs.asdict(rule) for rule in options.allow],
+            "deny": [msgspec.structs.asdict(rule) for rule in options.deny],
             "tftp": base64.b64encode(os.fsencode(options.absolute().tftp or "")).decode(),
         }
         told = (

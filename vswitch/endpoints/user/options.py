@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from vswitch import values
-from vswitch.endpoints.user import dns_place, forward, guest_forward
+from vswitch.endpoints.user import dns_place, egress, forward, guest_forward
 from vswitch.endpoints.user.dns_place import Place
+from vswitch.endpoints.user.egress import Rule
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.guest_forward import Address, GuestForward
 from vswitch.errors import InputError
@@ -55,6 +56,8 @@ class UserOptions(msgspec.Struct, frozen=True):
     restrict: bool = False
     internet: bool = True
     host_access: bool = False
+    allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()
     hostfwd: tuple[Forward, ...] = ()
     guestfwd: tuple[GuestForward, ...] = ()
     smb: str | None = None
@@ -117,6 +120,7 @@ class UserOptions(msgspec.Struct, frozen=True):
         if self.host_in(network) == self.dns_in(network):
             raise InputError(f"dns: {self.dns_in(network)} is the gateway already", "dns")
         self._check6()
+        self._check_egress(self.host_in(network))
         own = self._own(network)
         for server in self.guestfwd:
             server.check(network, self.ipv6_net, own)
@@ -137,6 +141,15 @@ class UserOptions(msgspec.Struct, frozen=True):
                     raise InputError(f"{wanted} leads to an address of a version that there is not")
             except InputError as error:
                 raise InputError(f"hostfwd: {error}", "hostfwd") from None
+
+    def _check_egress(self, host: IPv4Address) -> None:
+        if self.allow and self.restrict:
+            raise InputError("allow: restrict=yes lets nothing out; leave one of them", "allow")
+        for parameter, rules in (("allow", self.allow), ("deny", self.deny)):
+            for rule in rules:
+                if f".{rule.name}".endswith(f".{self.domainname}"):
+                    about = f"{rule.name} is in this network, and rules are about what is outside"
+                    raise InputError(f"{parameter}: {about}; the gateway is {host}", parameter)
 
     def _check6(self) -> None:
         if not self.ipv4 and not self.ipv6:
@@ -219,6 +232,13 @@ def _forwards(value: Any) -> tuple[Forward, ...]:
     for place in places:
         if places.count(place) > 1 and not place.endswith(":0"):
             raise InputError(f"{place} leads to several; name each place once")
+    return found
+
+
+def _rules(value: Any) -> tuple[Rule, ...]:
+    found = tuple(dict.fromkeys(map(egress.read, values.items(value, egress.EXAMPLE))))
+    if len(found) > egress.MOST:
+        raise InputError(f"{len(found)} rules are too many; there may be {egress.MOST}")
     return found
 
 
@@ -305,6 +325,10 @@ PARAMETERS: dict[str, Parameter] = {
         values.flag, FLAG, "False: outside is only what a program makes up (VSwitch.user_networks.serve)."
     ),
     "host_access": Parameter(values.flag, FLAG, "Guests reach services on this machine's loopback, at the gateway."),
+    "allow": Parameter(
+        _rules, values.several(TEXT), "All that guests reach outside: deb.debian.org:443, 10.0.0.0/8, udp:123."
+    ),
+    "deny": Parameter(_rules, values.several(TEXT), "What guests do not reach outside, written like allow."),
     "reserve": Parameter(
         _reservations, values.several(TEXT), "An address for a port or a MAC address only: web@10.0.2.50."
     ),

@@ -40,6 +40,9 @@ REASONS = {
         usual=True,
     ),
     "restricted": Reason("they are for the outside, which restrict=yes closes", "leave that out", usual=True),
+    "denied": Reason(
+        "they are for what allow= does not name, or deny= does", "look at vswitch events, and change these", usual=True
+    ),
     "connections": Reason(
         "the guest, or all of them, have as many connections as they may", "look what opens so many in it"
     ),

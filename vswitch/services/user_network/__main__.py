@@ -21,6 +21,7 @@ import msgspec
 from vswitch.errors import RefusedError
 from vswitch.services.user_network import sandbox, settings
 from vswitch.services.user_network.coalescing import split
+from vswitch.services.user_network.denials import Denial
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
@@ -37,7 +38,7 @@ TICK_MS = 1000
 BATCH_BYTES = 20_000  # after which answers go: else a guest would wait for all of what it has sent in its window
 IOV_MAX = 512
 
-_WORDS = {Lease: "Leased", Served: "Forwarded", OtherServer: "Heard"}
+_WORDS = {Lease: "Leased", Served: "Forwarded", OtherServer: "Heard", Denial: "Denied"}
 _LENGTH = struct.Struct("!I")
 _INT = struct.Struct("i")
 

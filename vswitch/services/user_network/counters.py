@@ -21,6 +21,7 @@ Reason = Literal[
     "foreign_source",
     "host_access",
     "restricted",
+    "denied",
     "connections",
     "queue_full",
 ]

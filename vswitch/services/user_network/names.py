@@ -86,8 +86,12 @@ class Names:
         except Exception as error:  # dnslib raises many kinds
             raise ValueError("malformed") from error
 
+    def is_invented(self, query: bytes) -> bool:
+        """Whether a query is about a name that a program has made up. Raises ValueError if it is malformed."""
+        return bool(self.invented) and _name(read(query)) in self.invented
+
     def _answer(self, asked: dnslib.DNSRecord, now_s: float) -> bytes | None:
-        name = str(asked.q.qname).rstrip(".").lower()
+        name = _name(asked)
         reply = asked.reply(aa=1, ra=1)
         if name.endswith(_REVERSE):
             return self._reverse(name, asked, reply, now_s)
@@ -128,6 +132,10 @@ class Names:
         elif ip is not None and (mac := self._neighbors.whose(ip)) is not None:
             lease = self._leases.of(mac.hex(":"))
         return lease.name if lease is not None and lease.until_s > now_s else ""
+
+
+def _name(asked: dnslib.DNSRecord) -> str:
+    return str(asked.q.qname).rstrip(".").lower()
 
 
 def _reversed(name: str) -> Address | None:

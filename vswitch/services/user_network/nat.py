@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from vswitch.protocols import inet, inet6
+from vswitch.protocols import inet, inet6, tcp
 from vswitch.protocols.inet import Arp
 from vswitch.services.user_network import packet as packets
 from vswitch.services.user_network.counters import Known, Reason, Traffic
+from vswitch.services.user_network.egress import Egress
 from vswitch.services.user_network.guest_forwards import GuestForwards
 from vswitch.services.user_network.leases import DECLINED, Leases
 from vswitch.services.user_network.packet import TCP, Packet
@@ -53,7 +54,8 @@ class Nat:
     and once in a while that it uses one of IPv6.
 
     Services of this machine's loopback are at the gateway's address. Without `host_access`, and for everything in a
-    closed network, a guest only answers: whoever has come to it by a forward.
+    closed network, a guest only answers: whoever has come to it by a forward. Beyond that, `egress` says what it
+    reaches, if there is one.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Nat:
         library: Library,
         leases: Leases,
         guest_forwards: GuestForwards,
+        egress: Egress | None,
         *,
         send: Callable[[bytes], None],
         came: Callable[[bytes, Address, float], None],
@@ -70,6 +73,7 @@ class Nat:
         self._library = library
         self._leases = leases
         self._guest_forwards = guest_forwards
+        self._egress = egress
         self._send, self._came = send, came
         self._guests: dict[bytes, _Guest] = {}  # by MAC address
         self.others = Traffic()  # of guests that are known no more, and drops of other stations
@@ -93,7 +97,7 @@ class Nat:
     def known(self) -> Iterator[Known]:
         """The guests that there are, and what is counted of each."""
         for mac, guest in self._guests.items():
-            connections = len(guest.stack.opened - guest.stack.listeners)
+            connections = len(guest.stack.opened - guest.stack.listeners.keys())
             yield Known(mac, str(ip_address(guest.ip4 or next(iter(guest.ips6)))), connections, guest.traffic)
 
     def traffic_of(self, mac: bytes) -> Traffic:
@@ -129,8 +133,8 @@ class Nat:
                 guest.ips6[source] = now_s + TOLD_S
             self._came(mac, ip, now_s)
         guest.heard_s = now_s
-        if inward is None and self._only_answers(target) and self._opens(guest, frame, packet):
-            return "host_access" if target in self._own else "restricted"
+        if reason := self._kept_in(guest, frame, packet, is_served=inward is not None):
+            return reason
         if guest.stack.is_full and (packet.protocol != TCP or packet.opens_connection(frame)):
             return "connections"
         guest.stack.put(frame if inward is None else inward)
@@ -199,6 +203,24 @@ class Nat:
         is_local = target[:8] == self._prefix6 or target[:12] in _NOT_ROUTED6
         return not (is_link_local or is_local or target[0] == _GROUP6)
 
+    def _kept_in(self, guest: _Guest, frame: bytes, packet: Packet, *, is_served: bool) -> Reason | None:
+        """Why a packet that is no answer may not leave, if so. A connection is refused at once. What a server of
+        ours takes, is judged if it seems to be outside."""
+        target, egress = packet.target, self._egress
+        only_answers = not is_served and self._only_answers(target)
+        if is_served and (target in self._own or not self._is_routed(target)):
+            egress = None
+        if (egress is None and not only_answers) or not self._opens(guest, frame, packet):
+            return None
+        if only_answers:
+            return "host_access" if target in self._own else "restricted"
+        if egress is None or egress.permits(frame[6:12], frame, packet, self._now_s):
+            return None
+        refusal = tcp.refusal(frame, packet.at) if packet.protocol == TCP else None
+        if refusal is not None:
+            self._send(refusal)
+        return "denied"
+
     def _only_answers(self, target: bytes) -> bool:
         if target in self._hosts:
             return not self._settings.host_access
@@ -252,7 +274,7 @@ class Nat:
             return
         if packet.protocol == inet.UDP and packet.source in _LOOPBACK:
             frame, packet = self._from_host(frame, packet)
-        if packet.protocol == inet.UDP and self._only_answers(packet.source):
+        if packet.protocol == inet.UDP and (self._egress is not None or self._only_answers(packet.source)):
             self._note_asker(frame, packet)
         frame = self._guest_forwards.outward(frame, packet)
         own = self._settings.mac
@@ -270,9 +292,9 @@ class Nat:
         return frame, packet._replace(source=host.packed)
 
     def _note_asker(self, frame: bytes, packet: Packet) -> None:
-        guest = self._guests.get(frame[:6])
-        if guest is not None and packet.has_ports:
-            ports = packet.ports(frame)
+        """Who has come by a forward."""
+        guest, ports = self._guests.get(frame[:6]), packet.ports(frame)
+        if guest is not None and packet.has_ports and int.from_bytes(ports[2:]) in guest.stack.listeners.values():
             asker = packet.source + ports[2:] + ports[:2]
             guest.askers.pop(asker, None)
             guest.askers[asker] = self._now_s + ASKED_S

@@ -12,7 +12,9 @@ from vswitch.protocols.inet import Arp, Datagram
 from vswitch.services.user_network import counters
 from vswitch.services.user_network import packet as packets
 from vswitch.services.user_network.counters import Reason, Service
+from vswitch.services.user_network.denials import Denial
 from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
+from vswitch.services.user_network.egress import Egress
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Forwards, Served
 from vswitch.services.user_network.fragments import Fragments
@@ -38,8 +40,9 @@ ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they
 class Network:
     """`send` takes frames for the switch. `ask` asks the switch behind which port a station is, and
     whether it may have a name: it answers by `found`.
-    `tell` takes leases as they are given, where forwards lead, and other DHCP servers; `complain` what a person is to
-    know. `folder` is what guests get by TFTP. `hand_over` takes connections to servers that are not there."""
+    `tell` takes leases as they are given, where forwards lead, other DHCP servers, and what guests may not reach;
+    `complain` what a person is to know. `folder` is what guests get by TFTP. `hand_over` takes connections to servers
+    that are not there."""
 
     def __init__(
         self,
@@ -48,7 +51,7 @@ class Network:
         *,
         send: Callable[[bytes], None],
         ask: Callable[[str, str], None],
-        tell: Callable[[Lease | Served | OtherServer], None],
+        tell: Callable[[Lease | Served | OtherServer | Denial], None],
         complain: Callable[[str], None],
         folder: Folder | None = None,
         hand_over: Callable[[int, socket.socket], None] = lambda number, connection: None,
@@ -62,14 +65,15 @@ class Network:
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
         self._other_servers = OtherServers(settings.host, settings.mac, tell)
-        self.name_server = NameServer(settings, self.names, drop=self._drop, count=self._count)
+        egress = Egress(settings, tell) if settings.allow or settings.deny else None
+        self.name_server = NameServer(settings, self.names, egress, drop=self._drop, count=self._count)
         self.guest_forwards = GuestForwards()
         for number, server in enumerate(settings.servers):
             self.guest_forwards.add(server, partial(_hand_over, hand_over, number))
         for server in _name_servers(settings):
             with suppress(OSError):  # there is no IPv6: by UDP, then
                 self.guest_forwards.add(server, self.name_server.connected)
-        self.nat = Nat(settings, library, self.leases, self.guest_forwards, send=send, came=self._came)
+        self.nat = Nat(settings, library, self.leases, self.guest_forwards, egress, send=send, came=self._came)
         self.forwards = Forwards(self.nat, self.leases, self.neighbors, tell)
         self.gateway = Gateway(settings, self.name_server, send=send, drop=self._drop, count=self._count, folder=folder)
         self._router6 = Router6(settings, send=send, learn=self._learn, count=self._count)

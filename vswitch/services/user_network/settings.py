@@ -82,6 +82,15 @@ class Server(msgspec.Struct, frozen=True):
         return ip_address(self.ip)
 
 
+class Rule(msgspec.Struct, frozen=True):
+    """About what guests reach outside. `name` is a domain name, or `*.` and one; what is empty means all."""
+
+    protocol: str = ""  # tcp, udp, icmp
+    network: str = ""
+    name: str = ""
+    ports: tuple[int, int] | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`host` is the gateway, as QEMU calls it, `mac` its address. Those with a 6 are of IPv6. Leases are those
     it has given before."""
@@ -108,6 +117,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     restrict: bool = False
     internet: bool = True
     host_access: bool = False
+    allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()
     resolv_conf: str = ""
     reserve: dict[str, IPv4Address] = {}
     leases: tuple[Lease, ...] = ()

@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from ctypes.util import find_library
 from typing import Any
@@ -134,7 +134,7 @@ class Pool:
         self._timeout = library.ffi.new("uint32_t *")
         self._fill, self._have_polled = library.pollfds_fill, library.pollfds_poll
         self._null = library.ffi.NULL
-        self._left_out: set[int] = set()
+        self._left_out: Set[int] = set()
         self._add = library.ffi.callback("int(int, int, void *)", self._add_descriptor, error=0)
         self._found = library.ffi.callback("int(int, void *)", self._events_of, error=0)
 
@@ -146,7 +146,7 @@ class Pool:
         for stack in busy:
             before = len(self._wanted)
             self._timeout[0] = QUIET_MS
-            self._left_out = stack.listeners if stack.is_full else set()
+            self._left_out = stack.listeners.keys() if stack.is_full else set()
             self._fill(stack.handle, self._timeout, self._add, self._null)
             # A connection whose socket is closed already may still have to send something again.
             is_asleep = len(self._wanted) == before and self._timeout[0] >= QUIET_MS
@@ -191,7 +191,7 @@ class Stack:
         self.library = library
         self._input, self._tick, self._null = library.input, library.pollfds_poll, ffi.NULL
         self.is_busy = False
-        self.listeners: set[int] = set()  # descriptors of its forwards
+        self.listeners: dict[int, int | None] = {}  # descriptors of its forwards, with the UDP port they lead to
         config = ffi.new("SlirpConfig *")
         config.version = CONFIG_VERSION
         config.in_enabled, config.in6_enabled = settings.ipv4, settings.ipv6
@@ -300,11 +300,11 @@ class Forwarding:
         (self._fd,) = stack.descriptors() - before
         self._spare = socket.socket(fileno=os.dup(self._fd))
         os.dup2(sock.fileno(), self._fd)
-        stack.listeners.add(self._fd)
+        stack.listeners[self._fd] = guest[1] if udp else None
 
     def stop(self) -> None:
         """What is connected stays so."""
-        self._stack.listeners.discard(self._fd)
+        self._stack.listeners.pop(self._fd, None)
         with self._spare as spare:
             os.dup2(spare.fileno(), self._fd)
             host, port, *_ = spare.getsockname()
