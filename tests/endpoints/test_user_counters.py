@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
@@ -87,7 +88,7 @@ async def test_a_process_that_hangs_holds_nobody_up(switch: VSwitch, monkeypatch
             (net,) = await switch.user_networks.nat()
             assert (net.age_s, net.guests) == (None, [])
         assert "vswitch_user_network_guests" not in await switch.metrics()
-    monkeypatch.undo()
+    monkeypatch.setattr(counters, "ANSWER_S", TIMEOUT_S)
     (net,) = await switch.user_networks.nat()
     assert net.age_s is not None, "late answers are nobody's"
 
@@ -102,7 +103,10 @@ def stopped(process: int | None) -> Iterator[None]:
         os.kill(process, signal.SIGCONT)
 
 
-async def test_a_process_that_ends_answers_nobody_and_the_next_one_counts_anew(switch: VSwitch) -> None:
+async def test_a_process_that_ends_answers_nobody_and_the_next_one_counts_anew(
+    switch: VSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counters, "ANSWER_S", 10 * TIMEOUT_S)  # nobody waits for one that is no more
     await switch.attach("user://10.0.2.0/24?name=net&host_access=yes")
     await used(switch)
     ages: list[float | None] = []
@@ -116,6 +120,7 @@ async def test_a_process_that_ends_answers_nobody_and_the_next_one_counts_anew(s
     os.kill(process, signal.SIGSTOP)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(look)
+        await trio.testing.wait_all_tasks_blocked()
         async with restarted(switch, signal.SIGKILL):
             pass
     assert ages == [None]

@@ -14,7 +14,7 @@ import trio
 from vswitch.endpoints.user.leases import Mac
 from vswitch.endpoints.user.reasons import REASONS
 
-ANSWER_S = 2.0
+ANSWER_S = 5.0
 GUESTS_MAX = 1024
 SERVICES = ("dhcp", "dns", "tftp")
 
