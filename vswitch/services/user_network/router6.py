@@ -87,9 +87,9 @@ class Router6:
         if said is None:
             return False
         self._learn(said.mac, said.source, True, now_s)
+        if said.source == inet6.link_local(said.mac):  # then it makes the other one so, too, and may not say that
+            self._learn(said.mac, inet6.slaac(self._router.prefix, said.mac), False, now_s)
         if isinstance(said, RouterSolicitation):
-            if said.source == inet6.link_local(said.mac):  # then it makes the other one so, too, and may not say that
-                self._learn(said.mac, inet6.slaac(self._router.prefix, said.mac), False, now_s)
             advertisement = inet6.router_advertisement(self._router, said)
             self._send(said.mac + advertisement[6:])  # only to who asks, also if it has no address yet (RFC 6085)
         elif isinstance(said, NeighborSolicitation):
