@@ -3,7 +3,9 @@
 import gc
 import json
 import logging
+import socket
 import tempfile
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -533,3 +535,24 @@ async def test_a_fault_of_the_server_itself_ends_one_connection(monkeypatch: pyt
         assert service.failures.total == 1
         assert service.failures.kept()[0].what == "a connection to the test"
         assert (await other.ask(REQUEST)).status == 200
+
+
+async def test_a_descriptor_that_is_passed_on_is_the_applications_or_closed() -> None:
+    taken: list[int] = []
+
+    async def take(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/take":
+            taken.append(scope["extensions"][http.PASSED].take())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    before = descriptors()
+    async with serving(take) as service, service.client() as client:
+        number = client.stream.socket.fileno()
+        for path in (b"/take", b"/leave", b"/leave"):
+            passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [number] * 3).tobytes())]
+            await client.stream.socket.sendmsg([b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path], passed)
+            assert (await client.answer()).status == 200
+        with socket.socket(fileno=taken[0]) as same:
+            assert same.getpeername() == client.stream.socket.getpeername()
+    assert opened_since(before) == {}

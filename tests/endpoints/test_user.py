@@ -102,13 +102,15 @@ async def test_a_process_that_says_nonsense_is_replaced(
     said = "net: the process of this network has ended: it says what nobody understands; it is started again"
     await until(lambda: caplog.messages.count(said) > 2)
     assert "net: \\x1b[31mred" in caplog.messages
+    assert switch.failures.total == 0
 
 
 NONSENSE = """
 import socket, sys, time
 words = socket.socket(fileno=int(sys.argv[2]))
-for word in (b'["ready", []]', b'["Problem", "\\\\u001b[31mred"]', b'["Where", "nobody"]'):
+for word in (b'["ready", []]', b'["Problem", "\\\\u001b[31mred"]'):
     words.send(word)
+socket.send_fds(words, [b'["Where", "nobody"]'], [0, 1, 2])
 time.sleep(60)
 """
 

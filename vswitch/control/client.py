@@ -21,14 +21,23 @@ T = TypeVar("T")
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
         super().__init__("vswitch", timeout=TIMEOUT_S)
         self._path = path
+        self._descriptor = descriptor
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+    def send(self, data: Any) -> None:
+        """The descriptor goes with the first bytes."""
+        if self._descriptor is not None:
+            self.connect()
+            sent = socket.send_fds(self.sock, [data], [self._descriptor])
+            self._descriptor, data = None, data[sent:]
+        super().send(data)
 
 
 def find(name: str | None) -> Path:
@@ -82,14 +91,16 @@ def ask(
     operation: Operation[Any],
     query: msgspec.Struct | None = None,
     body: msgspec.Struct | None = None,
+    *,
+    descriptor: int | None = None,
     **parameters: str,
 ) -> bytes:
-    """What an operation is answered with; `parameters` are those of its path.
+    """What an operation is answered with; `parameters` are those of its path. A `descriptor` is passed on with it.
 
     Raises RefusedError if the switch does not answer, or not in our version, InputError if it does not know what is
     asked for.
     """
-    connection = _UnixConnection(path)
+    connection = _UnixConnection(path, descriptor)
     try:
         connection.request(operation.method, operation.target(parameters, query), _written(body))
         response = connection.getresponse()
@@ -115,10 +126,12 @@ def call(
     operation: Operation[T],
     query: msgspec.Struct | None = None,
     body: msgspec.Struct | None = None,
+    *,
+    descriptor: int | None = None,
     **parameters: str,
 ) -> T:
     """An operation's answer. Raises as `ask` does, and RefusedError if the answer has another form."""
-    return decode(path, operation, ask(path, operation, query, body, **parameters))
+    return decode(path, operation, ask(path, operation, query, body, descriptor=descriptor, **parameters))
 
 
 def decode(path: Path, operation: Operation[T], body: bytes) -> T:

@@ -2,10 +2,16 @@
 
 The application sees whole requests only, of a size that is bounded. What it does not speak is refused before: upgrades,
 HTTP/2, bodies whose length is not said. A connection that fails ends alone.
+
+A client on a unix socket may pass a descriptor on with a request (SCM_RIGHTS, unix(7)): it is in the scope's
+extensions.
 """
 
 import json
+import os
 import select
+import socket
+import struct
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
@@ -34,6 +40,30 @@ Application = Callable[
     [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 Headers = list[tuple[str, str]]
+
+
+PASSED = "vswitch.passed"  # the extension
+_INT = struct.Struct("i")
+
+
+class Passed:
+    """A descriptor that came with a request, if one did. Who takes it has to close it."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def keep(self, descriptor: int) -> None:
+        self.close()
+        self._descriptor = descriptor
+
+    def take(self) -> int | None:
+        descriptor, self._descriptor = self._descriptor, None
+        return descriptor
+
+    def close(self) -> None:
+        descriptor = self.take()
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class Refusal(Exception):
@@ -96,6 +126,7 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._ended = False  # the client sends nothing more
         self._wants_body = True  # of an answer: what it asks is not HEAD
+        self._passed = Passed()
 
     async def run(self) -> None:
         try:
@@ -106,6 +137,7 @@ class Connection:
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it is gone, perhaps while we end
         finally:
+            self._passed.close()
             self._server.waiting.pop(self, None)
 
     async def _serve_request(self) -> bool:
@@ -119,7 +151,8 @@ class Connection:
             return False
         answer = Answer(self._http, self._stream, self._wants_body)
         try:
-            await self._server.application(_scope(request), Incoming(body, self._gone).receive, answer.send)
+            scope = _scope(request, self._passed)
+            await self._server.application(scope, Incoming(body, self._gone).receive, answer.send)
         except Exception as error:
             if isinstance(innermost(error), trio.BrokenResourceError):
                 return False  # it is gone, or wants nothing more
@@ -165,7 +198,13 @@ class Connection:
 
     async def _read(self) -> bool:
         """Hand h11 what comes next; whether there was something."""
-        data = await self._stream.receive_some(RECEIVE_BYTES)
+        try:
+            data, passed, _, _ = await self._client.recvmsg(RECEIVE_BYTES, socket.CMSG_LEN(_INT.size))
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        for level, kind, value in passed:  # there is room for one
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._passed.keep(*_INT.unpack(value))
         self._ended = not data
         self._http.receive_data(data)
         return bool(data)
@@ -259,7 +298,7 @@ def _check(request: h11.Request) -> None:
         raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is longer than {BODY_BYTES_MAX} bytes")
 
 
-def _scope(request: h11.Request) -> Message:
+def _scope(request: h11.Request, passed: Passed) -> Message:
     path, _, query = request.target.partition(b"?")
     return {
         "type": "http",
@@ -274,4 +313,5 @@ def _scope(request: h11.Request) -> Message:
         "headers": list(request.headers),
         "client": None,
         "server": None,
+        "extensions": {PASSED: passed},
     }

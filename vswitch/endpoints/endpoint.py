@@ -25,6 +25,7 @@ class Endpoint(abc.ABC):
         self.ports = ports
         self.sock = sock
         self.listens = config.listens  # each of its peers gets a port of its own
+        self.goes_with_peer = False  # if nobody can come back
 
     @property
     def url(self) -> str:

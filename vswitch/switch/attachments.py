@@ -91,10 +91,14 @@ class Attachments:
         return self._attached[name]
 
     async def attach(
-        self, target: str | EndpointConfig | socket.socket, parameters: Mapping[str, object] | None = None
+        self,
+        target: str | EndpointConfig | socket.socket,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        passed: socket.socket | None = None,
     ) -> Attachment:
-        """What VSwitch.attach does."""
-        sock = target if isinstance(target, socket.socket) else None
+        """What VSwitch.attach does. A socket that was `passed` on for an fd:// goes when its peer does."""
+        sock = target if isinstance(target, socket.socket) else passed
         if isinstance(target, socket.socket):
             target = f"fd://{target.fileno()}"
         if isinstance(target, EndpointConfig) and parameters:
@@ -105,7 +109,9 @@ class Attachments:
         wanted.check_paths()
         name = together.name_of(wanted, self._attached)
         together.check_policy(wanted, self.configs(), hub=self._ports.bridge.hub)
-        attachment = self._attached[name] = Attachment(create(wanted, name, self._ports, sock), self._ports)
+        endpoint = create(wanted, name, self._ports, sock)
+        endpoint.goes_with_peer = passed is not None
+        attachment = self._attached[name] = Attachment(endpoint, self._ports)
         await self._nursery.start(self._run, attachment, name=f"endpoint {name}")
         if attachment.carrier is not None:
             self._nursery.start_soon(self._carry, attachment, attachment.carrier, name=f"the carrier of {name}")

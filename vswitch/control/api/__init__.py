@@ -100,6 +100,7 @@ async def _read(operation: Operation[Any], request: Request) -> Asked:
         request.path_params,
         None if query is None else operations.read_query(query, request.query_params.multi_items()),
         None if body is None else operations.read_body(body, await request.body()),
+        request.scope["extensions"][http.PASSED],
     )
 
 

@@ -1,15 +1,19 @@
 """Answers to what changes a switch."""
 
 import logging
+import os
+import socket
 
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from vswitch.control import answers, model, operations
-from vswitch.control.api.handlers import Asked, Handlers, Switch
+from vswitch.control.api.handlers import Asked, Handlers, Named, Switch
+from vswitch.control.http import Passed
 from vswitch.control.operations import VERSION, VERSION_HEADER
 from vswitch.dataplane.frame import VLAN_MAX
 from vswitch.endpoints import together
-from vswitch.endpoints.url import parse
+from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError
 from vswitch.ports import policy as policies
 from vswitch.ports.policy import mac_text, read_mac
@@ -46,13 +50,27 @@ class Changing:
     async def _attach(self, asked: Asked) -> model.EndpointInfo:
         wanted: model.AttachRequest = asked.body
         config = parse(wanted.url, wanted.parameters)
-        if config.scheme == "fd":
-            raise InputError(f"{config.url}: would be a descriptor of the switch's own; attach it as the switch starts")
         names = [info.name for info in self._switch.attachments.infos()]
         together.check_watched(config.name or "", config.policy, names)
-        attachment = await self._switch.attachments.attach(config)
+        if config.scheme == "fd":
+            attachment = await self._attach_passed(config, asked.passed)
+        else:
+            attachment = await self._switch.attachments.attach(config)
         (info,) = (info for info in self._switch.attachments.infos() if info.name == attachment.name)
         return info
+
+    async def _attach_passed(self, config: EndpointConfig, passed: Passed) -> Named:
+        """What a client has passed on, whatever its number was there."""
+        descriptor = passed.take()
+        if descriptor is None:
+            raise InputError(f"{config.url}: no descriptor came with this; pass it on (SCM_RIGHTS, unix(7))")
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise InputError(f"{config.url}: not a socket; pass a stream or datagram socket") from None
+        with sock:  # until it is the endpoint's
+            return await self._switch.attachments.attach(replace(config, fd=descriptor, path=""), passed=sock)
 
     async def _detach(self, asked: Asked) -> model.Nothing:
         await self._switch.attachments.detach(asked.parameters["name"])

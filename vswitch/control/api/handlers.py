@@ -1,11 +1,13 @@
 """What answers an operation, and what it knows of a switch."""
 
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from vswitch.control import captures, model
 from vswitch.control.capture_requests import CaptureRequest, FileRequest
 from vswitch.control.changes import Change
+from vswitch.control.http import Passed
 from vswitch.control.operations import Operation
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.ports.event import Event
@@ -20,6 +22,7 @@ class Asked(NamedTuple):
     parameters: Mapping[str, str]
     query: Any
     body: Any
+    passed: Passed
 
 
 Handler = Callable[[Asked], Awaitable[object]]  # answers what is sent as JSON, or a response
@@ -64,7 +67,7 @@ class Attachments(Protocol):
 
     def __contains__(self, name: str) -> bool: ...
     def infos(self) -> list[model.EndpointInfo]: ...
-    async def attach(self, target: EndpointConfig) -> Named: ...
+    async def attach(self, target: EndpointConfig, *, passed: socket.socket | None = None) -> Named: ...
     async def detach(self, name: str) -> None: ...
 
 

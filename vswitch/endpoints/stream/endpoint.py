@@ -175,21 +175,25 @@ class StreamConnection:
 
 
 class Connected(Endpoint):
-    """fd:// with a connected stream socket: the endpoint is the port. A lost peer cannot come back."""
+    """fd:// with a connected stream socket: the endpoint is the port. A lost peer cannot come back; the port stays, and
+    says so, unless it `goes_with_peer`."""
 
     async def run(self, started: Callable[[], None]) -> None:
         assert self.sock is not None
         with self.sock:
             port = self.ports.add(self.name, self.name, self.config)
             try:
+                lost = trio.Event()
                 try:
                     tune(self.sock)
                     link = StreamLink(self.sock, port.port, self.ports.bridge)
-                    self.ports.links.plug(port, link, peer_text(self.sock), lambda: None)
+                    self.ports.links.plug(port, link, peer_text(self.sock), lost.set)
                 except OSError as error:
                     raise RefusedError(f"{self.url}: cannot be used: {error.strerror}") from None
                 started()
-                await trio.sleep_forever()
+                await lost.wait()
+                if not self.goes_with_peer:
+                    await trio.sleep_forever()
             finally:
                 self.ports.remove(port)
 

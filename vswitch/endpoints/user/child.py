@@ -171,7 +171,7 @@ class Words:
 
     async def _hear(self) -> tuple[bytes, socket.socket | None]:
         try:
-            data, lent, _, _ = await self._sock.recvmsg(WORD_MAX, socket.CMSG_SPACE(_INT.size))
+            data, lent, _, _ = await self._sock.recvmsg(WORD_MAX, socket.CMSG_LEN(_INT.size))
         except ConnectionResetError:  # there is one of ours that it has not read
             raise EOFError from None
         descriptors = [_INT.unpack(number)[0] for level, kind, number in lent if kind == socket.SCM_RIGHTS]

@@ -133,7 +133,7 @@ class Words:
         with suppress(BlockingIOError):
             while True:
                 # Not recv_fds: Python 3.11 takes no notice of its flags.
-                data, lent, _, _ = self._sock.recvmsg(WORD_MAX, socket.CMSG_SPACE(_INT.size), socket.MSG_DONTWAIT)
+                data, lent, _, _ = self._sock.recvmsg(WORD_MAX, socket.CMSG_LEN(_INT.size), socket.MSG_DONTWAIT)
                 if not data:
                     raise EOFError
                 sockets = [socket.socket(fileno=_INT.unpack(number)[0]) for _, _, number in lent]

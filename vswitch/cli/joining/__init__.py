@@ -1,0 +1,1 @@
+"""Commands that are on a LAN themselves, as long as they run."""

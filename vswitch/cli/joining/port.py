@@ -1,0 +1,41 @@
+"""A port of a running switch, which is there as long as somebody holds the other end of its cable."""
+
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from vswitch.control import client, operations
+from vswitch.control.model import AttachRequest
+from vswitch.errors import InputError
+from vswitch.ports import policy
+
+
+def plug(switch: str | None, name: str | None, parameters: Iterable[str]) -> tuple[str, socket.socket]:
+    """The port's name, and the other end of its cable: a stream socket with QEMU's framing. Raises InputError and
+    RefusedError."""
+    wanted = _read(parameters) | ({} if name is None else {"name": name})
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            request = AttachRequest(url=f"fd://{theirs.fileno()}", parameters=wanted)
+            passed = theirs.fileno()
+            return client.call(client.find(switch), operations.ATTACH, body=request, descriptor=passed).name, ours
+    except BaseException:
+        ours.close()
+        raise
+
+
+def _read(texts: Iterable[str]) -> dict[str, Any]:
+    """Parameters as TOML has them; a list may be given item by item. Raises InputError."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"{text!r} is no KEY=VALUE; write it like vlan=10")
+        if key not in policy.LISTS:
+            if key in found:
+                raise InputError(f"parameter {key!r} is given twice")
+            found[key] = value
+        else:
+            found.setdefault(key, []).append(value)
+    return found
