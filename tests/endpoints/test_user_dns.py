@@ -1,19 +1,22 @@
 """A user network's name server: guests ask it by TCP, and programs of this machine where `dns_listen=` says."""
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import dnslib  # type: ignore[import-untyped]
 import pytest
 import trio
 
-from tests.endpoints.user_guest import Guest, restarted
+from tests.endpoints.user_guest import Guest, child_of, restarted
 from tests.namespaces import needed_for_tap, own_network
 from tests.needs import require
 from tests.peers import TIMEOUT_S
+from tests.services.dns_server import bound_pair
 from vswitch import InputError, RefusedError, VSwitch
 from vswitch.endpoints.url import parse
 from vswitch.testing import Lan
@@ -25,9 +28,8 @@ MAC = "52:54:00:00:00:0a"
 
 def free_port() -> int:
     """For UDP and TCP."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-        udp.bind(("127.0.0.1", 0))
-        tcp.bind(udp.getsockname())
+    udp, tcp = bound_pair(socket.AF_INET, ("127.0.0.1", 0))
+    with udp, tcp:
         port: int = udp.getsockname()[1]
         return port
 
@@ -56,6 +58,21 @@ async def test_programs_of_this_machine_ask_for_guests_names_whatever_happens_to
     await switch.attachments.detach("net")
     with pytest.raises(ConnectionRefusedError):
         await ask(port, "web.lan", tcp=True)
+
+
+async def test_nonsense_from_this_machine_costs_nobody_anything(switch: VSwitch) -> None:
+    port = free_port()
+    await switch.attach(f"user://10.0.2.0/24?dns_listen=127.0.0.1:{port}")
+    process = child_of(os.getpid())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, ExitStack() as connections:
+        for nonsense in (b"", b"\0\7", b"\0" * 12, b"\xff" * 600, b"\0\x0c" + b"\1" * 12):
+            udp.sendto(nonsense, ("127.0.0.1", port))
+            connections.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(nonsense)
+        for _ in range(100):  # more than are kept
+            connections.enter_context(socket.create_connection(("127.0.0.1", port)))
+        for tcp in (False, True):
+            assert await ask(port, "host.lan", tcp=tcp) == ("NOERROR", ["10.0.2.2"])
+    assert child_of(os.getpid()) == process
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])

@@ -1,5 +1,6 @@
 """A name server of this machine's, for tests, by UDP and TCP at one port of loopback."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,11 +41,25 @@ class DnsServer:
             return query
 
 
+def bound_pair(family: int, address: tuple[Any, ...]) -> tuple[socket.socket, socket.socket]:
+    """Sockets of UDP and TCP at one port, any that is free for both."""
+    while True:
+        udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
+        udp.bind(address)
+        try:
+            tcp.bind(udp.getsockname())
+            return udp, tcp
+        except OSError as error:
+            udp.close()
+            tcp.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 @contextmanager
 def dns_server(family: int = socket.AF_INET, address: tuple[Any, ...] = ("127.0.0.1", 0)) -> Iterator[DnsServer]:
-    with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family, socket.SOCK_STREAM) as tcp:
-        udp.bind(address)
-        tcp.bind(udp.getsockname())
+    udp, tcp = bound_pair(family, address)
+    with udp, tcp:
         tcp.listen()
         udp.settimeout(20)
         tcp.settimeout(20)

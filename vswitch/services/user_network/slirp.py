@@ -29,7 +29,7 @@ NEEDED = (4, 7)
 SOCKETS_MAX, SOCKETS_FEW = 512, 16  # of one stack: at most, and when there are many of all stacks
 # Of all stacks, a third of a megabyte each: from SOCKETS_MANY on nobody gets many, beyond SOCKETS_LIMIT nobody any.
 SOCKETS_MANY, SOCKETS_LIMIT = 1800, 2200
-SPARE = 192  # descriptors for others, half of which the name server may need
+SPARE = 256  # descriptors for others; the name server may need 160 for connections
 _FORWARD_UDP = 1  # a flag (libslirp.h)
 QUIET_MS = 1000  # how often a stack that has no timer running asks to be looked at (slirp.c)
 
