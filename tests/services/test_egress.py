@@ -4,7 +4,6 @@ from contextlib import suppress
 from ipaddress import IPv4Network, ip_address, ip_network
 
 import dnslib  # type: ignore[import-untyped]
-import msgspec
 import pytest
 from dnslib import RR
 from hypothesis import given
@@ -27,7 +26,7 @@ GUEST = ip_address("10.0.2.15").packed
 def rules(text: str) -> tuple[settings.Rule, ...]:
     """As a URL has them."""
     read = map(written.read, filter(None, text.split(",")))
-    return tuple(settings.Rule(**msgspec.structs.asdict(rule)) for rule in read)
+    return tuple(settings.Rule(**rule.told) for rule in read)
 
 
 def wish(protocol: int, ip: str, port: int | None = None) -> Wish:
@@ -68,7 +67,7 @@ where = st.sampled_from(["", "*", "10.0.0.0/8", "10.1.0.1", "0.0.0.0/0", "2001:d
 ports = st.none() | st.tuples(st.integers(1, 4), st.integers(0, 2)).map(lambda pair: (pair[0], sum(pair)))
 said = st.builds(
     lambda protocol, network, ports: settings.Rule(
-        protocol, network.strip("*"), "", None if protocol == "icmp" else ports
+        f"{protocol} {network} {ports}", protocol, network.strip("*"), "", None if protocol == "icmp" else ports
     ),
     st.sampled_from(["", "tcp", "udp", "icmp"]),
     where,
@@ -101,8 +100,7 @@ class Outside:
 
     def __init__(self, allow: str = "", deny: str = "") -> None:
         self.told: list[Denial] = []
-        told = msgspec.structs.replace(SETTINGS, allow=rules(allow), deny=rules(deny))
-        self.egress = Egress(told, self.told.append)
+        self.egress = Egress(SETTINGS, Rules(rules(allow), rules(deny)), self.told.append)
 
     def asks(self, name: str, *records: str, mac: bytes = A, now_s: float = 0.0) -> dnslib.DNSRecord | None:
         """What a guest is answered; None if it may not ask."""
@@ -261,8 +259,8 @@ def test_each_thing_is_told_once_a_minute_and_how_often_it_was_tried() -> None:
         outside.reaches("192.0.2.1", 25, now_s=now_s)
     outside.asks("example.com", now_s=61.0)
     assert outside.told == [
-        Denial(mac=A.hex(":"), protocol="tcp", ip="192.0.2.1", port=25, rule=0),
-        Denial(mac=A.hex(":"), protocol="tcp", ip="192.0.2.1", port=25, rule=0, more=59),
+        Denial(mac=A.hex(":"), protocol="tcp", ip="192.0.2.1", port=25, rule="tcp:25"),
+        Denial(mac=A.hex(":"), protocol="tcp", ip="192.0.2.1", port=25, rule="tcp:25", more=59),
         Denial(mac=A.hex(":"), protocol="dns", name="example.com"),
     ]
 

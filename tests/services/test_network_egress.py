@@ -20,6 +20,7 @@ from tests.services.test_network_dns import Client
 from vswitch.services.user_network import upstream
 from vswitch.services.user_network.denials import Denial
 from vswitch.services.user_network.egress import KEPT_MIN_S
+from vswitch.services.user_network.egress_rules import Rules
 from vswitch.services.user_network.settings import Server
 from vswitch.services.user_network.slirp import Library, Stack
 
@@ -29,6 +30,10 @@ IP4 = "10.0.2.15"
 
 def network(library: Library, allow: str = "", deny: str = "", **settings: Any) -> Net:
     return Net(library, allow=rules(allow), deny=rules(deny), **settings)
+
+
+def changed(net: Net, allow: str = "", deny: str = "") -> None:
+    net.network.set_rules(Rules(rules(allow), rules(deny)))
 
 
 @pytest.fixture
@@ -135,7 +140,7 @@ def test_a_connection_lives_on_when_its_name_is_forgotten(library: Library, reac
     labels = (b"deb", b"debian", b"org")
     reply = dnslib.DNSRecord.question("deb.debian.org").reply()
     reply.add_answer(*dnslib.RR.fromZone("deb.debian.org 60 A 192.0.2.1"))
-    egress = net.network.nat._egress
+    egress = net.network.nat.egress
     assert egress is not None
     egress.answered(bytes.fromhex(A.replace(":", "")), labels, bytes(reply.pack()), 0.0)
     net.put(syn("192.0.2.1", 443), 0.0)
@@ -254,4 +259,26 @@ def test_without_a_policy_nothing_is_judged(library: Library, reached: list[Pack
     net = Net(library)
     net.put(syn("192.0.2.1", 25))
     assert len(reached) == 1
-    assert net.network.nat._egress is None
+    assert net.network.nat.egress is None
+
+
+def test_rules_change_while_names_stay_known(library: Library, reached: list[Packet]) -> None:
+    net = network(library, "deb.debian.org:443")
+    reply = dnslib.DNSRecord.question("deb.debian.org").reply()
+    reply.add_answer(*dnslib.RR.fromZone("deb.debian.org 60 A 192.0.2.1"))
+    egress = net.network.nat.egress
+    assert egress is not None
+    egress.answered(bytes.fromhex(A.replace(":", "")), (b"deb", b"debian", b"org"), bytes(reply.pack()), 0.0)
+    quic = from_guest(A, IP4, "192.0.2.1", UDP(sport=1000, dport=443) / b"x")
+    net.put(quic)
+    assert [packet[TCP].flags for packet in net.put(syn("192.0.2.1", 80))] == ["RA"]
+    changed(net, "deb.debian.org:80")
+    assert net.put(syn("192.0.2.1", 80)) == []
+    net.put(quic)
+    assert len(reached) == 2
+    changed(net)
+    net.put(quic)
+    assert len(reached) == 3
+    changed(net, deny="192.0.2.1")
+    net.put(quic)
+    assert len(reached) == 3

@@ -5,7 +5,7 @@ import logging
 
 import trio
 
-from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetForwards, SetPolicy
+from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetForwards, SetPolicy, SetRules
 from vswitch.control.model import (
     Action,
     ChangeInfo,
@@ -38,6 +38,7 @@ ACTIONS: dict[type[Change], Action] = {
     Replace: "replace",
     SetPolicy: "set_policy",
     SetForwards: "set_forwards",
+    SetRules: "set_rules",
     Adopt: "adopt",
     SetAgeing: "set_ageing",
 }

@@ -71,6 +71,22 @@ class SetForwards(msgspec.Struct, frozen=True):
         return gone + [f"+ {self.name}  hostfwd={text}" for text in new if text not in old]
 
 
+class SetRules(msgspec.Struct, frozen=True):
+    """The guests of a user network, which stays, reach something else outside."""
+
+    name: str
+    old: EndpointConfig
+    config: EndpointConfig
+
+    def diff(self) -> list[str]:
+        old, new = (
+            [f"allow={rule}" for rule in user.allow] + [f"deny={rule}" for rule in user.deny]
+            for user in (self.old.user, self.config.user)
+        )
+        gone = [f"- {self.name}  {text}" for text in old if text not in new]
+        return gone + [f"+ {self.name}  {text}" for text in new if text not in old]
+
+
 class Adopt(msgspec.Struct, frozen=True):
     """An endpoint that is there already is the configuration's."""
 
@@ -91,7 +107,7 @@ class SetAgeing(msgspec.Struct, frozen=True):
         return [f"- ageing = {self.old_s:g}s", f"+ ageing = {self.ageing_s:g}s"]
 
 
-Change: TypeAlias = Attach | Detach | Replace | SetPolicy | SetForwards | Adopt | SetAgeing
+Change: TypeAlias = Attach | Detach | Replace | SetPolicy | SetForwards | SetRules | Adopt | SetAgeing
 
 
 def plan(
@@ -168,7 +184,7 @@ def result(endpoints: Mapping[str, EndpointConfig], planned: Sequence[Change]) -
     for change in planned:
         if isinstance(change, Replace) and change.name in found:
             raise InputError(f"{change.config.url}: there is an endpoint {change.name!r} already")
-        if isinstance(change, Attach | Replace | SetPolicy | SetForwards):
+        if isinstance(change, Attach | Replace | SetPolicy | SetForwards | SetRules):
             found[change.name] = change.config
     return found
 
@@ -185,6 +201,8 @@ def _change(name: str, old: EndpointConfig, new: EndpointConfig) -> list[Change]
             changes.append(SetPolicy(name, old, new))
         if set(old.user.hostfwd) != set(new.user.hostfwd):
             changes.append(SetForwards(name, old, new))
+        if (set(old.user.allow), set(old.user.deny)) != (set(new.user.allow), set(new.user.deny)):
+            changes.append(SetRules(name, old, new))
         return changes or [Adopt(name, new)]
     _check_not_passed_on(new)
     return [Replace(name, old, becomes, new)]
@@ -198,7 +216,7 @@ def _check_not_passed_on(config: EndpointConfig) -> None:
 def _at_rest(config: EndpointConfig) -> EndpointConfig:
     """Without what can change while peers are plugged in."""
     full = config.absolute()
-    user = msgspec.structs.replace(full.user, hostfwd=())
+    user = msgspec.structs.replace(full.user, hostfwd=(), allow=(), deny=())
     return msgspec.structs.replace(full, name=None, policy=Policy(), user=user)
 
 

@@ -378,7 +378,7 @@ class ReloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dry_run: bool = False
 
 
-Action = Literal["attach", "detach", "replace", "set_policy", "set_forwards", "adopt", "set_ageing"]
+Action = Literal["attach", "detach", "replace", "set_policy", "set_forwards", "set_rules", "adopt", "set_ageing"]
 
 
 class ChangeInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from vswitch.endpoints.kinds import create
 from vswitch.endpoints.url import EndpointConfig, check_static, parse
 from vswitch.endpoints.user.endpoint import UserNetwork
 from vswitch.endpoints.user.forward import Forward
+from vswitch.endpoints.user.options import UserOptions
 from vswitch.errors import InputError, MissingError, RefusedError
 from vswitch.ports.policy import Policy, changed
 from vswitch.ports.ports import Ports
@@ -152,6 +153,13 @@ class Attachments:
         if not isinstance(endpoint, UserNetwork):
             raise InputError(f"{name} is no user network; only one has forwards")
         endpoint.set_forwards(wanted)
+
+    def set_rules(self, name: str, wanted: UserOptions) -> None:
+        """Have a user network's guests reach what rules say. Raises InputError."""
+        endpoint = self[name].endpoint
+        if not isinstance(endpoint, UserNetwork):
+            raise InputError(f"{name} is no user network; only one has allow= and deny=")
+        endpoint.set_rules(wanted.allow, wanted.deny)
 
     def infos(self) -> list[model.EndpointInfo]:
         """A snapshot of every endpoint."""

@@ -7,7 +7,7 @@ import msgspec
 import trio
 
 from vswitch.control import changes, saving
-from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetForwards, SetPolicy
+from vswitch.control.changes import Adopt, Attach, Change, Detach, Replace, SetAgeing, SetForwards, SetPolicy, SetRules
 from vswitch.control.config import SwitchConfig
 from vswitch.endpoints import together
 from vswitch.endpoints.url import EndpointConfig
@@ -123,7 +123,7 @@ class Configuration:
         for change in planned:
             if isinstance(change, SetAgeing):
                 self._ports.set_ageing(change.ageing_s)
-            elif isinstance(change, SetPolicy | SetForwards | Adopt) and change.name in self._attachments:
+            elif isinstance(change, SetPolicy | SetForwards | SetRules | Adopt) and change.name in self._attachments:
                 self._made[change.name] = self._attachments[change.name], change.config
         left = self._set_policies([change for change in planned if isinstance(change, SetPolicy)])
         replaced: list[tuple[Replace, EndpointConfig]] = []
@@ -135,6 +135,9 @@ class Configuration:
                 await self._detach(change.old_name)
         failed = self._set_all_policies(left)
         failed += [self._set_forwards(change) for change in planned if isinstance(change, SetForwards)]
+        for change in planned:
+            if isinstance(change, SetRules):
+                self._attachments.set_rules(change.name, change.config.user)
         failed += [await self._try_attach(change, None) for change in deferred]
         failed += [await self._try_attach(change, was) for change, was in replaced]
         if failed := list(filter(None, failed)):

@@ -50,15 +50,15 @@ class Forwarded(msgspec.Struct, tag=True, array_like=True):
 
 
 class Denial(msgspec.Struct):
-    """What a guest wanted to reach, or of which it wanted to know the address (`dns`); `rule` is the number of the one
-    that denies it."""
+    """What a guest wanted to reach, or of which it wanted to know the address (`dns`); `rule` is what denies it, as it
+    is written."""
 
     mac: Mac
     protocol: Literal["tcp", "udp", "icmp", "ip", "dns"]
     ip: Annotated[str, msgspec.Meta(max_length=45, pattern="^[0-9a-f.:]*$")]
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
     name: Annotated[str, msgspec.Meta(max_length=255, pattern="^[!-~]*$")]
-    rule: Annotated[int, msgspec.Meta(ge=0)] | None
+    rule: Annotated[str, msgspec.Meta(max_length=300)]
     more: Annotated[int, msgspec.Meta(ge=0)]
 
 

@@ -1,6 +1,6 @@
 """What is said of a guest that may not reach something outside, and of the rule that would let it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 
 from vswitch.endpoints.user import egress
@@ -9,14 +9,11 @@ from vswitch.endpoints.user.egress import Rule
 from vswitch.errors import InputError
 
 
-def text(denial: Denial, deny: Sequence[Rule]) -> str:
-    """Of what the network's process has said. Raises ValueError if there is no such rule."""
-    if denial.rule is None:
-        why = f"no allow= names that{_advice(denial)}"
-    elif denial.rule < len(deny):
-        why = f"deny={deny[denial.rule]}"
-    else:
-        raise ValueError("no such rule")
+def text(denial: Denial, deny: Iterable[Rule]) -> str:
+    """Of what the network's process has said; nothing if it is about a rule that there is not, or no more."""
+    if denial.rule and denial.rule not in map(str, deny):
+        return ""
+    why = f"deny={denial.rule}" if denial.rule else f"no allow= names that{_advice(denial)}"
     return f"may not {_wanted(denial)}: {why}"
 
 

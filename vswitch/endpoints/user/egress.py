@@ -34,6 +34,11 @@ class Rule(msgspec.Struct, frozen=True):
     name: str = ""
     ports: tuple[int, int] | None = None
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """To the network's process."""
+        return {"text": str(self), **msgspec.structs.asdict(self)}
+
     def __str__(self) -> str:
         where = self.network or self.name
         if self.ports is None:

@@ -37,6 +37,7 @@ from vswitch.endpoints.user.child import (
     end_of,
 )
 from vswitch.endpoints.user.counters import Counted, Counters, Counts
+from vswitch.endpoints.user.egress import Rule
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
 from vswitch.endpoints.user.guest_forward import MOST, GuestForward
@@ -76,6 +77,7 @@ class UserNetwork(Endpoint):
         self.internet = internet.Internet()
         self._servers = config.user.guestfwd
         self._dns: Sequence[socket.socket] = ()  # where programs of this machine ask
+        self._rules_changed = trio.Event()
         self._denied = Budget(DENIED_MAX, DENIED_REST_S)
         self._has_started = False
 
@@ -114,6 +116,13 @@ class UserNetwork(Endpoint):
             self._forwards.become(wanted)
         finally:
             self._note_forwards()
+
+    def set_rules(self, allow: tuple[Rule, ...], deny: tuple[Rule, ...]) -> None:
+        """Have guests reach what these say from now on; connections of TCP stay."""
+        options = msgspec.structs.replace(self.config.user, allow=allow, deny=deny)
+        self.config = msgspec.structs.replace(self.config, user=options)
+        self._rules_changed.set()
+        self._rules_changed = trio.Event()
 
     def _note_forwards(self) -> None:
         options = msgspec.structs.replace(self.config.user, hostfwd=self._forwards.written)
@@ -197,6 +206,7 @@ class UserNetwork(Endpoint):
             "listener for DNS": partial(dns_listener.lend, self._dns, words.say),
             "name servers": partial(_keep_told_servers, words),
             "leases": self._leases.keep_saved,
+            "rules": partial(self._keep_told_rules, words),
             "watchdog": watchdog.watch,
         }
         async with trio.open_nursery() as nursery:
@@ -242,11 +252,17 @@ class UserNetwork(Endpoint):
         if self.ports.named(lease.port) is not None:  # else it has gone meanwhile
             self._leases.keep(lease)
 
+    async def _keep_told_rules(self, words: Words) -> None:
+        while True:
+            changed, options = self._rules_changed, self.config.user
+            told = [[rule.told for rule in rules] for rules in (options.allow, options.deny)]
+            await words.say(json.dumps(["rules", *told]).encode())
+            await changed.wait()
+
     def _say_denied(self, denial: Denial) -> None:
-        """Raises ValueError if that cannot be."""
         text = denied.text(denial, self.config.user.deny)
         self._denied.leave_out(denial.more)
-        more = self._denied.take(trio.current_time())
+        more = self._denied.take(trio.current_time()) if text else None
         if more is not None:
             port, lease = self._port_behind(denial.mac), self._leases.of(denial.mac)
             place = self.name if port is None else port.name
@@ -318,8 +334,8 @@ class UserNetwork(Endpoint):
             "dns6": str(options.dns6),
             "servers": [{"ip": str(server.address(network)), "port": server.port} for server in self._servers],
             "reserve": {item.who: str(item.ip) for item in options.reserve},
-            "allow": [msgspec.structs.asdict(rule) for rule in options.allow],
-            "deny": [msgspec.structs.asdict(rule) for rule in options.deny],
+            "allow": [rule.told for rule in options.allow],
+            "deny": [rule.told for rule in options.deny],
             "tftp": base64.b64encode(os.fsencode(options.absolute().tftp or "")).decode(),
         }
         told = (

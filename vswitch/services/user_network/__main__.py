@@ -22,6 +22,7 @@ from vswitch.errors import RefusedError
 from vswitch.services.user_network import sandbox, settings
 from vswitch.services.user_network.coalescing import split
 from vswitch.services.user_network.denials import Denial
+from vswitch.services.user_network.egress_rules import Rules
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Served
 from vswitch.services.user_network.leases import Lease
@@ -220,6 +221,8 @@ def _obey(network: Network, words: Words, said: settings.Said, sock: socket.sock
             network.name_server.upstream.servers = servers(text)
         case settings.Forward() if sock is not None:
             network.forwards.add(said, sock, now_s)
+        case settings.Rules(allow, deny):
+            network.set_rules(Rules(allow, deny))
         case settings.Unforward(number):
             network.forwards.remove(number)
         case settings.Listen() if sock is not None:

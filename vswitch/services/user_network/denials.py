@@ -21,21 +21,21 @@ _PROTOCOLS = {TCP: "tcp", inet.UDP: "udp", ICMP: "icmp", inet6.ICMPV6: "icmp"}
 
 
 class Denial(msgspec.Struct, frozen=True, kw_only=True):
-    """`mac` wants to reach a port of `ip`, or to know what is behind `name`. `rule` is the number of the one that
-    denies it; without it, none allows it. `more` were not told since the last."""
+    """`mac` wants to reach a port of `ip`, or to know what is behind `name`. `rule` is the one that denies it; if it is
+    empty, none allows it. `more` were not told since the last."""
 
     mac: str
     protocol: str
     ip: str = ""
     port: int = 0
     name: str = ""
-    rule: int | None = None
+    rule: str = ""
     more: int = 0
 
 
 class _Guest:
     def __init__(self) -> None:
-        self.said: OrderedDict[tuple[str, str, int, str], float] = OrderedDict()  # until when
+        self.said: OrderedDict[tuple[str, str, int, str, str], float] = OrderedDict()  # until when
         self.budget = Budget(BURST, REST_S)
 
 
@@ -61,7 +61,7 @@ class Denials:
         self._guests.move_to_end(mac)
         if len(self._guests) > GUESTS_MAX:
             self._guests.popitem(last=False)
-        key = denial.protocol, denial.ip, denial.port, "" if denial.ip else denial.name
+        key = denial.protocol, denial.ip, denial.port, "" if denial.ip else denial.name, denial.rule
         if guest.said.get(key, 0.0) > now_s:
             return guest.budget.leave_out()
         more = guest.budget.take(now_s)

@@ -9,8 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import ip_address
 
-import msgspec
-
 from vswitch.protocols import dns, dns_records, inet
 from vswitch.protocols.dns_records import Answer, Name
 from vswitch.services.user_network.denials import Denial, Denials
@@ -21,18 +19,19 @@ from vswitch.services.user_network.settings import Settings
 GUESTS_MAX = 1024
 KNOWN_EACH_MAX = 512  # addresses and aliases of a guest
 KNOWN_MAX = 1 << 15  # of all together
+NAMES_MAX = 8  # of each
 FLOWS_EACH_MAX = 128
 FLOW_S = 240.0  # a silence after which libslirp forgets it, too (udp.h: SO_EXPIRE)
 KEPT_MIN_S, KEPT_MAX_S = 300.0, 86400.0  # how long an answer holds: clients keep some for longer than they are told
 TOLD_S = 60  # how long it does for the guest, at most
 
 
-class _Known(msgspec.Struct):
-    """What there is about an address, or about an alias: a name that led to it, and rules, each until when."""
+class _Known:
+    """The names of an address, or of an alias, each until when: those asked for, and aliases that led there."""
 
-    name: Name
-    allowed: dict[int, float]
-    denied: dict[int, float]
+    def __init__(self) -> None:
+        self.asked: dict[Name, float] = {}
+        self.through: dict[Name, float] = {}
 
 
 class _Guest:
@@ -40,12 +39,24 @@ class _Guest:
         self.known: OrderedDict[bytes | Name, _Known] = OrderedDict()
         self.flows: OrderedDict[bytes, float] = OrderedDict()
 
-    def note(self, key: bytes | Name, name: Name, allowed: list[int], denied: list[int], until_s: float) -> None:
-        known = self.known.setdefault(key, _Known(name, {}, {}))
+    def note(self, key: bytes | Name, asked: list[Name], through: list[Name], until_s: float) -> None:
+        known = self.known.setdefault(key, _Known())
         self.known.move_to_end(key)
-        known.name = name
-        for rules, numbers in ((known.allowed, allowed), (known.denied, denied)):
-            rules.update((number, max(until_s, rules.get(number, 0.0))) for number in numbers)
+        for names, new in ((known.asked, asked), (known.through, through)):
+            for name in new:
+                names[name] = max(until_s, names.pop(name, 0.0))
+            while len(names) > NAMES_MAX:
+                del names[next(iter(names))]
+
+    def names(self, key: bytes | Name, now_s: float) -> tuple[list[Name], list[Name]]:
+        """Those asked for, and aliases."""
+        known = self.known.get(key)
+        if known is None:
+            return [], []
+        asked, through = (
+            [name for name, until_s in names.items() if until_s > now_s] for names in (known.asked, known.through)
+        )
+        return asked, through
 
     def keep_open(self, flow: bytes, until_s: float) -> None:
         self.flows[flow] = until_s
@@ -53,25 +64,20 @@ class _Guest:
         if len(self.flows) > FLOWS_EACH_MAX:
             self.flows.popitem(last=False)
 
-    def rules(self, key: bytes | Name, now_s: float) -> tuple[Name, list[int], list[int]]:
-        """A name that led there, and which rules hold for it."""
-        known = self.known.get(key)
-        if known is None:
-            return (), [], []
-        allowed, denied = (
-            [number for number, until_s in rules.items() if until_s > now_s] for rules in (known.allowed, known.denied)
-        )
-        return known.name, allowed, denied
-
 
 class Egress:
-    """`tell` is told what was stopped, not too often."""
+    """`tell` is told what was stopped, not too often. `rules` may change: connections of TCP stay."""
 
-    def __init__(self, settings: Settings, tell: Callable[[Denial], None]) -> None:
-        self._rules = Rules(settings.allow, settings.deny)
+    def __init__(self, settings: Settings, rules: Rules, tell: Callable[[Denial], None]) -> None:
+        self._rules = rules
         self._networks = settings.network, settings.network6
         self._denials = Denials(tell)
         self._guests: OrderedDict[bytes, _Guest] = OrderedDict()
+
+    def change(self, rules: Rules) -> None:
+        self._rules = rules
+        for guest in self._guests.values():
+            guest.flows.clear()
 
     def permits(self, mac: bytes, frame: bytes, packet: Packet, now_s: float) -> bool:
         """Whether a packet may go that opens a connection, or belongs to one of another protocol than TCP."""
@@ -79,14 +85,15 @@ class Egress:
         ports = packet.ports(frame) if has_ports else b""
         if has_ports and len(ports) < 4:
             return False
-        wish = Wish(packet.protocol, packet.target, int.from_bytes(ports[2:]) if has_ports else None)
         flow = bytes([packet.protocol]) + packet.source + packet.target + ports
         is_open = packet.protocol != TCP and guest.flows.get(flow, 0.0) > now_s
         if not is_open:
-            name, allowed, denied = guest.rules(packet.target, now_s)
-            verdict = self._rules.judge(wish, allowed, denied)
+            wish = Wish(packet.protocol, packet.target, int.from_bytes(ports[2:]) if has_ports else None)
+            asked, through = guest.names(packet.target, now_s)
+            verdict = self._rules.judge(wish, asked, through)
             if verdict is not None:
-                self._denials.packet(mac, wish, dns_records.written(name) if name else "", verdict, now_s)
+                name = dns_records.written(asked[-1]) if asked else ""
+                self._denials.packet(mac, wish, name, verdict, now_s)
                 return False
         if packet.protocol != TCP:
             guest.keep_open(flow, now_s + FLOW_S)
@@ -94,35 +101,32 @@ class Egress:
 
     def may_ask(self, mac: bytes, name: Name, now_s: float) -> bool:
         """Whether a guest may ask what is behind a name."""
-        return not self._is_hidden(mac, [name], self._allowing(mac, name, now_s), now_s)
+        return not self._is_hidden(mac, self._led_by(mac, name, now_s), [], now_s)
 
     def answered(self, mac: bytes, name: Name, response: bytes, now_s: float) -> bytes:
         """What a guest is told of the response to what it has asked, whose addresses it may reach then. Raises
         ValueError if that is malformed."""
         found = dns_records.answers(response, name)
-        names, allowed = _aliases(name, found), self._allowing(mac, name, now_s)
-        if self._is_hidden(mac, names, allowed, now_s):
+        asked, names = self._led_by(mac, name, now_s), _aliases(name, found)
+        if self._is_hidden(mac, asked, names, now_s):
             return dns.failure(response, dns.NXDOMAIN)
-        denied = self._rules.denying(names)
         guest = self._guest(mac)
         for answer in found:
-            if answer.owner in names:
+            key = answer.name or answer.ip
+            if answer.owner in names and key and not (answer.ip and self._is_ours(answer.ip)):
                 until_s = now_s + min(max(answer.ttl_s, KEPT_MIN_S), KEPT_MAX_S)
-                if answer.name is not None and allowed:
-                    guest.note(answer.name, name, allowed, [], until_s)
-                elif answer.ip and not self._is_ours(answer.ip):
-                    guest.note(answer.ip, name, allowed, denied, until_s)
+                guest.note(key, asked, names[1:], until_s)
         self._make_room(guest)
         return dns_records.shortened(response, found, TOLD_S)
 
-    def _allowing(self, mac: bytes, name: Name, now_s: float) -> list[int]:
-        """The rules that allow a name, or one that led to it."""
-        return [*{*self._rules.allowing(name), *self._guest(mac).rules(name, now_s)[1]}]
+    def _led_by(self, mac: bytes, name: Name, now_s: float) -> list[Name]:
+        """Those a guest has asked for that led to a name, and itself."""
+        return [*self._guest(mac).names(name, now_s)[0], name]
 
-    def _is_hidden(self, mac: bytes, names: list[Name], allowed: list[int], now_s: float) -> bool:
-        verdict = self._rules.judge_names(names, is_allowed=bool(allowed))
+    def _is_hidden(self, mac: bytes, asked: list[Name], through: list[Name], now_s: float) -> bool:
+        verdict = self._rules.judge_names(asked, through)
         if verdict is not None:
-            self._denials.name(mac, dns_records.written(names[0]), verdict, now_s)
+            self._denials.name(mac, dns_records.written(asked[-1]), verdict, now_s)
         return verdict is not None
 
     def _is_ours(self, ip: bytes) -> bool:

@@ -3,7 +3,7 @@
 Deny wins. Without a rule that allows, all else passes; with one, nothing else does.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from ipaddress import ip_network
 
 import msgspec
@@ -25,11 +25,9 @@ class Wish(msgspec.Struct, frozen=True):
     port: int | None
 
 
-class Rule:
-    """`number` is which one it is of its list."""
-
-    def __init__(self, number: int, said: settings.Rule) -> None:
-        self.number = number
+class _Rule:
+    def __init__(self, said: settings.Rule) -> None:
+        self.text = said.text
         self._protocols = _PROTOCOLS.get(said.protocol)
         self._ports = said.ports
         self._size = 0
@@ -49,58 +47,54 @@ class Rule:
         """Of what it is about, whatever the protocol and the port."""
         return self._protocols is None and self._ports is None
 
-    def means(self, name: Name) -> bool:
-        """Whether it is about a name."""
-        if not self._labels or not self._is_below:
-            return bool(self._labels) and name == self._labels
-        return len(name) > len(self._labels) and name[-len(self._labels) :] == self._labels
+    def means(self, names: Iterable[Name]) -> bool:
+        """Whether it is about one of some names."""
+        labels, size = self._labels, len(self._labels)
+        if not self._is_below:
+            return bool(labels) and labels in names
+        return any(len(name) > size and name[-size:] == labels for name in names)
 
-    def is_about(self, wish: Wish, named: Collection[int]) -> bool:
-        """`named` are the rules that are about its address by a name."""
+    def is_about(self, wish: Wish, names: Iterable[Name]) -> bool:
+        """`names` are those of its address."""
         if self._protocols is not None and wish.protocol not in self._protocols:
             return False
         if self._ports is not None and (wish.port is None or not self._ports[0] <= wish.port <= self._ports[1]):
             return False
         if self._labels:
-            return self.number in named
+            return self.means(names)
         return not self._size or (len(wish.ip) == self._size and int.from_bytes(wish.ip) & self._mask == self._first)
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`rule` is the number of the one that denies; without it, none allows."""
+    """`rule` is the one that denies; if it is empty, none allows."""
 
-    rule: int | None = None
+    rule: str = ""
 
 
 class Rules:
-    def __init__(self, allow: Sequence[settings.Rule], deny: Sequence[settings.Rule]) -> None:
-        self._allow = [Rule(number, said) for number, said in enumerate(allow)]
-        self._deny = [Rule(number, said) for number, said in enumerate(deny)]
-        self._only_names = bool(allow) and all(rule.is_of_name for rule in self._allow)
+    """Names are those that were asked for, and aliases, `through` which they have led: who owns an alias allows
+    nothing, but what is denied is so by any name."""
 
-    def allowing(self, name: Name) -> list[int]:
-        return [rule.number for rule in self._allow if rule.means(name)]
+    def __init__(self, allow: Iterable[settings.Rule] = (), deny: Iterable[settings.Rule] = ()) -> None:
+        self._allow, self._deny = list(map(_Rule, allow)), list(map(_Rule, deny))
+        self.are_there = bool(self._allow or self._deny)
+        self._only_names = bool(self._allow) and all(rule.is_of_name for rule in self._allow)
 
-    def denying(self, names: Collection[Name]) -> list[int]:
-        return [rule.number for rule in self._deny if any(map(rule.means, names))]
-
-    def judge_names(self, names: Collection[Name], *, is_allowed: bool) -> Verdict | None:
-        """Why a guest may not know what is behind names, of which one leads to the next; None if it may.
-        `is_allowed` if a rule allows the first: no need for that where an address may be allowed for itself."""
-        for number in self.denying(names):
-            if self._deny[number].is_of_all:
-                return Verdict(number)
-        return None if is_allowed or not self._only_names else Verdict()
-
-    def judge(self, wish: Wish, allowed: Collection[int] = (), denied: Collection[int] = ()) -> Verdict | None:
-        """Why a packet may not go; None if it may. `allowed` and `denied` are the rules about names of its address."""
-        embedded = _embedded(wish)
+    def judge_names(self, asked: Collection[Name], through: Collection[Name] = ()) -> Verdict | None:
+        """Why a guest may not know what is behind names; None if it may, also where an address may be allowed for
+        itself."""
         for rule in self._deny:
-            if rule.is_about(wish, denied) or (embedded is not None and rule.is_about(embedded, ())):
-                return Verdict(rule.number)
-        if not self._allow or any(rule.is_about(wish, allowed) for rule in self._allow):
-            return None
-        return Verdict()
+            if rule.is_of_all and rule.means([*asked, *through]):
+                return Verdict(rule.text)
+        return Verdict() if self._only_names and not any(rule.means(asked) for rule in self._allow) else None
+
+    def judge(self, wish: Wish, asked: Collection[Name] = (), through: Collection[Name] = ()) -> Verdict | None:
+        """Why a packet may not go to an address with these names; None if it may."""
+        names, embedded = [*asked, *through], _embedded(wish)
+        for rule in self._deny:
+            if rule.is_about(wish, names) or (embedded is not None and rule.is_about(embedded, ())):
+                return Verdict(rule.text)
+        return Verdict() if self._allow and not any(rule.is_about(wish, asked) for rule in self._allow) else None
 
 
 def _embedded(wish: Wish) -> Wish | None:

@@ -28,14 +28,13 @@ class NameServer:
         self,
         settings: Settings,
         names: Names,
-        egress: Egress | None,
         *,
         drop: Callable[[Reason, bytes], None],
         count: Callable[[Service], None],
     ) -> None:
         self._settings = settings
         self._names = names
-        self._egress = egress
+        self.egress: Egress | None = None
         self._now_s = 0.0
         self._drop, self._count = drop, count
         self.upstream = Upstream(settings.resolv_conf)
@@ -52,12 +51,12 @@ class NameServer:
         self._now_s = now_s
         try:
             response = self._names.answer(query, now_s)
-            if self._egress is not None and (response is None or self._names.is_invented(query)):
-                if not self._egress.may_ask(mac, dns_records.question(query), now_s):
+            if self.egress is not None and (response is None or self._names.is_invented(query)):
+                if not self.egress.may_ask(mac, dns_records.question(query), now_s):
                     self._drop("denied", mac)
                     say(dns.failure(query, dns.NXDOMAIN))  # who is refused would go on asking
                     return None
-                say = partial(self._say_known, self._egress, mac, query, say)
+                say = partial(self._say_known, self.egress, mac, query, say)
         except ValueError:
             return "malformed"
         if response is not None:

@@ -64,7 +64,6 @@ class Nat:
         library: Library,
         leases: Leases,
         guest_forwards: GuestForwards,
-        egress: Egress | None,
         *,
         send: Callable[[bytes], None],
         came: Callable[[bytes, Address, float], None],
@@ -73,7 +72,7 @@ class Nat:
         self._library = library
         self._leases = leases
         self._guest_forwards = guest_forwards
-        self._egress = egress
+        self.egress: Egress | None = None
         self._send, self._came = send, came
         self._guests: dict[bytes, _Guest] = {}  # by MAC address
         self.others = Traffic()  # of guests that are known no more, and drops of other stations
@@ -206,7 +205,7 @@ class Nat:
     def _kept_in(self, guest: _Guest, frame: bytes, packet: Packet, *, is_served: bool) -> Reason | None:
         """Why a packet that is no answer may not leave, if so. A connection is refused at once. What a server of
         ours takes, is judged if it seems to be outside."""
-        target, egress = packet.target, self._egress
+        target, egress = packet.target, self.egress
         only_answers = not is_served and self._only_answers(target)
         if is_served and (target in self._own or not self._is_routed(target)):
             egress = None
@@ -274,7 +273,7 @@ class Nat:
             return
         if packet.protocol == inet.UDP and packet.source in _LOOPBACK:
             frame, packet = self._from_host(frame, packet)
-        if packet.protocol == inet.UDP and (self._egress is not None or self._only_answers(packet.source)):
+        if packet.protocol == inet.UDP and (self.egress is not None or self._only_answers(packet.source)):
             self._note_asker(frame, packet)
         frame = self._guest_forwards.outward(frame, packet)
         own = self._settings.mac

@@ -15,6 +15,7 @@ from vswitch.services.user_network.counters import Reason, Service
 from vswitch.services.user_network.denials import Denial
 from vswitch.services.user_network.dhcp_server import ALL, DhcpServer
 from vswitch.services.user_network.egress import Egress
+from vswitch.services.user_network.egress_rules import Rules
 from vswitch.services.user_network.folder import Folder
 from vswitch.services.user_network.forwards import Forwards, Served
 from vswitch.services.user_network.fragments import Fragments
@@ -65,20 +66,20 @@ class Network:
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
         self._other_servers = OtherServers(settings.host, settings.mac, tell)
-        egress = Egress(settings, tell) if settings.allow or settings.deny else None
-        self.name_server = NameServer(settings, self.names, egress, drop=self._drop, count=self._count)
+        self.name_server = NameServer(settings, self.names, drop=self._drop, count=self._count)
         self.guest_forwards = GuestForwards()
         for number, server in enumerate(settings.servers):
             self.guest_forwards.add(server, partial(_hand_over, hand_over, number))
         for server in _name_servers(settings):
             with suppress(OSError):  # there is no IPv6: by UDP, then
                 self.guest_forwards.add(server, self.name_server.connected)
-        self.nat = Nat(settings, library, self.leases, self.guest_forwards, egress, send=send, came=self._came)
+        self.nat = Nat(settings, library, self.leases, self.guest_forwards, send=send, came=self._came)
         self.forwards = Forwards(self.nat, self.leases, self.neighbors, tell)
         self.gateway = Gateway(settings, self.name_server, send=send, drop=self._drop, count=self._count, folder=folder)
         self._router6 = Router6(settings, send=send, learn=self._learn, count=self._count)
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
         self._hand_over = hand_over
+        self.set_rules(Rules(settings.allow, settings.deny))
         self._asked: dict[str, tuple[dhcp.Message, str]] = {}  # by MAC address, with the name that was asked for
         self._own = {ip.packed for ip in (settings.host, settings.dns, settings.host6, settings.dns6)}
         self._found = self._own | {ip.packed for ip in self.guest_forwards.addresses}  # by whoever looks for them
@@ -109,6 +110,17 @@ class Network:
     def lose(self, frame: bytes) -> None:
         """One for a guest has not gone."""
         self._drop("queue_full", frame[:6])
+
+    def set_rules(self, rules: Rules) -> None:
+        """Have guests reach what these say from now on."""
+        egress = self.nat.egress
+        if not rules.are_there:
+            egress = None
+        elif egress is None:
+            egress = Egress(self.settings, rules, self._tell)
+        else:
+            egress.change(rules)
+        self.nat.egress = self.name_server.egress = egress
 
     def invent(self, number: int, server: Server) -> None:
         """From now on there is one more server that is not there, anywhere."""

@@ -68,7 +68,25 @@ class Count(msgspec.Struct, frozen=True, tag="count", array_like=True):
     number: int
 
 
-Said = Found | Servers | Forward | Unforward | Hello | Listen | Serve | Name | Count
+class Rule(msgspec.Struct, frozen=True):
+    """About what guests reach outside, and as it is written. `name` is a domain name, or `*.` and one; what is empty
+    means all."""
+
+    text: str
+    protocol: str = ""  # tcp, udp, icmp
+    network: str = ""
+    name: str = ""
+    ports: tuple[int, int] | None = None
+
+
+class Rules(msgspec.Struct, frozen=True, tag="rules", array_like=True):
+    """All there are from now on."""
+
+    allow: tuple[Rule, ...]
+    deny: tuple[Rule, ...]
+
+
+Said = Found | Servers | Forward | Unforward | Hello | Listen | Serve | Name | Count | Rules
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -80,15 +98,6 @@ class Server(msgspec.Struct, frozen=True):
     @property
     def address(self) -> Address:
         return ip_address(self.ip)
-
-
-class Rule(msgspec.Struct, frozen=True):
-    """About what guests reach outside. `name` is a domain name, or `*.` and one; what is empty means all."""
-
-    protocol: str = ""  # tcp, udp, icmp
-    network: str = ""
-    name: str = ""
-    ports: tuple[int, int] | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
