@@ -75,6 +75,7 @@ async def test_a_guest_is_answered_as_the_test_wants(lan: Lan) -> None:
     assert json.loads(sent.check().stdout) == ["POST", "/%41", "shop.example.com:8080", "one"]
     assert shop.requests[0].body == b"one"
     assert "bad address" in (await guest.run("wget -q -O- http://nowhere.example.com/")).stderr
+    assert "refused" in (await guest.run("wget -q -O- http://update.example.com:81/")).stderr
 
 
 async def test_a_function_has_the_connections_to_a_port(lan: Lan) -> None:

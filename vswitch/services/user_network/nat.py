@@ -211,14 +211,15 @@ class Nat:
             egress = None
         if (egress is None and not only_answers) or not self._opens(guest, frame, packet):
             return None
+        reason: Reason = "denied"
         if only_answers:
-            return "host_access" if target in self._own else "restricted"
-        if egress is None or egress.permits(frame[6:12], frame, packet, self._now_s):
+            reason = "host_access" if target in self._own else "restricted"
+        elif egress is None or egress.permits(frame[6:12], frame, packet, self._now_s):
             return None
         refusal = tcp.refusal(frame, packet.at) if packet.protocol == TCP else None
         if refusal is not None:
             self._send(refusal)
-        return "denied"
+        return reason
 
     def _only_answers(self, target: bytes) -> bool:
         if target in self._hosts:
