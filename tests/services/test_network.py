@@ -213,6 +213,19 @@ def test_many_that_ask_at_once_are_asked_for_once_each_and_no_more_than_can_be_k
     assert net.network.drops == {"crowded": 11}
 
 
+def test_what_the_switch_does_not_answer_in_time_is_asked_again_and_leaves_room_for_others(net: Net) -> None:
+    for number in range(networks.ASKED_MAX):
+        net.put(discover(f"52:54:00:01:{number >> 8:02x}:{number & 255:02x}"))
+    first, second = net.asked[:2]
+    net.put(discover(first), networks.ASKED_S - 1)
+    assert len(net.asked) == networks.ASKED_MAX
+    net.put(discover(second), networks.ASKED_S)
+    assert net.asked[-1] == second
+    net.put(discover(A), networks.ASKED_S)
+    assert net.asked[-1] == A
+    assert len(net.answer(A, "lab", networks.ASKED_S)) == 1
+
+
 def test_who_says_another_mac_than_its_own_is_not_heard(net: Net) -> None:
     packet = discover(A)
     packet.src = B

@@ -222,6 +222,13 @@ def test_an_address_that_another_has_is_not_learned_from_who_wants_it(net: Net) 
         assert knock(net, listener.getsockname()[:2]) == (B, B6)
 
 
+def test_who_speaks_from_an_address_made_of_its_mac_address_has_the_other_one_so_too(net: Net) -> None:
+    net.put(to_all(A, local(A), str(inet6.solicited_node(IPv6Address(HOST))), ICMPv6ND_NS(tgt=HOST)))
+    assert [str(ip) for ip in net.network.neighbors.of(bytes.fromhex(A.replace(":", "")))] == [A6]
+    net.put(to_all(B, local(A), str(inet6.solicited_node(IPv6Address(HOST))), ICMPv6ND_NS(tgt=HOST)))
+    assert net.network.neighbors.of(bytes.fromhex(B.replace(":", ""))) == []
+
+
 def test_the_address_that_a_guest_uses_comes_first(net: Net) -> None:
     net.lease(A, "web")
     net.put(to_all(A, local(A), "ff02::2", ICMPv6ND_RS()))

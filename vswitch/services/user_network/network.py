@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from vswitch.protocols import dhcp, dns, inet, inet6
 from vswitch.protocols.inet import Arp, Datagram
@@ -35,7 +36,16 @@ from vswitch.services.user_network.slirp import Library
 COMPLAINT_MAX = 500
 _IPV4, _UDP = inet.IPV4.to_bytes(2), bytes([inet.UDP])  # where a frame has them
 NOBODY = b""  # in place of a MAC address
+ASKED_S = 10.0  # an answer that takes longer does not come any more
 ASKED_MAX = 256  # DHCP messages that wait for the switch to say which port they came in at
+
+
+class _Asked(NamedTuple):
+    """A DHCP message, the name in it, and when the switch was asked about them."""
+
+    message: dhcp.Message
+    name: str
+    at_s: float
 
 
 class Network:
@@ -80,7 +90,7 @@ class Network:
         self._send, self._ask, self._tell, self._complain = send, ask, tell, complain
         self._hand_over = hand_over
         self.set_rules(Rules(settings.allow, settings.deny))
-        self._asked: dict[str, tuple[dhcp.Message, str]] = {}  # by MAC address, with the name that was asked for
+        self._asked: dict[str, _Asked] = {}  # by MAC address, the oldest first
         self._own = {ip.packed for ip in (settings.host, settings.dns, settings.host6, settings.dns6)}
         self._found = self._own | {ip.packed for ip in self.guest_forwards.addresses}  # by whoever looks for them
 
@@ -131,10 +141,11 @@ class Network:
 
     def found(self, found: Found, now_s: float) -> None:
         """The switch says behind which port a station is."""
-        message, name = self._asked.get(found.mac, (None, ""))
-        if message is None or name != found.name:  # it has said something else since
+        asked = self._asked.get(found.mac)
+        if asked is None or asked.name != found.name:  # it has said something else since
             return
         del self._asked[found.mac]
+        message, name = asked.message, asked.name
         answer = self._dhcp.answer(message, found.port, "" if found.is_taken else name, now_s) if found.port else None
         if answer is None:
             return
@@ -269,10 +280,17 @@ class Network:
         self._other_servers.chosen(message, now_s)
         station, name = mac.hex(":"), next(filter(None, map(label, message.names)), self.settings.hostname)
         before = self._asked.get(station)
-        if before is None and len(self._asked) >= ASKED_MAX:
+        if before is not None and before.name == name and now_s - before.at_s < ASKED_S:
+            self._asked[station] = _Asked(message, name, before.at_s)  # the last message counts
+            return None
+        oldest = next(iter(self._asked.items()), None)
+        if oldest is not None and now_s - oldest[1].at_s >= ASKED_S:
+            del self._asked[oldest[0]]
+        if station not in self._asked and len(self._asked) >= ASKED_MAX:
             return self._drop("crowded", mac)
-        self._asked[station] = message, name  # the last message counts
-        return None if before is not None and before[1] == name else self._ask(station, name)
+        self._asked.pop(station, None)
+        self._asked[station] = _Asked(message, name, now_s)
+        return self._ask(station, name)
 
     def _say_dhcp(self, message: dhcp.Message, payload: bytes, to: IPv4Address) -> None:
         datagram = Datagram(self.settings.host, dhcp.SERVER_PORT, to, dhcp.CLIENT_PORT, payload)
