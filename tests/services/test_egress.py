@@ -157,6 +157,16 @@ def test_what_a_name_leads_to_is_opened_and_what_else_is_in_the_answer_is_not() 
     assert outside.asks("edge.example", now_s=KEPT_MIN_S) is None
 
 
+def test_an_alias_does_not_keep_itself_open() -> None:
+    outside = Outside("deb.debian.org")
+    outside.asks("deb.debian.org", "deb.debian.org 60 CNAME edge.example", "edge.example 60 A 192.0.2.1")
+    records = "edge.example 9999 CNAME edge.example", "edge.example 9999 A 192.0.2.1"
+    assert outside.asks("edge.example", *records, now_s=KEPT_MIN_S - 1) is not None
+    assert outside.reaches("192.0.2.1", now_s=KEPT_MIN_S - 1)
+    assert outside.asks("edge.example", now_s=KEPT_MIN_S) is None
+    assert not outside.reaches("192.0.2.1", now_s=KEPT_MIN_S)
+
+
 def test_aliases_that_lead_in_a_circle_have_an_end() -> None:
     outside = Outside("a.example")
     assert outside.asks("a.example", "a.example 60 CNAME b.example", "b.example 60 CNAME a.example") is not None
@@ -200,10 +210,12 @@ def test_what_a_denied_name_is_an_alias_for_is_not_said_either() -> None:
 
 
 def test_a_name_may_be_denied_for_a_port() -> None:
-    outside = Outside(deny="mail.example:25")
+    outside = Outside(deny="mail.example:25,mx.example:25")
     outside.asks("mail.example", "mail.example 60 A 192.0.2.1")
+    outside.asks("smtp.example", "smtp.example 60 CNAME mx.example", "mx.example 60 A 192.0.2.3")
     assert outside.reaches("192.0.2.1", 443)
     assert not outside.reaches("192.0.2.1", 25)
+    assert not outside.reaches("192.0.2.3", 25), "by an alias, too"
     assert outside.reaches("192.0.2.2", 25)
 
 

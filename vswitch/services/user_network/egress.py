@@ -5,8 +5,9 @@ other, as long as the answer holds. It is told to ask again soon, so that it doe
 A connection of TCP is judged when it opens, others by each packet, until they are silent.
 """
 
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from vswitch.protocols import dns, dns_records, inet
@@ -39,24 +40,23 @@ class _Guest:
         self.known: OrderedDict[bytes | Name, _Known] = OrderedDict()
         self.flows: OrderedDict[bytes, float] = OrderedDict()
 
-    def note(self, key: bytes | Name, asked: list[Name], through: list[Name], until_s: float) -> None:
+    def note(self, key: bytes | Name, asked: Mapping[Name, float], through: Mapping[Name, float]) -> None:
+        """Names that lead there, each until when."""
         known = self.known.setdefault(key, _Known())
         self.known.move_to_end(key)
         for names, new in ((known.asked, asked), (known.through, through)):
-            for name in new:
+            for name, until_s in new.items():
                 names[name] = max(until_s, names.pop(name, 0.0))
             while len(names) > NAMES_MAX:
                 del names[next(iter(names))]
 
-    def names(self, key: bytes | Name, now_s: float) -> tuple[list[Name], list[Name]]:
-        """Those asked for, and aliases."""
-        known = self.known.get(key)
-        if known is None:
-            return [], []
-        asked, through = (
-            [name for name, until_s in names.items() if until_s > now_s] for names in (known.asked, known.through)
-        )
-        return asked, through
+    def asked(self, key: bytes | Name, now_s: float) -> dict[Name, float]:
+        """The names that a guest has asked for and that lead there, each until when."""
+        return _valid(self.known[key].asked, now_s) if key in self.known else {}
+
+    def through(self, key: bytes | Name, now_s: float) -> dict[Name, float]:
+        """The aliases that lead there."""
+        return _valid(self.known[key].through, now_s) if key in self.known else {}
 
     def keep_open(self, flow: bytes, until_s: float) -> None:
         self.flows[flow] = until_s
@@ -89,10 +89,10 @@ class Egress:
         is_open = packet.protocol != TCP and guest.flows.get(flow, 0.0) > now_s
         if not is_open:
             wish = Wish(packet.protocol, packet.target, int.from_bytes(ports[2:]) if has_ports else None)
-            asked, through = guest.names(packet.target, now_s)
-            verdict = self._rules.judge(wish, asked, through)
+            asked = guest.asked(packet.target, now_s)
+            verdict = self._rules.judge(wish, asked, guest.through(packet.target, now_s))
             if verdict is not None:
-                name = dns_records.written(asked[-1]) if asked else ""
+                name = dns_records.written([*asked][-1]) if asked else ""
                 self._denials.packet(mac, wish, name, verdict, now_s)
                 return False
         if packet.protocol != TCP:
@@ -101,32 +101,30 @@ class Egress:
 
     def may_ask(self, mac: bytes, name: Name, now_s: float) -> bool:
         """Whether a guest may ask what is behind a name."""
-        return not self._is_hidden(mac, self._led_by(mac, name, now_s), [], now_s)
+        return not self._is_hidden(mac, name, [], now_s)
 
     def answered(self, mac: bytes, name: Name, response: bytes, now_s: float) -> bytes:
         """What a guest is told of the response to what it has asked, whose addresses it may reach then. Raises
         ValueError if that is malformed."""
         found = dns_records.answers(response, name)
-        asked, names = self._led_by(mac, name, now_s), _aliases(name, found)
-        if self._is_hidden(mac, asked, names, now_s):
+        aliases = _aliases(name, found)
+        if self._is_hidden(mac, name, aliases, now_s):
             return dns.failure(response, dns.NXDOMAIN)
         guest = self._guest(mac)
+        asked = guest.asked(name, now_s) | {name: math.inf}  # what led there does so no longer than it said
         for answer in found:
             key = answer.name or answer.ip
-            if answer.owner in names and key and not (answer.ip and self._is_ours(answer.ip)):
+            if key and answer.owner in (name, *aliases) and not (answer.ip and self._is_ours(answer.ip)):
                 until_s = now_s + min(max(answer.ttl_s, KEPT_MIN_S), KEPT_MAX_S)
-                guest.note(key, asked, names[1:], until_s)
+                limited = {other: min(end_s, until_s) for other, end_s in asked.items()}
+                guest.note(key, limited, dict.fromkeys(aliases, until_s))
         self._make_room(guest)
         return dns_records.shortened(response, found, TOLD_S)
 
-    def _led_by(self, mac: bytes, name: Name, now_s: float) -> list[Name]:
-        """Those a guest has asked for that led to a name, and itself."""
-        return [*self._guest(mac).names(name, now_s)[0], name]
-
-    def _is_hidden(self, mac: bytes, asked: list[Name], through: list[Name], now_s: float) -> bool:
-        verdict = self._rules.judge_names(asked, through)
+    def _is_hidden(self, mac: bytes, name: Name, aliases: list[Name], now_s: float) -> bool:
+        verdict = self._rules.judge_names([*self._guest(mac).asked(name, now_s), name], aliases)
         if verdict is not None:
-            self._denials.name(mac, dns_records.written(asked[-1]), verdict, now_s)
+            self._denials.name(mac, dns_records.written(name), verdict, now_s)
         return verdict is not None
 
     def _is_ours(self, ip: bytes) -> bool:
@@ -150,10 +148,14 @@ class Egress:
             max(self._guests.values(), key=lambda other: len(other.known)).known.popitem(last=False)
 
 
+def _valid(names: Mapping[Name, float], now_s: float) -> dict[Name, float]:
+    return {name: until_s for name, until_s in names.items() if until_s > now_s}
+
+
 def _aliases(name: Name, found: list[Answer]) -> list[Name]:
-    """A name, and those that it leads to, in their order."""
+    """Those that a name leads to, in their order."""
     leads = {answer.owner: answer.name for answer in found if answer.name is not None}
     names = [name]
     while (following := leads.get(names[-1])) is not None and following not in names:
         names.append(following)
-    return names
+    return names[1:]
