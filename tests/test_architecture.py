@@ -18,6 +18,7 @@ GROUND = [
     "seldom",
     "pace",
     "units",
+    "interfaces",
     "outlet",
     "supervision",
     "errors",

@@ -109,7 +109,7 @@ def test_a_command_is_one(words: list[str]) -> None:
     command, arguments = find(words)
     command.make_context(words[0], list(arguments))
     for argument in arguments:
-        if "://" in argument and words[0] != "join":  # whose URL is no endpoint's
+        if "://" in argument and words[0] not in ("join", "exec"):  # whose URLs are no endpoints'
             parse(argument)
 
 

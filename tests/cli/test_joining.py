@@ -237,7 +237,7 @@ def test_a_descriptor_of_the_commands_own_is_an_endpoint(home: Home) -> None:
     ("url", "says"),
     [
         ("fd://99", "fd://99: Bad file descriptor; pass it on to this command, as with 3<&5"),
-        ("fd://1", "fd://1: not a socket; pass a stream or datagram socket"),
+        ("fd://1", "fd://1: neither a socket nor a TAP device"),
         ("fd://lan", "fd://lan: descriptors have numbers here; write it like fd://3"),
     ],
 )

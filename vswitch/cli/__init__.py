@@ -39,6 +39,8 @@ COMMANDS = {  # and the file of each
     "detach": "changing.attach",
     "plug": "joining.plug",
     "join": "joining.join",
+    "exec": "joining.exec",
+    "netns": "joining.exec",
     "port": "changing.port",
     "mac": "changing.mac",
     "mirror": "changing.port",
@@ -71,7 +73,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found = getattr(import_module(f"vswitch.cli.{COMMANDS[cmd_name]}"), cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        module = import_module(f"vswitch.cli.{COMMANDS[cmd_name]}")
+        found = getattr(module, name, None) or getattr(module, f"{name}_")  # as a function of Python's has the name
         assert isinstance(found, click.Command)
         return found
 

@@ -49,8 +49,18 @@ _INT = struct.Struct("i")
 class Passed:
     """A descriptor that came with a request, if one did. Who takes it has to close it."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: trio.socket.SocketType) -> None:
+        self._client = client
         self._descriptor: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that has connected, 0 if this system does not say (SO_PEERCRED, unix(7))."""
+        if self._client.family != socket.AF_UNIX:
+            return 0
+        credentials = self._client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 3 * _INT.size)
+        (pid,) = _INT.unpack_from(credentials)
+        return int(pid)
 
     def keep(self, descriptor: int) -> None:
         self.close()
@@ -126,7 +136,7 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._ended = False  # the client sends nothing more
         self._wants_body = True  # of an answer: what it asks is not HEAD
-        self._passed = Passed()
+        self._passed = Passed(client)
 
     async def run(self) -> None:
         try:

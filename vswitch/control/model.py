@@ -144,10 +144,12 @@ class EventsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An endpoint's URL, with absolute paths, and more parameters, as TOML has them."""
+    """An endpoint's URL, with absolute paths, and more parameters, as TOML has them. It goes `with_process`: when the
+    process ends that asks."""
 
     url: str
     parameters: dict[str, Any] = {}
+    with_process: bool = False
 
 
 class SetRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

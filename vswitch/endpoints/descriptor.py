@@ -7,6 +7,7 @@ import stat
 from vswitch.endpoints.datagram.endpoint import Pair, UdpPeers, UnixPeers
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.stream.endpoint import Connected, Listener
+from vswitch.endpoints.tap import OpenTap, TapDevice, is_tap
 from vswitch.endpoints.url import EndpointConfig, check_static
 from vswitch.errors import InputError
 from vswitch.ports.ports import Ports
@@ -14,11 +15,25 @@ from vswitch.ports.ports import Ports
 FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 
 
-def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> Endpoint:
-    """The endpoint for descriptor `config.fd`, or for a socket that is open already.
+Usable = socket.socket | TapDevice
+
+
+def usable(fd: int, url: str) -> Usable:
+    """What a descriptor is; it is closed if nothing can be done with it. Raises InputError."""
+    try:
+        return TapDevice(fd) if is_tap(fd) else socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise InputError(f"{url}: neither a socket nor a TAP device") from None
+
+
+def create(config: EndpointConfig, name: str, ports: Ports, sock: Usable | None = None) -> Endpoint:
+    """The endpoint for descriptor `config.fd`, or for a socket or device that is open already.
 
     Raises InputError if it cannot be used; then it is left as it is.
     """
+    if isinstance(sock, TapDevice):
+        return OpenTap(config, name, ports, sock)
     sock = _own(sock, config) if sock is not None else _inherited(config)
     kind: type[Endpoint]
     if sock.type == socket.SOCK_STREAM:

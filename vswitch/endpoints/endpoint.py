@@ -28,6 +28,11 @@ class Endpoint(abc.ABC):
         self.goes_with_peer = False  # if nobody can come back
 
     @property
+    def can_start_again(self) -> bool:
+        """Whether there is something to start with, if it fails."""
+        return self.sock is None
+
+    @property
     def url(self) -> str:
         return self.config.url
 

@@ -1,7 +1,5 @@
 """Which kind of endpoint a URL means."""
 
-import socket
-
 from vswitch.endpoints import descriptor
 from vswitch.endpoints.datagram.endpoint import UdpPeers, UnixPeers
 from vswitch.endpoints.datagram.multicast import Multicast
@@ -29,7 +27,7 @@ _KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it c
 }
 
 
-def create(config: EndpointConfig, name: str, ports: Ports, sock: socket.socket | None = None) -> Endpoint:
+def create(config: EndpointConfig, name: str, ports: Ports, sock: descriptor.Usable | None = None) -> Endpoint:
     """The endpoint for a URL, or for a socket that is open already. Raises InputError if that cannot be used."""
     if config.scheme == "fd":
         return descriptor.create(config, name, ports, sock)

@@ -20,14 +20,16 @@ import trio
 from vswitch.dataplane.datagram import DeviceLink
 from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import RefusedError
 from vswitch.ports.port import SwitchPort
+from vswitch.ports.ports import Ports
 
 DEVICE = "/dev/net/tun"
 
 # Linux include/uapi/linux/if_tun.h
-_TUNSETIFF = 0x400454CA
-_IFF_TUN, _IFF_TAP, _IFF_MULTI_QUEUE, _IFF_NO_PI = 0x0001, 0x0002, 0x0100, 0x1000
+_TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
+_IFF_TUN, _IFF_TAP, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x0002, 0x0100, 0x1000, 0x4000
 _TUNSETOFFLOAD, _TUNSETTXFILTER = 0x400454D0, 0x400454D1
 _TUNDETACHFILTER = 0x401054D6
 # With an int: TUNSETSNDBUF, TUNSETVNETHDRSZ, TUNSETVNETLE, TUNSETVNETBE, TUNSETSTEERINGEBPF, TUNSETFILTEREBPF,
@@ -73,6 +75,30 @@ class Tap(Endpoint):
                 self.ports.remove(self._port)
 
 
+class OpenTap(Endpoint):
+    """fd:// with a TAP device that somebody else has made, in whichever network namespace. It goes when that goes."""
+
+    can_start_again = False
+
+    def __init__(self, config: EndpointConfig, name: str, ports: Ports, tap: "TapDevice") -> None:
+        super().__init__(config, name, ports)
+        self._tap = tap.move()
+
+    async def run(self, started: Callable[[], None]) -> None:
+        with closing(self._tap):
+            _set_defaults(self._tap.fileno())
+            port = self.ports.add(self.name, self.name, self.config)
+            try:
+                lost = trio.Event()
+                link = DeviceLink(self._tap, port.port, self.ports.bridge)
+                self.ports.links.plug(port, link, "a TAP device", lost.set, is_guest=False)
+                started()
+                await lost.wait()
+                self.ports.links.unplug(port, "removed")
+            finally:
+                self.ports.remove(port)
+
+
 class TapDevice:
     """An open TAP device: a frame a read, a frame a write."""
 
@@ -91,10 +117,26 @@ class TapDevice:
     def send(self, frame: bytes) -> int:
         return os.write(self._fd, frame)
 
+    def move(self) -> "TapDevice":
+        """The same, to close instead of this one."""
+        moved = TapDevice(self._fd)
+        self._fd = -1
+        return moved
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def is_tap(fd: int) -> bool:
+    """Whether a descriptor is a TAP device without anything before its frames."""
+    try:
+        ifreq = fcntl.ioctl(fd, _TUNGETIFF, bytes(40))
+    except OSError:
+        return False
+    (flags,) = struct.unpack_from("H", ifreq, 16)
+    return bool(flags & (_IFF_TUN | _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR) == _IFF_TAP | _IFF_NO_PI)
 
 
 def open_tap(name: str) -> TapDevice:

@@ -299,7 +299,7 @@ def _read_inet(scheme: str, target: str, likely: str = "127.0.0.1") -> dict[str,
         if match["ip6"]:
             ipaddress.IPv6Address(host)
             if "%" in host:
-                _interface_name(host.partition("%")[2])
+                interface_name(host.partition("%")[2])
         elif re.fullmatch(r"[0-9.]+", host):
             ipaddress.IPv4Address(host)
     except ValueError:
@@ -347,10 +347,11 @@ def _read_vde(target: str) -> dict[str, Any]:
 def _read_tap(target: str) -> dict[str, Any]:
     if not target:
         raise InputError("the interface is missing; write tap://tap0")
-    return {"path": _interface_name(target)}
+    return {"path": interface_name(target)}
 
 
-def _interface_name(text: str) -> str:
+def interface_name(text: str) -> str:
+    """Raises InputError if it cannot be one."""
     if not re.fullmatch(r"[^/\s]{1,15}", text) or not text.isprintable() or not text.isascii() or text in (".", ".."):
         raise InputError(f"{text!r} cannot be an interface's name")
     return text
@@ -406,7 +407,7 @@ def _iface(value: Any) -> str:
             return str(ipaddress.IPv4Address(text))
         except ValueError:
             raise InputError(f"{text} is not an IPv4 address") from None
-    return _interface_name(text)
+    return interface_name(text)
 
 
 def _mode(value: Any) -> int:

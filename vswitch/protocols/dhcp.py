@@ -86,6 +86,36 @@ def read(data: bytes) -> Message | None:
     )
 
 
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server says to a client."""
+
+    kind: int
+    xid: int
+    mac: bytes
+    ip: IPv4Address
+    options: dict[int, bytes]
+
+
+def read_answer(data: bytes) -> Answer | None:
+    """A server's message; None if it is none."""
+    options = _options(data, _BOOTREPLY)
+    if options is None:
+        return None
+    _, _, _, _, xid, _, _, _, yiaddr, _, _, chaddr, _, _, _ = _FIXED.unpack_from(data)
+    return Answer(kind=_kind(options), xid=xid, mac=chaddr[:6], ip=IPv4Address(yiaddr), options=options)
+
+
+def question(kind: int, xid: int, mac: bytes, options: Mapping[int, bytes]) -> bytes:
+    """A client's message, whose answer is to be a broadcast, as the client has no address yet; options of 255 bytes at
+    most."""
+    nobody = bytes(4)
+    head = (_BOOTREQUEST, _ETHERNET, 6, 0, xid, 0, _BROADCAST, nobody, nobody, nobody, nobody)
+    fixed = _FIXED.pack(*head, mac, b"", b"", _COOKIE)
+    said = {MESSAGE_TYPE: bytes([kind]), **options}
+    data = fixed + b"".join(bytes([code, len(value)]) + value for code, value in said.items()) + bytes([END])
+    return data.ljust(SIZE_MIN, b"\0")
+
+
 def answering_server(data: bytes) -> IPv4Address | None:
     """Which server an OFFER, ACK or NAK is from, which each says (RFC 2131, table 3); None if it is none of these."""
     options = _options(data, _BOOTREPLY)

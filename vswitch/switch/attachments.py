@@ -1,5 +1,6 @@
 """The endpoints that are attached to a switch."""
 
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,6 +10,7 @@ import trio
 from vswitch.control import answers, model
 from vswitch.endpoints import together
 from vswitch.endpoints.carrier import Carrier
+from vswitch.endpoints.descriptor import Usable
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.kinds import create
 from vswitch.endpoints.url import EndpointConfig, check_static, parse
@@ -96,7 +98,7 @@ class Attachments:
         target: str | EndpointConfig | socket.socket,
         parameters: Mapping[str, object] | None = None,
         *,
-        passed: socket.socket | None = None,
+        passed: Usable | None = None,
     ) -> Attachment:
         """What VSwitch.attach does. A socket that was `passed` on for an fd:// goes when its peer does."""
         sock = target if isinstance(target, socket.socket) else passed
@@ -117,6 +119,22 @@ class Attachments:
         if attachment.carrier is not None:
             self._nursery.start_soon(self._carry, attachment, attachment.carrier, name=f"the carrier of {name}")
         return attachment
+
+    def end_with(self, name: str, process: int) -> None:
+        """Take an endpoint out when a process ends, whose descriptor (pidfd_open(2)) is closed then."""
+        self._nursery.start_soon(self._end_with, self[name], process, name=f"the process of {name}")
+
+    async def _end_with(self, attachment: Attachment, process: int) -> None:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def end() -> None:
+                await trio.lowlevel.wait_readable(process)
+                attachment.scope.cancel()
+
+            await attachment.done.wait()
+            nursery.cancel_scope.cancel()
+        os.close(process)
 
     async def detach(self, name: str) -> None:
         """Take an endpoint out, with its ports; returns when nothing of it is left.
@@ -177,7 +195,6 @@ class Attachments:
 
     async def _run(self, attachment: Attachment, task_status: trio.TaskStatus[None]) -> None:
         endpoint = attachment.endpoint
-        again = endpoint.sock is None  # else its socket is closed with it
         try:
             with attachment.scope:
                 await contain_once_started(
@@ -185,7 +202,7 @@ class Attachments:
                     f"endpoint {endpoint.name}",
                     endpoint.run,
                     task_status.started,
-                    again=again,
+                    again=endpoint.can_start_again,
                 )
         finally:
             del self._attached[endpoint.name]

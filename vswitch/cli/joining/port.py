@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from vswitch.control import client, operations
@@ -9,20 +10,32 @@ from vswitch.control.model import AttachRequest
 from vswitch.errors import InputError
 from vswitch.ports import policy
 
+find = client.find
+
 
 def plug(switch: str | None, name: str | None, parameters: Iterable[str]) -> tuple[str, socket.socket]:
     """The port's name, and the other end of its cable: a stream socket with QEMU's framing. Raises InputError and
     RefusedError."""
-    wanted = _read(parameters) | ({} if name is None else {"name": name})
     ours, theirs = socket.socketpair()
     try:
         with theirs:
-            request = AttachRequest(url=f"fd://{theirs.fileno()}", parameters=wanted)
-            passed = theirs.fileno()
-            return client.call(client.find(switch), operations.ATTACH, body=request, descriptor=passed).name, ours
+            return attach(find(switch), theirs.fileno(), name, parameters), ours
     except BaseException:
         ours.close()
         raise
+
+
+def attach(
+    switch: Path, descriptor: int, name: str | None, parameters: Iterable[str], *, with_process: bool = False
+) -> str:
+    """Passes a descriptor on; answers the port's name. Raises InputError and RefusedError."""
+    wanted = _read(parameters) | ({} if name is None else {"name": name})
+    request = AttachRequest(url=f"fd://{descriptor}", parameters=wanted, with_process=with_process)
+    return client.call(switch, operations.ATTACH, body=request, descriptor=descriptor).name
+
+
+def detach(switch: Path, name: str) -> None:
+    client.call(switch, operations.DETACH, name=name)
 
 
 def _read(texts: Iterable[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-import socket
+from contextlib import ExitStack, closing
 
 from msgspec.structs import replace
 from starlette.responses import Response
@@ -12,6 +12,7 @@ from vswitch.control.api.handlers import Asked, Handlers, Named, Switch
 from vswitch.control.http import Passed
 from vswitch.control.operations import VERSION, VERSION_HEADER
 from vswitch.dataplane.frame import VLAN_MAX
+from vswitch.endpoints import descriptor as descriptors
 from vswitch.endpoints import together
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.errors import InputError
@@ -52,10 +53,17 @@ class Changing:
         config = parse(wanted.url, wanted.parameters)
         names = [info.name for info in self._switch.attachments.infos()]
         together.check_watched(config.name or "", config.policy, names)
-        if config.scheme == "fd":
-            attachment = await self._attach_passed(config, asked.passed)
-        else:
-            attachment = await self._switch.attachments.attach(config)
+        with ExitStack() as undo:
+            process = _process(asked.passed.pid) if wanted.with_process else None
+            if process is not None:
+                undo.callback(os.close, process)
+            if config.scheme == "fd":
+                attachment = await self._attach_passed(config, asked.passed)
+            else:
+                attachment = await self._switch.attachments.attach(config)
+            if process is not None:
+                self._switch.attachments.end_with(attachment.name, process)
+            undo.pop_all()
         (info,) = (info for info in self._switch.attachments.infos() if info.name == attachment.name)
         return info
 
@@ -64,13 +72,8 @@ class Changing:
         descriptor = passed.take()
         if descriptor is None:
             raise InputError(f"{config.url}: no descriptor came with this; pass it on (SCM_RIGHTS, unix(7))")
-        try:
-            sock = socket.socket(fileno=descriptor)
-        except OSError:
-            os.close(descriptor)
-            raise InputError(f"{config.url}: not a socket; pass a stream or datagram socket") from None
-        with sock:  # until it is the endpoint's
-            return await self._switch.attachments.attach(replace(config, fd=descriptor, path=""), passed=sock)
+        with closing(descriptors.usable(descriptor, config.url)) as usable:  # until it is the endpoint's
+            return await self._switch.attachments.attach(replace(config, fd=descriptor, path=""), passed=usable)
 
     async def _detach(self, asked: Asked) -> model.Nothing:
         await self._switch.attachments.detach(asked.parameters["name"])
@@ -137,6 +140,14 @@ class Changing:
     async def _reload(self, asked: Asked) -> list[model.ChangeInfo]:
         changes = await self._switch.configuration.reload(dry_run=asked.query.dry_run)
         return [answers.change_info(change) for change in changes if change.diff()]
+
+
+def _process(pid: int) -> int:
+    """A descriptor that is readable when a process has ended (pidfd_open(2)). Raises InputError if it cannot be had."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, ValueError):
+        raise InputError("nothing can go with a process of another namespace, or that has ended") from None
 
 
 def _any_vlan(vlan: int) -> int:

@@ -1,6 +1,5 @@
 """What answers an operation, and what it knows of a switch."""
 
-import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +8,7 @@ from vswitch.control.capture_requests import CaptureRequest, FileRequest
 from vswitch.control.changes import Change
 from vswitch.control.http import Passed
 from vswitch.control.operations import Operation
+from vswitch.endpoints.descriptor import Usable
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.ports.event import Event
 from vswitch.ports.partition import Partition
@@ -67,7 +67,8 @@ class Attachments(Protocol):
 
     def __contains__(self, name: str) -> bool: ...
     def infos(self) -> list[model.EndpointInfo]: ...
-    async def attach(self, target: EndpointConfig, *, passed: socket.socket | None = None) -> Named: ...
+    async def attach(self, target: EndpointConfig, *, passed: Usable | None = None) -> Named: ...
+    def end_with(self, name: str, process: int) -> None: ...
     async def detach(self, name: str) -> None: ...
 
 

@@ -1,0 +1,118 @@
+"""`vswitch exec` and `vswitch netns`: this machine's programs on a LAN, by namespaces."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cli.program import Home, Process, is_one_line
+from tests.namespaces import ip_inside, is_elsewhere, needed_for_tap
+from tests.needs import require
+from tests.waiting import until
+from vswitch import RefusedError
+from vswitch.services.user_network.slirp import Library
+
+ADDRESSES = "import socket; print(*(socket.gethostbyname(name) for name in ('host.lan', 'web.lan')))"
+
+
+@pytest.fixture(autouse=True)
+def needed() -> None:
+    needed_for_tap()
+
+
+@pytest.fixture
+def network(home: Home) -> Iterator[None]:
+    try:
+        Library()
+    except RefusedError as error:
+        require(False, str(error))
+    with home.serve("unix://lan.sock", "user://10.0.2.0/24?ipv6=no&reserve=web@10.0.2.50"):
+        yield
+
+
+@contextmanager
+def running(home: Home, *arguments: str, under: Sequence[str] = ()) -> Iterator[Process]:
+    with home.process("exec", *arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE, under=under) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def up(home: Home) -> list[str]:
+    return [port["name"] for port in home.get("ports") if port["up"]]
+
+
+def rootless() -> list[str]:
+    """What makes its program one of an ordinary user's, who may open what this one may."""
+    unshare = shutil.which("unshare")
+    assert unshare is not None
+    under = [unshare, "--user", "--map-user=1000", "--map-group=1000"]
+    allowed = subprocess.run([*under, unshare, "--user", "true"], capture_output=True)
+    require(allowed.returncode == 0, "making a user namespace is not allowed here")
+    return under
+
+
+@pytest.mark.parametrize("as_user", [False, True])
+def test_a_command_is_a_machine_of_the_lan(home: Home, network: None, as_user: bool) -> None:
+    under = rootless() if as_user else ()
+    path = {"PATH": os.environ["PATH"]}
+    words = ["exec", "--port", "web", sys.executable, "-c", f"{ADDRESSES}; raise SystemExit(7)"]
+    done = home.run(*words, env=path, under=under)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "10.0.2.2 10.0.2.50\n", "")
+    until(lambda: up(home) == ["user1"], "its port goes with it")
+    assert [(lease["name"], lease["port"]) for lease in home.get("leases")] == [("web", "web")]
+
+
+def test_its_port_goes_when_it_is_killed_and_has_its_parameters(home: Home) -> None:
+    with (
+        home.serve("unix://lan.sock"),
+        running(home, "--port", "a", "--ip", "10.0.2.9/24", "--set", "vlan=7", "/bin/cat") as process,
+    ):
+        until(lambda: is_elsewhere(process.pid), "it is in a namespace")
+        until(lambda: up(home) == ["a"], "it is plugged in")
+        assert [vlan["vlan"] for vlan in home.get("vlans")] == [7]
+        until(lambda: ip_inside(process.pid, "route get 10.0.2.10"), "it has its address")
+        process.send_signal(signal.SIGKILL)
+        until(lambda: home.get("ports") == [], "its port has gone")
+        assert [endpoint["name"] for endpoint in home.get("endpoints")] == ["unix1"]
+
+
+def test_a_namespace_that_there_is(home: Home, network: None) -> None:
+    with subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE) as other:
+        try:
+            until(lambda: is_elsewhere(other.pid), "the namespace is there")
+            name = f"proc-{other.pid}-ns-net"
+            done = home.run("netns", f"/proc/{other.pid}/ns/net", "--interface", "lan0")
+            assert (done.returncode, done.stdout, done.stderr) == (0, f"{name}  10.0.2.15\n", "")
+            assert ip_inside(other.pid, "route get 10.0.2.2")
+            assert up(home) == ["user1", name]
+            assert home.run("detach", name).returncode == 0
+            assert not ip_inside(other.pid, "link show lan0")
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["exec", "true"], 1, "nobody gives addresses by DHCP on this LAN; say --ip"),
+        (["exec", "--ip", "10.0.2.9/24", "no-such-program"], 1, "no-such-program: No such file or directory"),
+        (["exec", "--ip", "x", "true"], 2, "--ip: 'x' is no address; write it like 10.0.2.50/24"),
+        (["exec", "--dns", "10.0.2.3", "true"], 2, "--gateway and --dns go with --ip"),
+        (["exec", "--ip", "10.0.2.9/24", "--set", "vlan=x", "true"], 2, "fd://"),
+        (["netns", "no-such-namespace"], 1, "/run/netns/no-such-namespace: No such file or directory"),
+        (["netns", "/proc/self/ns/net", "--interface", "x" * 16], 2, f"'{'x' * 16}' cannot be an interface's name"),
+    ],
+)
+def test_what_cannot_be_is_said(home: Home, arguments: list[str], code: int, says: str) -> None:
+    with home.serve("unix://lan.sock"):
+        done = home.run(*arguments)
+        assert (done.returncode, is_one_line(done.stderr)) == (code, True)
+        assert done.stderr.startswith(f"vswitch: {says}")
+        until(lambda: home.get("ports") == [], "nothing is left")

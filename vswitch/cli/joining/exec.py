@@ -1,0 +1,121 @@
+"""`vswitch exec` and `vswitch netns`: this machine's programs on a LAN."""
+
+import os
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Interface
+
+import click
+
+from vswitch.cli.joining import network_namespace, port
+from vswitch.cli.joining.dhcp_client import Lease
+from vswitch.cli.options import Command, names_switch
+from vswitch.endpoints.guests.qemu import guest_mac
+from vswitch.endpoints.url import interface_name
+from vswitch.errors import InputError, RefusedError
+from vswitch.values import check_name
+
+NAMED = "/run/netns"  # where ip netns has them (iproute2)
+INTERFACE = "eth0"
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
+
+
+def _address(what: str, kind: type[IPv4Address] | type[IPv4Interface]) -> Callable[..., IPv4Address | None]:
+    def read(context: click.Context, parameter: click.Parameter, text: str | None) -> IPv4Address | None:
+        try:
+            return None if text is None else kind(text)
+        except ValueError:
+            raise InputError(f"--{parameter.name}: {text!r} is no address; write it like {what}") from None
+
+    return read
+
+
+def _addresses(command: Command) -> Command:
+    options = [
+        click.option("--ip", metavar="ADDRESS/LENGTH", callback=_address("10.0.2.50/24", IPv4Interface)),
+        click.option("--gateway", metavar="ADDRESS", callback=_address("10.0.2.2", IPv4Address)),
+        click.option("--dns", metavar="ADDRESS", callback=_address("10.0.2.3", IPv4Address)),
+        click.option("--set", "parameters", metavar="KEY=VALUE", multiple=True, help="As in a URL: vlan=10."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return names_switch(command)
+
+
+@click.command(name="exec", context_settings={"allow_interspersed_args": False})
+@click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--port", "port_name", metavar="NAME", help="What the port, and the machine, is called.")
+@_addresses
+def exec_(
+    command: tuple[str, ...],
+    port_name: str | None,
+    ip: IPv4Interface | None,
+    gateway: IPv4Address | None,
+    dns: IPv4Address | None,
+    parameters: tuple[str, ...],
+    name: str | None,
+) -> None:
+    """Run a COMMAND on the LAN, and nowhere else.
+
+    It is in a network namespace of its own, which takes no root, with eth0 on the LAN. Its address is --ip, or comes
+    by DHCP. The port goes when COMMAND ends.
+    """
+    called = port_name or f"exec-{os.getpid()}"
+    check_name(called)
+    mac = guest_mac(called)
+    static = _static(ip, gateway, dns)
+    switch = port.find(name)
+    network_namespace.enter_new()
+    tap = network_namespace.make_tap(INTERFACE, mac)
+    port.attach(switch, tap, called, parameters, with_process=True)
+    os.close(tap)
+    lease = network_namespace.set_up(INTERFACE, mac, called if HOST_NAME.fullmatch(called) else "", static)
+    if lease.dns:
+        network_namespace.use_name_servers(lease.dns, lease.domain)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise RefusedError(f"{command[0]}: {error.strerror}") from None
+
+
+@click.command()
+@click.argument("namespace")
+@click.option("--interface", metavar="NAME", default=INTERFACE, help="What the card is called there. [default: eth0]")
+@_addresses
+def netns(
+    namespace: str,
+    interface: str,
+    ip: IPv4Interface | None,
+    gateway: IPv4Address | None,
+    dns: IPv4Address | None,
+    parameters: tuple[str, ...],
+    name: str | None,
+) -> None:
+    """Put a network namespace of this machine's on the LAN.
+
+    NAMESPACE is one of ip netns, or a path like /proc/PID/ns/net. It stays until `vswitch detach NAMESPACE`.
+    """
+    called = os.path.basename(namespace) if "/" not in namespace else namespace.strip("/").replace("/", "-")
+    check_name(called)
+    mac = guest_mac(called)
+    static = _static(ip, gateway, dns)
+    interface_name(interface)
+    switch = port.find(name)
+    network_namespace.enter(namespace if "/" in namespace else f"{NAMED}/{namespace}")
+    tap = network_namespace.make_tap(interface, mac)
+    attached = port.attach(switch, tap, called, parameters)
+    try:
+        lease = network_namespace.set_up(interface, mac, called if HOST_NAME.fullmatch(called) else "", static)
+    except RefusedError:
+        port.detach(switch, attached)
+        raise
+    click.echo(f"{attached}  {lease.address.ip}")
+
+
+def _static(ip: IPv4Interface | None, gateway: IPv4Address | None, dns: IPv4Address | None) -> Lease | None:
+    """Raises InputError."""
+    if ip is None:
+        if gateway is not None or dns is not None:
+            raise InputError("--gateway and --dns go with --ip; without it, DHCP says them")
+        return None
+    return Lease(ip, gateway, [] if dns is None else [dns], "", None)

@@ -1,0 +1,101 @@
+"""Network namespaces on a LAN: a TAP device in one, which the switch has the other end of."""
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from vswitch import interfaces
+from vswitch.cli.joining import dhcp_client
+from vswitch.cli.joining.dhcp_client import Lease
+from vswitch.errors import RefusedError
+
+RESOLV_CONF = "/etc/resolv.conf"
+# Linux include/uapi/linux/sched.h and mount.h
+_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x0002_0000, 0x1000_0000, 0x4000_0000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x4_0000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter_new() -> None:
+    """Puts this process in a network of its own, with mounts of its own; who is not root becomes none by that. Raises
+    RefusedError where the system does not let it."""
+    user, group = os.geteuid(), os.getegid()
+    try:
+        _check(_libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS | (_CLONE_NEWUSER if user else 0)))
+        if user:
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+    except OSError as error:
+        raise RefusedError(
+            f"this system lets this user make no network namespace: {error.strerror}; see sysctl "
+            "kernel.unprivileged_userns_clone, user.max_net_namespaces, kernel.apparmor_restrict_unprivileged_userns"
+        ) from None
+    with suppress(OSError):  # for ping without privileges
+        Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{group} {group}")
+    _libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None)  # this network's; without it, the machine's stays
+
+
+def enter(path: str) -> None:
+    """Puts this process in a network namespace that there is. Raises RefusedError."""
+    try:
+        with open(path, "rb") as file:
+            _check(_libc.setns(file.fileno(), _CLONE_NEWNET))
+    except OSError as error:
+        hint = "it takes root" if isinstance(error, PermissionError) else "ip netns lists those that there are"
+        raise RefusedError(f"{path}: {error.strerror}; {hint}") from None
+
+
+def make_tap(name: str, mac: str) -> int:
+    """The descriptor of a new device, for the switch. Raises RefusedError."""
+    try:
+        tap = interfaces.make_tap(name)
+        interfaces.set_mac(name, mac)
+    except OSError as error:
+        raise RefusedError(f"cannot make {name}: {error.filename or 'TAP device'}: {error.strerror}") from None
+    return tap
+
+
+def set_up(name: str, mac: str, host_name: str, static: Lease | None) -> Lease:
+    """Has an interface be up, with an address that is said, or given by DHCP. Raises RefusedError."""
+    try:
+        interfaces.set_up("lo")
+        interfaces.set_up(name)
+        lease = static or dhcp_client.ask(name, mac, host_name)
+        if lease is None:
+            raise RefusedError(
+                "nobody gives addresses by DHCP on this LAN; say --ip, or have a network: vswitch attach user://10.0.2.0/24"
+            )
+        if lease.mtu is not None:
+            interfaces.set_mtu(name, lease.mtu)
+        interfaces.set_address(name, str(lease.address.ip), str(lease.address.netmask))
+        if lease.gateway is not None:
+            interfaces.set_gateway(str(lease.gateway))
+    except OSError as error:
+        raise RefusedError(f"cannot set {name} up: {error.strerror}") from None
+    return lease
+
+
+def use_name_servers(servers: Sequence[IPv4Address], domain: str) -> None:
+    """Has programs ask these, in this process's mounts. Raises RefusedError."""
+    text = f"search {domain}\n" * bool(domain) + "".join(f"nameserver {server}\n" for server in servers)
+    with tempfile.NamedTemporaryFile("w", prefix="vswitch-", suffix=".conf") as file:
+        file.write(text)
+        file.flush()
+        Path(file.name).chmod(0o644)
+        try:
+            _check(_libc.mount(file.name.encode(), os.path.realpath(RESOLV_CONF).encode(), None, _MS_BIND, None))
+        except OSError as error:
+            raise RefusedError(f"cannot say the name servers in {RESOLV_CONF}: {error.strerror}") from None
+
+
+def _check(result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
