@@ -35,7 +35,8 @@ WORD_MAX = 1 << 20
 UNSAID_MAX = 4096
 READ_BYTES = 1 << 18
 QUEUE_MAX = 4 << 20  # bytes that the switch has not taken yet
-TICK_MS = 1000
+WAIT_MAX_MS = 1000
+TICK_S = 0.02  # how often to look whether something is over, at most: it costs as much as a frame
 BATCH_BYTES = 20_000  # after which answers go: else a guest would wait for all of what it has sent in its window
 IOV_MAX = 512
 
@@ -53,22 +54,29 @@ class Stream:
         sock.setblocking(False)
         self._sock = sock
         self.fileno = sock.fileno
-        self._rest = b""
+        self._pieces: list[bytes] = []  # of frames that have not come as a whole, and how many bytes they are
+        self._held, self._needed = 0, _LENGTH.size
         self._out: list[bytes] = []
         self._queued = 0
 
     def receive(self) -> list[bytes]:
         """What has come. Raises EOFError when the switch has hung up."""
+        while self._held < self._needed:
+            try:
+                data = self._sock.recv(READ_BYTES)
+            except BlockingIOError:
+                return []
+            if not data:
+                raise EOFError
+            self._pieces.append(data)
+            self._held += len(data)
         try:
-            data = self._sock.recv(READ_BYTES)
-        except BlockingIOError:
-            return []
-        if not data:
-            raise EOFError
-        try:
-            frames, self._rest = split(self._rest + data if self._rest else data)
+            frames, rest = split(b"".join(self._pieces))
         except ValueError:
             raise EOFError from None
+        self._pieces, self._held, self._needed = [rest], len(rest), _LENGTH.size
+        if self._held >= self._needed:
+            self._needed += int.from_bytes(rest[: _LENGTH.size])
         return frames
 
     def send(self, frame: bytes) -> None:
@@ -169,15 +177,18 @@ def serve(stream: Stream, words: Words) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     pool, clock = Pool(library), _clock()
     words.say("ready", sandbox.enter(None if folder is None else folder.fileno()))
-    gone = True
+    gone, ticked_s = True, 0.0
     while True:
         others = network.wanted | {
             stream.fileno(): select.POLLIN if gone else select.POLLIN | select.POLLOUT,
             words.fileno(): select.POLLIN | select.POLLOUT if words.is_behind else select.POLLIN,
         }
-        ready = pool.wait(network.nat.stacks, others, _wait_ms(network.due_s, clock()))
+        due_s = network.due_s
+        ready = pool.wait(network.nat.stacks, others, _wait_ms(due_s, clock()))
         now_s = clock()
-        network.tick(now_s)
+        if now_s - ticked_s >= TICK_S or (due_s is not None and now_s >= due_s):
+            network.tick(now_s)
+            ticked_s = now_s
         words.flush()
         if words.fileno() in ready:
             for said, sock in words.hear():
@@ -190,7 +201,8 @@ def serve(stream: Stream, words: Words) -> None:
                 if taken >= BATCH_BYTES:
                     taken = 0
                     stream.flush()
-        network.serve(ready, now_s)
+        if len(ready) > (stream.fileno() in ready):
+            network.serve(ready, now_s)
         gone = stream.flush()
 
 
@@ -208,7 +220,7 @@ def _clock() -> Callable[[], float]:
 
 
 def _wait_ms(due_s: float | None, now_s: float) -> int:
-    return TICK_MS if due_s is None else min(max(math.ceil((due_s - now_s) * 1000), 0), TICK_MS)
+    return WAIT_MAX_MS if due_s is None else min(max(math.ceil((due_s - now_s) * 1000), 0), WAIT_MAX_MS)
 
 
 def _obey(network: Network, words: Words, said: settings.Said, sock: socket.socket | None, now_s: float) -> None:
