@@ -69,6 +69,21 @@ def test_a_command_is_a_machine_of_the_lan(home: Home, network: None, as_user: b
     assert [(lease["name"], lease["port"]) for lease in home.get("leases")] == [("web", "web")]
 
 
+def test_its_connections_end_in_order_and_its_name_is_free_at_once(home: Home, network: None) -> None:
+    path = {"PATH": os.environ["PATH"]}
+    serves = "import socket; s = socket.create_server(('', 80)); c, _ = s.accept(); print(len(c.makefile().read()))"
+    says = "import socket; s = socket.create_connection(('web.lan', 80)); s.sendall(bytes(3_000_000))"
+    with running(home, "--port", "web", sys.executable, "-c", serves) as server:
+        until(lambda: any(lease["name"] == "web" for lease in home.get("leases")), "it has its name")
+        until(
+            lambda: home.run("exec", "--port", "a", sys.executable, "-c", says, env=path).returncode == 0, "it listens"
+        )
+        assert server.stdout is not None
+        assert server.stdout.read() == b"3000000\n"
+    assert home.run("exec", "--port", "a", "/bin/true").returncode == 0
+    assert home.run("exec", "--port", "a", "/bin/true").returncode == 0
+
+
 def test_its_port_goes_when_it_is_killed_and_has_its_parameters(home: Home) -> None:
     with (
         home.serve("unix://lan.sock"),

@@ -23,6 +23,8 @@ from vswitch.ports.ports import Ports
 from vswitch.supervision import contain_once_started, keep_running
 from vswitch.values import endpoint_of
 
+LINGER_S, LINGER_MAX_S = 1.0, 10.0
+
 
 class Attachment:
     """An endpoint that is attached to a switch; what `VSwitch.attach` answers."""
@@ -37,6 +39,7 @@ class Attachment:
         self.scope = trio.CancelScope()
         self.carrying = trio.CancelScope()
         self.done = trio.Event()
+        self.is_ending = False  # what it was for has ended
 
     @property
     def name(self) -> str:
@@ -110,6 +113,9 @@ class Attachments:
         if wanted.scheme == "fd" and self._has_descriptor(wanted.fd):
             raise InputError(f"{wanted.url}: is in use already")
         wanted.check_paths()
+        before = self._attached.get(wanted.name or "")
+        if before is not None and before.is_ending:
+            await before.detach()
         name = together.name_of(wanted, self._attached)
         together.check_policy(wanted, self.configs(), hub=self._ports.bridge.hub)
         endpoint = create(wanted, name, self._ports, sock)
@@ -121,7 +127,10 @@ class Attachments:
         return attachment
 
     def end_with(self, name: str, process: int) -> None:
-        """Take an endpoint out when a process ends, whose descriptor (pidfd_open(2)) is closed then."""
+        """Take an endpoint out when a process has ended, whose descriptor (pidfd_open(2)) is closed then.
+
+        What its connections say last still passes, until it has been silent for a moment or its name is wanted again.
+        """
         self._nursery.start_soon(self._end_with, self[name], process, name=f"the process of {name}")
 
     async def _end_with(self, attachment: Attachment, process: int) -> None:
@@ -130,6 +139,12 @@ class Attachments:
             @nursery.start_soon
             async def end() -> None:
                 await trio.lowlevel.wait_readable(process)
+                attachment.is_ending = True
+                with trio.move_on_after(LINGER_MAX_S):
+                    before, said = -1, _frames_from(attachment)
+                    while said != before:
+                        await trio.sleep(LINGER_S)
+                        before, said = said, _frames_from(attachment)
                 attachment.scope.cancel()
 
             await attachment.done.wait()
@@ -219,3 +234,7 @@ class Attachments:
         socks = [attached.endpoint.sock for attached in self._attached.values()]
         given = [sock.fileno() for sock in socks if sock is not None]
         return fd in given or self._ports.has_descriptor(fd)
+
+
+def _frames_from(attachment: Attachment) -> int:
+    return sum(port.rx_frames for port in attachment.ports)
