@@ -1,6 +1,7 @@
 """What fails beside forwarding ends alone: an exception put into every task that a switch starts, by name."""
 
 import logging
+import os
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -78,6 +79,7 @@ async def everything(directory: Path) -> AsyncIterator[tuple[VSwitch, Peer, Peer
         await stack.enter_async_context(await trio.open_unix_socket(f"{directory}/mgmt"))
         await switch.serve_metrics("127.0.0.1:0")
         await switch.attach(f"unix://{directory}/qmp.sock?single&name=qmp&qmp={directory}/vm.qmp")
+        switch.attachments.end_with("one", os.pidfd_open(os.getpid()))
         with socket.socket(socket.AF_UNIX) as passed_on:
             passed_on.bind(f"{directory}/passed.ctl")
             passed_on.listen()
@@ -105,7 +107,16 @@ def has_failed(switch: VSwitch, times: int) -> bool:
 
 
 # These end for good, as somebody has come by them who can come again.
-ENDS = ("a connection", "a client", "a console on", "the capture to", "the end of", "endpoint c", "starlette")
+ENDS = (
+    "a connection",
+    "a client",
+    "a console on",
+    "the capture to",
+    "the end of",
+    "the process of",
+    "endpoint c",
+    "starlette",
+)
 
 
 def names_of(switch: VSwitch) -> Counter[str]:

@@ -20,7 +20,7 @@ from vswitch.endpoints.user.options import UserOptions
 from vswitch.errors import InputError, MissingError, RefusedError
 from vswitch.ports.policy import Policy, changed
 from vswitch.ports.ports import Ports
-from vswitch.supervision import contain_once_started, keep_running
+from vswitch.supervision import contain, contain_once_started, keep_running
 from vswitch.values import endpoint_of
 
 LINGER_S, LINGER_MAX_S = 1.0, 10.0
@@ -131,25 +131,8 @@ class Attachments:
 
         What its connections say last still passes, until it has been silent for a moment or its name is wanted again.
         """
-        self._nursery.start_soon(self._end_with, self[name], process, name=f"the process of {name}")
-
-    async def _end_with(self, attachment: Attachment, process: int) -> None:
-        async with trio.open_nursery() as nursery:
-
-            @nursery.start_soon
-            async def end() -> None:
-                await trio.lowlevel.wait_readable(process)
-                attachment.is_ending = True
-                with trio.move_on_after(LINGER_MAX_S):
-                    before, said = -1, _frames_from(attachment)
-                    while said != before:
-                        await trio.sleep(LINGER_S)
-                        before, said = said, _frames_from(attachment)
-                attachment.scope.cancel()
-
-            await attachment.done.wait()
-            nursery.cancel_scope.cancel()
-        os.close(process)
+        what = f"the process of {name}"
+        self._nursery.start_soon(contain, self._ports.failures, what, _end_with, self[name], process, name=what)
 
     async def detach(self, name: str) -> None:
         """Take an endpoint out, with its ports; returns when nothing of it is left.
@@ -234,6 +217,27 @@ class Attachments:
         socks = [attached.endpoint.sock for attached in self._attached.values()]
         given = [sock.fileno() for sock in socks if sock is not None]
         return fd in given or self._ports.has_descriptor(fd)
+
+
+async def _end_with(attachment: Attachment, process: int) -> None:
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_after, process, attachment, name=f"the process of {attachment.name}, awaited")
+            await attachment.done.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        os.close(process)
+
+
+async def _end_after(process: int, attachment: Attachment) -> None:
+    await trio.lowlevel.wait_readable(process)
+    attachment.is_ending = True
+    with trio.move_on_after(LINGER_MAX_S):
+        before, said = -1, _frames_from(attachment)
+        while said != before:
+            await trio.sleep(LINGER_S)
+            before, said = said, _frames_from(attachment)
+    attachment.scope.cancel()
 
 
 def _frames_from(attachment: Attachment) -> int:
