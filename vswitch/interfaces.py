@@ -58,6 +58,12 @@ def set_gateway(address: str) -> None:
     _control(_SIOCADDRT, _RTENTRY.pack(0, anywhere, _sockaddr(address), anywhere, flags, 0, 0, 0, 0, 0, 0, 0, 0))
 
 
+def has_gateway() -> bool:
+    """Whether there is a way to everything else already (proc_pid_net(5))."""
+    with open("/proc/self/net/route") as file:
+        return any(line.split()[1:2] == ["00000000"] for line in file)
+
+
 def without_ipv6(name: str) -> None:
     """Has an interface say nothing by itself."""
     with suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "w") as file:  # or there is no IPv6

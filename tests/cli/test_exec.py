@@ -1,6 +1,7 @@
 """`vswitch exec` and `vswitch netns`: this machine's programs on a LAN, by namespaces."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,6 +85,16 @@ def test_its_connections_end_in_order_and_its_name_is_free_at_once(home: Home, n
     assert home.run("exec", "--port", "a", "/bin/true").returncode == 0
 
 
+def test_it_has_the_usual_signals_and_control_groups(home: Home) -> None:
+    groups = os.listdir("/sys/fs/cgroup")
+    with home.serve("unix://lan.sock"):
+        words = ["/bin/sh", "-c", "grep SigIgn /proc/self/status; ls /sys/fs/cgroup"]
+        done = home.run("exec", "--ip", "10.0.2.9/24", *words, env={"PATH": os.environ["PATH"]})
+        ignored, *there = done.stdout.splitlines()
+        assert int(ignored.split()[1], 16) & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)) == 0
+        assert sorted(there) == sorted(groups)
+
+
 def test_its_port_goes_when_it_is_killed_and_has_its_parameters(home: Home) -> None:
     with (
         home.serve("unix://lan.sock"),
@@ -96,6 +107,27 @@ def test_its_port_goes_when_it_is_killed_and_has_its_parameters(home: Home) -> N
         process.send_signal(signal.SIGKILL)
         until(lambda: home.get("ports") == [], "its port has gone")
         assert [endpoint["name"] for endpoint in home.get("endpoints")] == ["unix1"]
+
+
+def test_a_namespace_is_left_as_it_was_when_its_address_is_not_waited_for(home: Home) -> None:
+    with home.serve("unix://lan.sock"), subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE) as other:
+        try:
+            until(lambda: is_elsewhere(other.pid), "the namespace is there")
+            assert ip_inside(other.pid, "tuntap add uplink mode tap")
+            assert ip_inside(other.pid, "link set uplink up")
+            assert ip_inside(other.pid, "route add default dev uplink")
+            with home.process("netns", f"/proc/{other.pid}/ns/net", stderr=subprocess.PIPE) as process:
+                until(lambda: len(up(home)) == 1, "it is plugged in")
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == 128 + signal.SIGTERM
+            until(lambda: home.get("endpoints")[1:] == [], "it is taken out again")
+            assert not ip_inside(other.pid, "link show eth0")
+            words = ["netns", f"/proc/{other.pid}/ns/net", "--ip", "10.0.2.9/24", "--gateway", "10.0.2.2"]
+            assert home.run(*words).returncode == 0
+            routes = subprocess.check_output(["nsenter", "--target", str(other.pid), "--net", "ip", "route"], text=True)
+            assert re.findall("default .*dev ([a-z0-9]+)", routes) == ["uplink"]
+        finally:
+            other.kill()
 
 
 def test_a_namespace_that_there_is(home: Home, network: None) -> None:
@@ -119,8 +151,14 @@ def test_a_namespace_that_there_is(home: Home, network: None) -> None:
         (["exec", "true"], 1, "nobody gives addresses by DHCP on this LAN; say --ip"),
         (["exec", "--ip", "10.0.2.9/24", "no-such-program"], 1, "no-such-program: No such file or directory"),
         (["exec", "--ip", "x", "true"], 2, "--ip: 'x' is no address; write it like 10.0.2.50/24"),
+        (["exec", "--ip", "10.0.2.9", "true"], 2, "--ip: '10.0.2.9' is no address; write it like 10.0.2.50/24"),
+        (
+            ["exec", "--ip", "10.0.2.9/24", "--gateway", "10.9.0.1", "true"],
+            2,
+            "--gateway: 10.9.0.1 is not in 10.0.2.0/24",
+        ),
         (["exec", "--dns", "10.0.2.3", "true"], 2, "--gateway and --dns go with --ip"),
-        (["exec", "--ip", "10.0.2.9/24", "--set", "vlan=x", "true"], 2, "fd://"),
+        (["exec", "--ip", "10.0.2.9/24", "--set", "vlan=x", "true"], 2, "vlan: 'x' is not a number"),
         (["netns", "no-such-namespace"], 1, "/run/netns/no-such-namespace: No such file or directory"),
         (["netns", "/proc/self/ns/net", "--interface", "x" * 16], 2, f"'{'x' * 16}' cannot be an interface's name"),
     ],

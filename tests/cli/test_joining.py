@@ -187,7 +187,9 @@ def test_a_switch_elsewhere_is_joined_by_ssh_and_again_when_the_connection_is_lo
             until(lambda: len(log.read_text().splitlines()) == 2, "it is joined again")
             pass_between(home, "one", "other")
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+        until(lambda: "far" not in ports(home, "one"), "ssh has ended, too")
         assert process.stderr is not None
         said = process.stderr.read().decode().split("\n")
         again = "ssh://me@host:2222: vswitch plug has ended there, with status -9; joining again in 1 s"
@@ -212,11 +214,47 @@ def test_what_cannot_be_joined_is_said(home: Home, arguments: list[str], says: s
 
 def test_what_a_port_cannot_be_is_said(home: Home) -> None:
     with home.serve("unix://default.sock"):
-        for argument, says in (("vlan", "'vlan' is no KEY=VALUE"), ("vlan=x", "fd://"), ("vlna=1", "fd://")):
+        for argument, says in (
+            ("vlan", "'vlan' is no KEY=VALUE"),
+            ("vlan=x", "vlan: 'x' is not a number"),
+            ("vlna=1", "unknown parameter 'vlna'"),
+        ):
             done = home.run("plug", argument)
             assert (done.returncode, is_one_line(done.stderr)) == (2, True)
             assert done.stderr.startswith(f"vswitch: {says}")
         assert home.get("ports") == []
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "reason"),
+    [
+        ("exit 255", 1, "ssh://host: no connection"),
+        ("exit 127", 1, "ssh://host: there is no vswitch; say where it is by --remote-program"),
+        ("exit 2", 1, "ssh://host: vswitch plug has ended there, with status 2"),
+    ],
+)
+def test_what_was_never_joined_is_not_tried_again(home: Home, says: str, status: int, reason: str) -> None:
+    ssh = home.programs / "ssh"
+    ssh.write_text(f"#!/bin/sh\n{says}\n")
+    ssh.chmod(0o755)
+    with home.serve("unix://default.sock"):
+        done = home.run("join", "ssh://host", env={"PATH": f"{home.programs}:{os.environ['PATH']}"})
+        assert (done.returncode, done.stderr) == (status, f"vswitch: {reason}\n")
+
+
+def test_a_mirror_outlives_what_it_watched(home: Home) -> None:
+    """A port that was passed on goes with its peer; whoever watched it can be changed and saved all the same."""
+    with home.serve("unix://one.sock", "unix://m.sock?single&name=m"):
+        ours, theirs = socket.socketpair()
+        with theirs, home.process("attach", f"fd://{theirs.fileno()}?name=in", pass_fds=[theirs.fileno()]) as process:
+            assert process.wait(20) == 0
+        assert home.run("mirror", "m", "in").returncode == 0
+        ours.close()
+        until(lambda: "in" not in [endpoint["name"] for endpoint in home.get("endpoints")], "it has gone")
+        assert home.run("port", "down", "m").returncode == 0
+        saved = home.run("save")
+        assert saved.returncode == 0
+        assert "mirror_of" not in saved.stdout
 
 
 def test_a_descriptor_of_the_commands_own_is_an_endpoint(home: Home) -> None:

@@ -135,7 +135,8 @@ async def test_a_forward_by_ipv6_leads_to_a_station_that_says_nothing_when_the_p
     station, *_ = await with_lease(lan, "web", tmp_path)
     serve = f"{sys.executable} -c '{GREETER}' </dev/null >/dev/null 2>&1 &"
     enabled = " ".join(f"net.ipv6.conf.eth0.{name}=0" for name in ("accept_dad", "disable_ipv6"))
-    (await station.run(f"sysctl -w {enabled} && {HAS_IPV6} && {serve}")).check()
+    (await station.run(f"sysctl -w {enabled} && {HAS_IPV6}")).check()
+    (await station.run(serve)).check()
     await until(lambda: (only_forward(lan).ip or "").startswith("fec0::"))
     before = only_forward(lan)
     async with restarted(lan.switch, signal.SIGKILL):

@@ -35,6 +35,10 @@ class Streams:
     def _answer(self, query: bytes, who: bytes, say: Say, now_s: float) -> None:
         self.asked.append((query, who, say))
 
+    def end_others(self, query: bytes, who: bytes, say: Say, now_s: float) -> None:
+        for connection in list(self.streams._connections.values())[1:]:
+            self.streams._end(connection)
+
     def connect(self, who: bytes = A, now_s: float = 0.0) -> socket.socket:
         client, server = socket.socketpair()
         client.settimeout(20)
@@ -125,6 +129,17 @@ def test_what_nobody_answers_ends_in_time_and_is_counted(streams: Streams) -> No
     assert not streams.is_open(client)
     assert streams.drops == {"timeout": 1}
     streams.asked[0][2](b"x" * 12)  # too late: nobody is told
+
+
+def test_one_may_end_while_another_is_served() -> None:
+    """As when what it has asked is over just then."""
+    streams = Streams()
+    streams.streams = DnsStreams(streams.end_others, lambda reason, who: None)
+    clients = [streams.connect() for _ in range(3)]
+    for client in clients:
+        client.sendall(dns.framed(query(1)))
+    streams.turn()
+    assert sorted(streams.is_open(client) for client in clients) == [False, False, True]
 
 
 @pytest.mark.parametrize("nonsense", [b"\0\0", b"\xff\xff", b"GET / HTTP/1.1\r\n"])

@@ -1,5 +1,6 @@
 """What guests may reach outside: by rules alone, and by what names have led to."""
 
+from collections.abc import Container
 from contextlib import suppress
 from ipaddress import IPv4Network, ip_address, ip_network
 
@@ -98,9 +99,9 @@ def test_any_rules_say_what_each_says(
 class Outside:
     """A policy, with a name server that knows all."""
 
-    def __init__(self, allow: str = "", deny: str = "") -> None:
+    def __init__(self, allow: str = "", deny: str = "", leases: Container[bytes] = ()) -> None:
         self.told: list[Denial] = []
-        self.egress = Egress(SETTINGS, Rules(rules(allow), rules(deny)), self.told.append)
+        self.egress = Egress(SETTINGS, Rules(rules(allow), rules(deny)), self.told.append, leases.__contains__)
 
     def asks(self, name: str, *records: str, mac: bytes = A, now_s: float = 0.0) -> dnslib.DNSRecord | None:
         """What a guest is answered; None if it may not ask."""
@@ -254,6 +255,19 @@ def test_a_guest_that_knows_much_is_forgotten_first(monkeypatch: pytest.MonkeyPa
             outside.asks("www.example", f"www.example 60 A 192.0.2.{number}", mac=mac)
     assert all(outside.reaches(f"192.0.2.{number}", mac=B) for number in range(3))
     assert [number for number in range(100) if outside.reaches(f"192.0.2.{number}")] == [95, 96, 97, 98, 99]
+
+
+def test_whoever_has_a_lease_keeps_what_it_knows_whoever_else_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "GUESTS_MAX", 3)
+    monkeypatch.setattr(egress, "KNOWN_MAX", 4)
+    outside = Outside("*.example", leases=(A,))
+    for number in range(4):
+        outside.asks("www.example", f"www.example 60 A 192.0.2.{number}")
+    for number in range(20):
+        mac = bytes([2, 0, 0, 0, 1, number])
+        assert outside.asks("other.test", mac=mac) is None
+        outside.asks("www.example", "www.example 60 A 192.0.2.9", "www.example 60 A 192.0.2.10", mac=mac)
+    assert all(outside.reaches(f"192.0.2.{number}") for number in range(4))
 
 
 def test_no_more_guests_and_flows_are_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

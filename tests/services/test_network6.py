@@ -90,7 +90,7 @@ def test_who_asks_for_a_router_is_answered_alone_also_without_an_address(net: Ne
 
 def test_the_router_makes_itself_known_in_time(net: Net) -> None:
     net.network.tick(1000.0)
-    asked, said = net.sent
+    said, asked = net.sent
     assert (asked.dst, asked[IPv6].src, asked[ICMPv6EchoRequest].id) == ("33:33:00:00:00:01", HOST, 0)
     assert_checksums(asked)
     assert (said.dst, said[IPv6].dst, said[ICMPv6ND_RA].routerlifetime) == ("33:33:00:00:00:01", "ff02::1", 1800)
@@ -296,7 +296,7 @@ def test_a_network_that_is_started_again_asks_and_its_forwards_lead_to_who_answe
     with server6() as listener:
         net.network.forwards.add(Forward(1, "web", 22), listener.dup(), 1.0)
         net.network.tick(1.0)
-        asked = net.sent[0]
+        asked = net.sent[1]
         assert (asked.dst, asked[IPv6].src, asked[IPv6].dst) == ("33:33:00:00:00:01", HOST, "ff02::1")
         assert net.served == []
         net.put(from_guest(A, "fec0::77", HOST, ICMPv6EchoReply(id=asked[ICMPv6EchoRequest].id)), 1.0)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vswitch.cli import daemon, guests, process
+from vswitch.cli import daemon, guests, process, signals
 from vswitch.cli import image as guest_images
 from vswitch.cli.output import complain, in_background, said, say
 from vswitch.control import client, operations
@@ -155,6 +155,7 @@ def ssh(guest: str, words: tuple[str, ...], user: str, name: str | None) -> None
     if "error" in answer:
         raise RefusedError(answer["error"])
     line = [*shlex.split(answer["command"]), "-l", user, *words]
+    signals.as_usual()
     os.execvp(line[0], line)
 
 

@@ -18,6 +18,23 @@ def ending() -> list[int]:
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
+def as_usual() -> None:
+    """For a program that takes this one's place: what Python ignores is the default again."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def raised() -> None:
+    """Has the usual signals raise SystemExit, so that what is begun is undone."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
 def name(number: int) -> str:
     """A signal's name, for people."""
     try:

@@ -152,6 +152,7 @@ class Connection:
 
     async def _serve_request(self) -> bool:
         """One request and its answer; whether there may be another."""
+        self._passed.close()  # of the request before
         try:
             request, body = await self._receive_request()
         except Refusal as refusal:
@@ -209,7 +210,9 @@ class Connection:
     async def _read(self) -> bool:
         """Hand h11 what comes next; whether there was something."""
         try:
-            data, passed, _, _ = await self._client.recvmsg(RECEIVE_BYTES, socket.CMSG_LEN(_INT.size))
+            data, passed, _, _ = await self._client.recvmsg(
+                RECEIVE_BYTES, socket.CMSG_LEN(_INT.size), socket.MSG_CMSG_CLOEXEC
+            )
         except OSError as error:
             raise trio.BrokenResourceError from error
         for level, kind, value in passed:  # there is room for one

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 import msgspec
 
@@ -24,7 +24,7 @@ def toml(switch: SwitchConfig, endpoints: Mapping[str, EndpointConfig]) -> str:
         if name in passed_on:
             tables.append(f"# {config.url} ({name}) was passed on to the switch: a file cannot do that\n")
         else:
-            tables.append(_table("[[endpoint]]", _endpoint(name, config, passed_on)))
+            tables.append(_table("[[endpoint]]", _endpoint(name, config, endpoints.keys() - passed_on)))
     return "\n".join(tables)
 
 
@@ -55,10 +55,10 @@ def _readable(path: str) -> str | None:
     return path if path.isprintable() else None
 
 
-def _endpoint(name: str, config: EndpointConfig, passed_on: set[str]) -> Iterator[tuple[str, str]]:
-    """Without what is mirrored of endpoints that were passed on, and are not in the file."""
+def _endpoint(name: str, config: EndpointConfig, in_file: Set[str]) -> Iterator[tuple[str, str]]:
+    """Without what is mirrored of endpoints that are not in the file: they were passed on, or have gone."""
     policy = config.policy
-    if watched := tuple(watched for watched in policy.mirror_of if not {watched, endpoint_of(watched)} & passed_on):
+    if watched := tuple(watched for watched in policy.mirror_of if {watched, endpoint_of(watched)} & in_file):
         policy = msgspec.structs.replace(policy, mirror_of=watched)
     elif policy.mirror_of:
         policy = msgspec.structs.replace(policy, mirror_of=(), mirror="both", up=False)

@@ -86,11 +86,13 @@ class Configuration:
 
     def _check(self, planned: list[Change]) -> None:
         """Whether all goes together in the end. Raises InputError."""
-        result = changes.result(self._attachments.configs(), planned)
+        before = self._attachments.configs()
+        result = changes.result(before, planned)
         for name, config in result.items():
             others = {other: theirs for other, theirs in result.items() if other != name}
             together.check_policy(config, others, hub=self._ports.bridge.hub)
-            together.check_mirror(name, result)
+            if config != before.get(name) or before.keys() - result.keys():
+                together.check_mirror(name, result)
 
     async def _attach_first(self, planned: list[Change]) -> list[Attach]:
         """Attach what comes: if it cannot, nothing has changed. Answers what has to wait until others have gone."""
@@ -202,7 +204,8 @@ class Configuration:
 
 def _collide(new: EndpointConfig, gone: EndpointConfig) -> bool:
     """Whether an endpoint may have to wait until another one has gone: one host has many names and addresses, and a
-    user network may have a file."""
+    user network may have a file, or a place where it is asked."""
     if new.scheme in ("tcp", "udp"):
         return new.scheme == gone.scheme and new.port == gone.port
-    return new.place == gone.place or (new.user.leases is not None and new.user.leases == gone.user.leases)
+    both = ((new.user.leases, gone.user.leases), (new.user.dns_listen, gone.user.dns_listen))
+    return new.place == gone.place or any(mine is not None and mine == theirs for mine, theirs in both)

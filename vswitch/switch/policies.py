@@ -47,8 +47,10 @@ class Policies:
 
         Answers the policy. Raises as `set` does, and where a mirror is to watch what there is not.
         """
-        policy = amended(self.of(name), parameters)
-        together.check_watched(name, policy, tuple(self._attachments))
+        before = self.of(name)
+        policy = amended(before, parameters)
+        if policy.mirror_of != before.mirror_of:  # else what it watched may have gone, as what was passed on does
+            together.check_watched(name, policy, tuple(self._attachments))
         self.set(name, policy)
         return policy
 

@@ -115,7 +115,7 @@ class Internet:
                 raise InputError(f"{ip!r} is no IP address; write one like 203.0.113.5") from None
         if ip or name not in self._names:
             self._names[name] = ip or str(next(self._free))
-            for network in self._networks:
+            for network in self._there():
                 self._switch.user_networks.name(name, [self._names[name]], network)
         return self._names[name]
 
@@ -145,8 +145,13 @@ class Internet:
 
     def _serve(self, ip: str, port: int, handler: Handler) -> None:
         self._handlers[ip, port] = handler
-        for network in self._networks:
+        for network in self._there():
             self._switch.user_networks.serve(ip, port, handler, network)
+
+    def _there(self) -> list[str]:
+        """Networks that were not detached meanwhile."""
+        self._networks = [network for network in self._networks if network in self._switch.attachments]
+        return self._networks
 
 
 class WithInternet:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from vswitch.cli import signals
 from vswitch.cli.options import names_switch
 from vswitch.cli.output import say
 from vswitch.control import client, operations
@@ -68,6 +69,7 @@ def ssh(guest: str, words: tuple[str, ...], name: str | None) -> None:
     path = client.find(name)
     lease = _lease(path, host)
     line = ["ssh", "-p", str(_port(path, lease)), "-o", f"HostKeyAlias={lease.name or lease.ip}.{lease.domain}"]
+    signals.as_usual()
     os.execv(program, [*line, f"{user}{at}127.0.0.1", *words])
 
 

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface
 
 import click
 
+from vswitch.cli import signals
 from vswitch.cli.joining import network_namespace, port
 from vswitch.cli.joining.dhcp_client import Lease
 from vswitch.cli.options import Command, names_switch
@@ -23,6 +24,8 @@ HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 def _address(what: str, kind: type[IPv4Address] | type[IPv4Interface]) -> Callable[..., IPv4Address | None]:
     def read(context: click.Context, parameter: click.Parameter, text: str | None) -> IPv4Address | None:
         try:
+            if text is not None and ("/" in text) != ("/" in what):
+                raise ValueError
             return None if text is None else kind(text)
         except ValueError:
             raise InputError(f"--{parameter.name}: {text!r} is no address; write it like {what}") from None
@@ -34,7 +37,6 @@ def _addresses(command: Command) -> Command:
     options = [
         click.option("--ip", metavar="ADDRESS/LENGTH", callback=_address("10.0.2.50/24", IPv4Interface)),
         click.option("--gateway", metavar="ADDRESS", callback=_address("10.0.2.2", IPv4Address)),
-        click.option("--dns", metavar="ADDRESS", callback=_address("10.0.2.3", IPv4Address)),
         click.option("--set", "parameters", metavar="KEY=VALUE", multiple=True, help="As in a URL: vlan=10."),
     ]
     for option in reversed(options):
@@ -45,6 +47,7 @@ def _addresses(command: Command) -> Command:
 @click.command(name="exec", context_settings={"allow_interspersed_args": False})
 @click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--port", "port_name", metavar="NAME", help="What the port, and the machine, is called.")
+@click.option("--dns", metavar="ADDRESS", callback=_address("10.0.2.3", IPv4Address))
 @_addresses
 def exec_(
     command: tuple[str, ...],
@@ -72,6 +75,7 @@ def exec_(
     lease = network_namespace.set_up(INTERFACE, mac, called if HOST_NAME.fullmatch(called) else "", static)
     if lease.dns:
         network_namespace.use_name_servers(lease.dns, lease.domain)
+    signals.as_usual()
     try:
         os.execvp(command[0], command)
     except OSError as error:
@@ -87,18 +91,18 @@ def netns(
     interface: str,
     ip: IPv4Interface | None,
     gateway: IPv4Address | None,
-    dns: IPv4Address | None,
     parameters: tuple[str, ...],
     name: str | None,
 ) -> None:
     """Put a network namespace of this machine's on the LAN.
 
-    NAMESPACE is one of ip netns, or a path like /proc/PID/ns/net. It stays until `vswitch detach NAMESPACE`.
+    NAMESPACE is one of ip netns, or a path like /proc/PID/ns/net. It stays until the port that is printed is detached.
     """
+    signals.raised()
     called = os.path.basename(namespace) if "/" not in namespace else namespace.strip("/").replace("/", "-")
     check_name(called)
     mac = guest_mac(called)
-    static = _static(ip, gateway, dns)
+    static = _static(ip, gateway, None)
     interface_name(interface)
     switch = port.find(name)
     network_namespace.enter(namespace if "/" in namespace else f"{NAMED}/{namespace}")
@@ -106,7 +110,7 @@ def netns(
     attached = port.attach(switch, tap, called, parameters)
     try:
         lease = network_namespace.set_up(interface, mac, called if HOST_NAME.fullmatch(called) else "", static)
-    except RefusedError:
+    except BaseException:  # an interrupt, too
         port.detach(switch, attached)
         raise
     click.echo(f"{attached}  {lease.address.ip}")
@@ -118,4 +122,6 @@ def _static(ip: IPv4Interface | None, gateway: IPv4Address | None, dns: IPv4Addr
         if gateway is not None or dns is not None:
             raise InputError("--gateway and --dns go with --ip; without it, DHCP says them")
         return None
+    if gateway is not None and gateway not in ip.network:
+        raise InputError(f"--gateway: {gateway} is not in {ip.network}, where --ip is")
     return Lease(ip, gateway, [] if dns is None else [dns], "", None)

@@ -9,16 +9,21 @@ from urllib.parse import urlsplit
 
 import click
 
+from vswitch.cli import signals
 from vswitch.cli.joining.port import plug
 from vswitch.cli.options import names_switch
 from vswitch.errors import InputError, RefusedError, VSwitchError
 
 EXAMPLE = "ssh://me@host"
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 30.0
+HELD_S = 10.0  # a first connection that ends sooner is a mistake of whoever asked for it
 STABLE_S = 60.0
 ALIVE_S, MISSED_MAX = 5, 3  # a host that says nothing for so long, so many times, is gone
-NO_SUCH_PROGRAM = 127  # a shell's status (POSIX)
-CONNECTION_FAILED = 255  # ssh's
+WHY = {  # the statuses of ssh, and of a shell (POSIX), that say so
+    255: "no connection",
+    127: "there is no vswitch; say where it is by --remote-program",
+    126: "vswitch may not be run there",
+}
 
 
 @click.command()
@@ -38,22 +43,25 @@ def join(
 ) -> None:
     """Join the LAN of another machine, by ssh.
 
-    ssh carries the frames to `vswitch plug` there, until Ctrl-C. When the connection is lost, it is made again.
-    Parameters are those of a URL, for the port here: vlan=10.
+    ssh carries the frames to `vswitch plug` there, until Ctrl-C. When a connection is lost that has held for a while,
+    it is made again. Parameters are those of a URL, for the port here: vlan=10.
     """
     line = _command(url, remote_program, remote_name)
+    signals.raised()  # which ends ssh, too
     pause_s, has_joined = RETRY_MIN_S, False
     while True:
         since_s = time.monotonic()
         try:
             _, cable = plug(name, port, parameters)
+            status = _carry(line, cable)
+            why = WHY.get(status, f"vswitch plug has ended there, with status {status}")
+            if not has_joined and status > 0 and time.monotonic() - since_s < HELD_S:
+                raise RefusedError(f"{url}: {why}")
         except VSwitchError as error:
             if not has_joined:
                 raise
             why = str(error)  # the switch here may come back
-        else:
-            has_joined = True
-            why = _carry(line, cable)
+        has_joined = True
         if time.monotonic() - since_s > STABLE_S:
             pause_s = RETRY_MIN_S
         click.echo(f"{url}: {why}; joining again in {pause_s:g} s", err=True)
@@ -72,16 +80,14 @@ def _command(url: str, program: str, name: str | None) -> list[str]:
         raise InputError(f"{url}: write it like {EXAMPLE}")
     if shutil.which("ssh") is None:
         raise RefusedError("ssh is missing; install it (Debian and Ubuntu: package openssh-client)")
-    host = parts.hostname if parts.username is None else f"{parts.username}@{parts.hostname}"
+    host = parts.netloc if port is None else parts.netloc.removesuffix(f":{port}")  # as it is spelled
+    host = host.replace("[", "").replace("]", "")
     alive = [f"-oServerAliveInterval={ALIVE_S}", f"-oServerAliveCountMax={MISSED_MAX}"]
     remote = [program, "plug", *([] if name is None else ["--name", name])]
     return ["ssh", "-T", *alive, *([] if port is None else ["-p", str(port)]), "--", host, shlex.join(remote)]
 
 
-def _carry(line: list[str], cable: socket.socket) -> str:
-    """Until ssh ends; why it did. Raises RefusedError if it cannot ever do better."""
+def _carry(line: list[str], cable: socket.socket) -> int:
+    """Until ssh ends; its status."""
     with cable:
-        status = subprocess.run(line, stdin=cable.fileno(), stdout=cable.fileno(), check=False).returncode
-    if status == NO_SUCH_PROGRAM:
-        raise RefusedError(f"there is no {line[-1].split()[0]} on {line[-2]}; say where it is by --remote-program")
-    return "no connection" if status == CONNECTION_FAILED else f"vswitch plug has ended there, with status {status}"
+        return subprocess.run(line, stdin=cable.fileno(), stdout=cable.fileno(), check=False).returncode

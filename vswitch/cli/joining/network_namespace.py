@@ -1,6 +1,7 @@
 """Network namespaces on a LAN: a TAP device in one, which the switch has the other end of."""
 
 import ctypes
+import errno
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from vswitch.cli.joining.dhcp_client import Lease
 from vswitch.errors import RefusedError
 
 RESOLV_CONF = "/etc/resolv.conf"
+CONTROL_GROUPS = "/sys/fs/cgroup"
 # Linux include/uapi/linux/sched.h and mount.h
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x0002_0000, 0x1000_0000, 0x4000_0000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x4_0000
@@ -39,7 +41,16 @@ def enter_new() -> None:
         ) from None
     with suppress(OSError):  # for ping without privileges
         Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{group} {group}")
-    _libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None)  # this network's; without it, the machine's stays
+    _see_own_devices()
+
+
+def _see_own_devices() -> None:
+    """Has /sys show this network's, with the control groups that there were; without that, the machine's stay."""
+    with suppress(OSError):
+        groups = os.open(CONTROL_GROUPS, os.O_PATH)
+        if not _libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None):
+            _libc.mount(f"/proc/self/fd/{groups}".encode(), CONTROL_GROUPS.encode(), None, _MS_BIND | _MS_REC, None)
+        os.close(groups)
 
 
 def enter(path: str) -> None:
@@ -58,7 +69,12 @@ def make_tap(name: str, mac: str) -> int:
         tap = interfaces.make_tap(name)
         interfaces.set_mac(name, mac)
     except OSError as error:
-        raise RefusedError(f"cannot make {name}: {error.filename or 'TAP device'}: {error.strerror}") from None
+        hint = ""
+        if error.errno in (errno.EINVAL, errno.EBUSY, errno.EEXIST):
+            hint = f"; there is a {name} already: say another --interface"
+        elif error.errno == errno.EACCES:
+            hint = f"; have root run: chmod 666 {interfaces.TUN}"
+        raise RefusedError(f"cannot make {name}: {error.filename or 'TAP device'}: {error.strerror}{hint}") from None
     return tap
 
 
@@ -75,7 +91,7 @@ def set_up(name: str, mac: str, host_name: str, static: Lease | None) -> Lease:
         if lease.mtu is not None:
             interfaces.set_mtu(name, lease.mtu)
         interfaces.set_address(name, str(lease.address.ip), str(lease.address.netmask))
-        if lease.gateway is not None:
+        if lease.gateway is not None and not interfaces.has_gateway():
             interfaces.set_gateway(str(lease.gateway))
     except OSError as error:
         raise RefusedError(f"cannot set {name} up: {error.strerror}") from None

@@ -30,8 +30,12 @@ def attach(
 ) -> str:
     """Passes a descriptor on; answers the port's name. Raises InputError and RefusedError."""
     wanted = _read(parameters) | ({} if name is None else {"name": name})
-    request = AttachRequest(url=f"fd://{descriptor}", parameters=wanted, with_process=with_process)
-    return client.call(switch, operations.ATTACH, body=request, descriptor=descriptor).name
+    url = f"fd://{descriptor}"
+    request = AttachRequest(url=url, parameters=wanted, with_process=with_process)
+    try:
+        return client.call(switch, operations.ATTACH, body=request, descriptor=descriptor).name
+    except InputError as error:  # which nobody knows by that URL
+        raise InputError(str(error).removeprefix(f"{url}: ")) from None
 
 
 def detach(switch: Path, name: str) -> None:

@@ -73,7 +73,11 @@ class Changing:
         if descriptor is None:
             raise InputError(f"{config.url}: no descriptor came with this; pass it on (SCM_RIGHTS, unix(7))")
         with closing(descriptors.usable(descriptor, config.url)) as usable:  # until it is the endpoint's
-            return await self._switch.attachments.attach(replace(config, fd=descriptor, path=""), passed=usable)
+            try:
+                return await self._switch.attachments.attach(replace(config, fd=descriptor, path=""), passed=usable)
+            except InputError as error:  # by the number that the client has
+                text = str(error).replace(f"fd://{descriptor}", config.url)
+                raise InputError(text, error.parameter) from None
 
     async def _detach(self, asked: Asked) -> model.Nothing:
         await self._switch.attachments.detach(asked.parameters["name"])

@@ -323,7 +323,7 @@ class UnixPeers(Peers):
 
 
 class Pair(Endpoint):
-    """fd:// with a connected datagram socket: the endpoint is the port."""
+    """fd:// with a connected datagram socket: the endpoint is the port, and stays, unless it `goes_with_peer`."""
 
     async def run(self, started: Callable[[], None]) -> None:
         assert self.sock is not None
@@ -334,10 +334,13 @@ class Pair(Endpoint):
                     is_unix = sock.family == socket.AF_UNIX
                     peer = unix_socket.peer_text(sock) if is_unix else inet.text(sock.getpeername())
                     link = DatagramLink(sock, port.port, self.ports.bridge, lasting=not is_unix)
-                    self.ports.links.plug(port, link, peer, lambda: None, is_guest=False)
+                    lost = trio.Event()
+                    self.ports.links.plug(port, link, peer, lost.set, is_guest=False)
                 except OSError as error:
                     raise RefusedError(f"{self.url}: cannot be used: {error.strerror}") from None
                 started()
-                await trio.sleep_forever()
+                await lost.wait()
+                if not self.goes_with_peer:
+                    await trio.sleep_forever()
             finally:
                 self.ports.remove(port)

@@ -25,11 +25,11 @@ def _wanted(denial: Denial) -> str:
 
 
 def _advice(denial: Denial) -> str:
-    """None for a name that no rule can be about."""
-    rule = str(_allowing(denial))
+    """None for a name that no rule can be about: what a guest writes might mean much more."""
+    rule = _allowing(denial)
     with suppress(InputError):
-        egress.read(rule)
-        return f"; add allow={rule} if it may"
+        if egress.read(str(rule)) == rule:
+            return f"; add allow={rule} if it may"
     return ""
 
 

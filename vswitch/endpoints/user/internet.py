@@ -9,10 +9,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 import trio
 
-from vswitch.endpoints.user import guest_forward
 from vswitch.errors import RefusedError
 
 SERVERS_MAX = 256
+FIRST = 1 << 16  # their numbers are above those of servers that are written down
 NAMES_MAX = 1024
 
 Address = IPv4Address | IPv6Address
@@ -23,7 +23,7 @@ class Internet:
     """What is made up stays so as long as the network does."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(guest_forward.MOST)
+        self._numbers = itertools.count(FIRST)
         self._handlers: dict[int, Handler] = {}
         self._places: dict[tuple[Address, int], int] = {}
         self._words: dict[tuple[object, ...], bytes] = {}  # what a process is to be told, in this order

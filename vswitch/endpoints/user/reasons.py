@@ -39,7 +39,9 @@ REASONS = {
         "set host_access=yes if they may",
         usual=True,
     ),
-    "restricted": Reason("they are for the outside, which restrict=yes closes", "leave that out", usual=True),
+    "restricted": Reason(
+        "they are for the outside, which restrict=yes or internet=no closes", "leave that out", usual=True
+    ),
     "denied": Reason(
         "they are for what allow= does not name, or deny= does", "look at vswitch events, and change these", usual=True
     ),

@@ -57,7 +57,9 @@ class DnsStreams:
 
     def serve(self, ready: dict[int, int], now_s: float) -> None:
         for fileno in ready.keys() & self._connections.keys():
-            connection = self._connections[fileno]
+            connection = self._connections.get(fileno)
+            if connection is None:  # it has ended with another's query, as what it had asked was over
+                continue
             try:
                 for query in connection.stream.serve(ready[fileno]):
                     connection.until_s = now_s + IDLE_S

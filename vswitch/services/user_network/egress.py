@@ -19,7 +19,7 @@ from vswitch.services.user_network.settings import Settings
 
 GUESTS_MAX = 1024
 KNOWN_EACH_MAX = 512  # addresses and aliases of a guest
-KNOWN_MAX = 1 << 15  # of all together
+KNOWN_MAX = 1 << 13  # of all together
 NAMES_MAX = 8  # of each
 FLOWS_EACH_MAX = 128
 FLOW_S = 240.0  # a silence after which libslirp forgets it, too (udp.h: SO_EXPIRE)
@@ -65,11 +65,22 @@ class _Guest:
             self.flows.popitem(last=False)
 
 
-class Egress:
-    """`tell` is told what was stopped, not too often. `rules` may change: connections of TCP stay."""
+_NOBODY = _Guest()  # who has asked for nothing
 
-    def __init__(self, settings: Settings, rules: Rules, tell: Callable[[Denial], None]) -> None:
+
+class Egress:
+    """`tell` is told what was stopped, not too often. `rules` may change: connections of TCP stay. Who `has_lease` is
+    forgotten last."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Rules,
+        tell: Callable[[Denial], None],
+        has_lease: Callable[[bytes], bool] = lambda mac: False,
+    ) -> None:
         self._rules = rules
+        self._has_lease = has_lease
         self._networks = settings.network, settings.network6
         self._denials = Denials(tell)
         self._guests: OrderedDict[bytes, _Guest] = OrderedDict()
@@ -81,7 +92,7 @@ class Egress:
 
     def permits(self, mac: bytes, frame: bytes, packet: Packet, now_s: float) -> bool:
         """Whether a packet may go that opens a connection, or belongs to one of another protocol than TCP."""
-        guest, has_ports = self._guest(mac), packet.protocol in (TCP, inet.UDP)
+        guest, has_ports = self._guests.get(mac, _NOBODY), packet.protocol in (TCP, inet.UDP)
         ports = packet.ports(frame) if has_ports else b""
         if has_ports and len(ports) < 4:
             return False
@@ -96,7 +107,7 @@ class Egress:
                 self._denials.packet(mac, wish, name, verdict, now_s)
                 return False
         if packet.protocol != TCP:
-            guest.keep_open(flow, now_s + FLOW_S)
+            self._guest(mac).keep_open(flow, now_s + FLOW_S)
         return True
 
     def may_ask(self, mac: bytes, name: Name, now_s: float) -> bool:
@@ -122,7 +133,7 @@ class Egress:
         return dns_records.shortened(response, found, TOLD_S)
 
     def _is_hidden(self, mac: bytes, name: Name, aliases: list[Name], now_s: float) -> bool:
-        verdict = self._rules.judge_names([*self._guest(mac).asked(name, now_s), name], aliases)
+        verdict = self._rules.judge_names([*self._guests.get(mac, _NOBODY).asked(name, now_s), name], aliases)
         if verdict is not None:
             self._denials.name(mac, dns_records.written(name), verdict, now_s)
         return verdict is not None
@@ -134,18 +145,27 @@ class Egress:
     def _guest(self, mac: bytes) -> _Guest:
         guest = self._guests.get(mac)
         if guest is None:
+            if len(self._guests) >= GUESTS_MAX:
+                del self._guests[self._least_needed()]
             guest = self._guests[mac] = _Guest()
-            if len(self._guests) > GUESTS_MAX:
-                self._guests.popitem(last=False)
         self._guests.move_to_end(mac)
         return guest
 
     def _make_room(self, guest: _Guest) -> None:
-        """Forgets what is oldest: of a guest that knows too much, and of those that know most."""
+        """Forgets what is oldest: of a guest that knows too much, and of those that know most, best without a lease."""
         while len(guest.known) > KNOWN_EACH_MAX:
             guest.known.popitem(last=False)
-        while sum(len(other.known) for other in self._guests.values()) > KNOWN_MAX:
-            max(self._guests.values(), key=lambda other: len(other.known)).known.popitem(last=False)
+        surplus = sum(len(other.known) for other in self._guests.values()) - KNOWN_MAX
+        while surplus > 0:
+            rivals = [mac for mac, other in self._guests.items() if other.known and not self._has_lease(mac)]
+            known = self._guests[max(rivals or self._guests, key=lambda mac: len(self._guests[mac].known))].known
+            for _ in range(min(surplus, len(known))):
+                known.popitem(last=False)
+                surplus -= 1
+
+    def _least_needed(self) -> bytes:
+        """The oldest of those without a lease, or of all."""
+        return next((mac for mac in self._guests if not self._has_lease(mac)), next(iter(self._guests)))
 
 
 def _valid(names: Mapping[Name, float], now_s: float) -> dict[Name, float]:

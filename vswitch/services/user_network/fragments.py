@@ -93,9 +93,10 @@ class Fragments:
         return b""
 
     def expire(self, now_s: float) -> None:
-        for key, packet in list(self._packets.items()):
+        while self._packets:  # the oldest comes first
+            key, packet = next(iter(self._packets.items()))
             if packet.until_s > now_s:
-                break
+                return
             self._give_up(key)
 
     def _give_up(self, key: bytes) -> None:

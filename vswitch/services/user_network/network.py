@@ -72,7 +72,7 @@ class Network:
         pool = _pool(settings)
         self.leases = Leases(pool, settings.lease_s, settings.reserve, settings.leases)
         self._fragments = Fragments(self._drop)
-        self.neighbors = Neighbors(settings.network6, lambda mac: self.leases.of(mac.hex(":")) is not None)
+        self.neighbors = Neighbors(settings.network6, self._has_lease)
         self.names = Names(settings, self.leases, self.neighbors)
         self._dhcp = DhcpServer(settings, self.leases, self.names)
         self._other_servers = OtherServers(settings.host, settings.mac, tell)
@@ -121,13 +121,16 @@ class Network:
         """One for a guest has not gone."""
         self._drop("queue_full", frame[:6])
 
+    def _has_lease(self, mac: bytes) -> bool:
+        return self.leases.of(mac.hex(":")) is not None
+
     def set_rules(self, rules: Rules) -> None:
         """Have guests reach what these say from now on."""
         egress = self.nat.egress
         if not rules.are_there:
             egress = None
         elif egress is None:
-            egress = Egress(self.settings, rules, self._tell)
+            egress = Egress(self.settings, rules, self._tell, self._has_lease)
         else:
             egress.change(rules)
         self.nat.egress = self.name_server.egress = egress
@@ -210,7 +213,9 @@ class Network:
         if packet is None:
             return self._drop("malformed", mac)
         is_group = frame[0] & 1
-        if packet.is_fragment and not is_group:
+        if packet.is_fragment:
+            if is_group:  # none that is served is so long
+                return None
             whole = self._fragments.put(frame, packet.at, now_s)
             return self._ipv4(whole, now_s) if whole else None
         if packet.protocol == inet.UDP and (is_group or packet.target in self._own):

@@ -50,12 +50,13 @@ class Router6:
 
     def tick(self, now_s: float) -> None:
         """Advertises itself to all, when it is time. At the beginning it asks all for a sign, too: forwards have to
-        know again where guests are that it knew before it was started again."""
+        know again where guests are that it knew before it was started again. Who has just made an address of the
+        advertisement answers by that."""
         if now_s >= self.due_s:
+            self._send(inet6.router_advertisement(self._router))
             if not self.due_s:
                 self._send(inet6.echo_request(self._host, inet6.ALL_NODES, self._mac))
             self.due_s = now_s + ADVERTISE_S
-            self._send(inet6.router_advertisement(self._router))
 
     def hear(self, frame: bytes, now_s: float) -> bool | None:
         """An ICMPv6 message in a frame with a whole header. Answers whether it was well formed; None if it is not for
