@@ -139,11 +139,11 @@ async def test_what_was_learned_is_flushed_by_port_and_vlan() -> None:
 @pytest.mark.parametrize("query", QUERIES)
 def test_every_policy_is_saved(query: str, tmp_path: Path) -> None:
     wanted = policy(query)
-    text = saving.toml(
-        SwitchConfig(name="lab"), {"a": EndpointConfig(scheme="unix", path="/x", policy=wanted, single=True)}
-    )
+    watched = {name: EndpointConfig(scheme="unix", path=f"/{name}") for name in ("web", "lab")}
+    mine = {"a": EndpointConfig(scheme="unix", path="/x", policy=wanted, single=True)}
+    text = saving.toml(SwitchConfig(name="lab"), watched | mine)
     (tmp_path / "saved.toml").write_text(text)
-    (endpoint,) = config.read(str(tmp_path / "saved.toml")).endpoints
+    *_, endpoint = config.read(str(tmp_path / "saved.toml")).endpoints
     assert endpoint.policy == wanted
     assert dict(written(endpoint.policy)) == dict(written(wanted))
 
