@@ -4,6 +4,8 @@ Those that say that the program itself is at fault (SIGSEGV, SIGABRT, …) end i
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _NAMES = (  # signal(7): whose default is to end the process, and that no fault sends
     *("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF"),
@@ -33,6 +35,16 @@ def raised() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, leave)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Has the signals that end a program wait, so that what is done is known."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def name(number: int) -> str:

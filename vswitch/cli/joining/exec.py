@@ -107,11 +107,14 @@ def netns(
     switch = port.find(name)
     network_namespace.enter(namespace if "/" in namespace else f"{NAMED}/{namespace}")
     tap = network_namespace.make_tap(interface, mac)
-    attached = port.attach(switch, tap, called, parameters)
+    attached = ""
     try:
+        with signals.held():
+            attached = port.attach(switch, tap, called, parameters)
         lease = network_namespace.set_up(interface, mac, called if HOST_NAME.fullmatch(called) else "", static)
     except BaseException:  # an interrupt, too
-        port.detach(switch, attached)
+        if attached:
+            port.detach(switch, attached)
         raise
     click.echo(f"{attached}  {lease.address.ip}")
 
