@@ -13,8 +13,8 @@ ROOMS = ["cli", "testing", "switch", "control", "services", "endpoints", "ports"
 GROUND = [
     "heap",
     "values",
-    "budget",
     "sparingly",
+    "budget",
     "seldom",
     "pace",
     "units",

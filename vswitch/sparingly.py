@@ -4,6 +4,8 @@ import logging
 
 import trio
 
+from vswitch.budget import Budget
+
 PERIOD_S = 1.0
 
 
@@ -12,17 +14,11 @@ class Sparingly:
 
     def __init__(self, log: logging.Logger, period_s: float = PERIOD_S) -> None:
         self._log = log
-        self._period_s = period_s
-        self._next_s = 0.0
-        self._left_out = 0
+        self._budget = Budget(1, period_s)
 
     def say(self, message: str, *args: object) -> None:
         """Log a warning, or count it."""
-        now_s = trio.current_time()
-        if now_s < self._next_s:
-            self._left_out += 1
-            return
-        self._next_s = now_s + self._period_s
-        more = f" (and {self._left_out} more before)" if self._left_out else ""
-        self._left_out = 0
-        self._log.warning(message + more, *args)
+        left_out = self._budget.take(trio.current_time())
+        if left_out is not None:
+            more = f" (and {left_out} more before)" if left_out else ""
+            self._log.warning(message + more, *args)

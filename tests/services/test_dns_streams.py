@@ -32,9 +32,6 @@ class Streams:
         )
         self.clients: list[socket.socket] = []
 
-    def _answer(self, query: bytes, who: bytes, say: Say, now_s: float) -> None:
-        self.asked.append((query, who, say))
-
     def end_others(self, query: bytes, who: bytes, say: Say, now_s: float) -> None:
         for connection in list(self.streams._connections.values())[1:]:
             self.streams._end(connection)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from vswitch.cli.names import complete_port
-from vswitch.cli.options import names_switch
+from vswitch.cli.options import key_values, names_switch
 from vswitch.cli.output import say
 from vswitch.control import client, operations
 from vswitch.control.model import SetRequest
@@ -71,10 +71,7 @@ def mirror(mirror: str, watched: tuple[str, ...], direction: str | None, off: bo
 def _read(port: str, texts: tuple[str, ...]) -> dict[str, Any]:
     """The parameters by name; a list may be given item by item, as in a URL."""
     found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"{text!r} is no KEY=VALUE; write it like vlan=10")
+    for key, value in key_values(texts):
         if key in url.ALL_PARAMETERS or key == "remote":
             raise InputError(f"{key} cannot change while {port} is attached; detach it, and attach it anew")
         if key in found and (key not in policy.LISTS or not value or found[key] is None):

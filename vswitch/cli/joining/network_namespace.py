@@ -24,8 +24,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter_new() -> None:
-    """Puts this process in a network of its own, with mounts of its own; who is not root becomes none by that. Raises
-    RefusedError where the system does not let it."""
+    """Puts this process in new network and mount namespaces. A user who is not root needs a user namespace for that,
+    and stays the same user. Raises RefusedError where the system does not allow it."""
     user, group = os.geteuid(), os.getegid()
     try:
         _check(_libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS | (_CLONE_NEWUSER if user else 0)))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vswitch.cli.options import key_values
 from vswitch.control import client, operations
 from vswitch.control.model import AttachRequest
 from vswitch.errors import InputError
@@ -45,10 +46,7 @@ def detach(switch: Path, name: str) -> None:
 def _read(texts: Iterable[str]) -> dict[str, Any]:
     """Parameters as TOML has them; a list may be given item by item. Raises InputError."""
     found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"{text!r} is no KEY=VALUE; write it like vlan=10")
+    for key, value in key_values(texts):
         if key not in policy.LISTS:
             if key in found:
                 raise InputError(f"parameter {key!r} is given twice")
