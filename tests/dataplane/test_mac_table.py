@@ -43,8 +43,24 @@ class AgainstDictionary(RuleBasedStateMachine):
             return
         if old is not None and moves:
             self.moves.append((key, old, port))
+        is_refreshed = key in self.model and self.model[key][0] == port
         self.model[key] = (port, self.now)
-        (self.sticky.add if sticky else self.sticky.discard)(key)
+        if sticky:
+            self.sticky.add(key)
+        elif not is_refreshed:
+            self.sticky.discard(key)
+
+    @rule(key=stations, port=ports)
+    def hold(self, key: int, port: int) -> None:
+        self.table.hold(key, port, self.now)
+        if key not in self.static:
+            self.model[key] = (port, self.now)
+            self.sticky.add(key)
+
+    @rule(key=stations)
+    def release(self, key: int) -> None:
+        self.table.release(key)
+        self.sticky.discard(key)
 
     @rule(key=stations, port=ports)
     def pin(self, key: int, port: int) -> None:
@@ -74,7 +90,8 @@ class AgainstDictionary(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         self.table.expire(self.now)
-        assert self.table.count == len(self.alive())
+        self.model = {key: entry for key, entry in self.model.items() if key in self.alive()}
+        assert self.table.count == len(self.model)
 
     @precondition(lambda self: self.model)
     @invariant()

@@ -428,7 +428,7 @@ def test_a_forward_leads_to_whom_it_names(net: Net) -> None:
     here = net.forward("db", 99, udp=True)
     net.lease(A, "web")
     ip = net.lease(B, "db")
-    assert net.served == [Served(1, ip)]
+    assert net.served == [Served(1, ip, mac=B)]
     with echo() as (client, _):
         client.sendto(b"knock", here)
         packet = next(packet for packet in net.wait() if UDP in packet)
@@ -459,7 +459,7 @@ def test_a_forward_follows_a_name(net: Net) -> None:
     second = net.lease(B, "web", over)
     assert second != first
     assert knock(net, here) == (B, second)
-    assert net.served == [Served(1, first), Served(1, second)]
+    assert net.served == [Served(1, first, mac=A), Served(1, second, mac=B)]
 
 
 def test_who_is_forwarded_to_is_not_dropped_for_others(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_a_forward_of_ipv6_leads_to_a_guest_that_is_named_once_its_address_is_kn
         net.lease(A, "web")
         assert net.served == []
         net.put(to_all(A, local(A), "ff02::2", ICMPv6ND_RS()))
-        assert net.served == [Served(1, A6)]
+        assert net.served == [Served(1, A6, mac=A)]
         assert knock(net, here) == (A, A6)
 
 
@@ -218,7 +218,7 @@ def test_an_address_that_another_has_is_not_learned_from_who_wants_it(net: Net) 
         net.network.forwards.add(Forward(1, B6, 22), listener.dup(), 0.0)
         net.put(from_guest(B, B6, HOST, ICMPv6EchoRequest()))
         net.put(to_all(A, "::", str(inet6.solicited_node(IPv6Address(B6))), ICMPv6ND_NS(tgt=B6)))
-        assert net.served == [Served(1, B6)]
+        assert net.served == [Served(1, B6, mac=B)]
         assert knock(net, listener.getsockname()[:2]) == (B, B6)
 
 
@@ -300,7 +300,7 @@ def test_a_network_that_is_started_again_asks_and_its_forwards_lead_to_who_answe
         assert (asked.dst, asked[IPv6].src, asked[IPv6].dst) == ("33:33:00:00:00:01", HOST, "ff02::1")
         assert net.served == []
         net.put(from_guest(A, "fec0::77", HOST, ICMPv6EchoReply(id=asked[ICMPv6EchoRequest].id)), 1.0)
-        assert net.served == [Served(1, "fec0::77")]
+        assert net.served == [Served(1, "fec0::77", mac=A)]
         assert knock(net, listener.getsockname()[:2]) == (A, "fec0::77")
     assert net.network.drops == {}
     net.network.close()

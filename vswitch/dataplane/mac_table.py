@@ -15,8 +15,8 @@ Complications, and why they are here:
   that port after a hand that sweeps round the table: few steps when one port holds much, and about four
   for each port when a full table is shared evenly.
 - Ageing (IEEE 802.1Q 8.8.3) is exact on look-up; `expire` only gives the room back.
-- A pinned entry does not move: it was learned on a sticky port, or is static. A static one (IEEE 802.1Q 8.8.1) is one
-  that was last seen in a future that never comes: it does not age, and is not evicted.
+- A pinned entry does not move: it was learned on a sticky port, is held, or is static. A static one (IEEE 802.1Q
+  8.8.1) is one that was last seen in a future that never comes: it does not age, and is not evicted.
 """
 
 from typing import Final, final
@@ -109,7 +109,7 @@ class MacTable:
             value = slots[2 * slot + 1]
             if (value ^ place) & PORT_MASK == 0:
                 if value >> TIME_SHIFT <= now:  # a static entry stays as it is
-                    slots[2 * slot + 1] = heard
+                    slots[2 * slot + 1] = heard | (value & PINNED)
                 return True
             if now - (value >> TIME_SHIFT) < self.ageing:
                 if value & PINNED != 0:
@@ -148,6 +148,20 @@ class MacTable:
         self._slots[2 * slot + 1] = STATIC << TIME_SHIFT | PINNED | port
         self.count += 1
         return True
+
+    def hold(self, key: i64, port: i64, now: i64) -> None:
+        """Have a station be behind `port`, as if it was just heard there, and not move until `release`; a static entry
+        stays as it is."""
+        if not self._is_static(self._probe(key)):
+            if self.lookup(key, now) != port:
+                self.forget(key)
+            self.learn(key, port | PINNED, now)
+
+    def release(self, key: i64) -> None:
+        """Have a station that was held move as it likes."""
+        slot = self._probe(key)
+        if not self._is_static(slot):
+            self._slots[2 * slot + 1] &= ~PINNED
 
     def forget(self, key: i64) -> None:
         """Drop one entry, if it is there."""
@@ -257,7 +271,10 @@ class MacTable:
     def _is_learned(self, slot: i64, port: i64) -> bool:
         """Whether a slot has an entry that was learned on `port`."""
         value = self._slots[2 * slot + 1]
-        return self._slots[2 * slot] != 0 and value & PORT_MASK == port and value >> TIME_SHIFT != STATIC
+        return self._slots[2 * slot] != 0 and value & PORT_MASK == port and not self._is_static(slot)
+
+    def _is_static(self, slot: i64) -> bool:
+        return self._slots[2 * slot + 1] >> TIME_SHIFT == STATIC
 
     def _sweep(self, port: i64, oldest: i64) -> None:
         """Remove the entries learned on `port`, and those last seen at or before `oldest`."""
@@ -273,7 +290,7 @@ class MacTable:
         """Empty a slot, and shift back what probed past it."""
         slots = self._slots
         value = slots[2 * hole + 1]
-        if value >> TIME_SHIFT != STATIC:
+        if not self._is_static(hole):
             self._held[value & PORT_MASK] -= 1
         self.count -= 1
         slot = hole

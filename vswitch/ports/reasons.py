@@ -68,7 +68,8 @@ REASONS = {
     ),
     "max_macs": Reason("they have one source address more than the port may have", "raise max_macs="),
     "sticky": Reason(
-        "their source address belongs to another port for good", "vswitch mac del MAC, if the guest has moved here"
+        "their source address belongs to another port for good, or as long as a forward leads there",
+        "vswitch mac del MAC, if the guest has moved here; if a forward leads to it, vswitch port down THE-OTHER-PORT",
     ),
     "partition": Reason("a partition lies between the two ports", "vswitch heal", usual=True),
 }

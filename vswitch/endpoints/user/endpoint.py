@@ -41,6 +41,7 @@ from vswitch.endpoints.user.egress import Rule
 from vswitch.endpoints.user.forward import Forward
 from vswitch.endpoints.user.forwards import Forwards, Known
 from vswitch.endpoints.user.guest_forward import MOST, GuestForward
+from vswitch.endpoints.user.holding import Holding
 from vswitch.endpoints.user.leases import Lease, Leases
 from vswitch.endpoints.user.other_servers import OtherServers
 from vswitch.endpoints.user.watchdog import HANGS, Watchdog
@@ -72,6 +73,9 @@ class UserNetwork(Endpoint):
         self._network = IPv4Network(config.path)
         self._leases = Leases(self._is_guests)
         self._forwards = Forwards()
+        self._holding = Holding(
+            ports, wanted=lambda: self._forwards.guests, lease_of=self._leases.of, vlan=lambda: self._vlan
+        )
         self._counters = Counters()
         self._other_servers = OtherServers(name, ports.events)
         self.internet = internet.Internet()
@@ -125,6 +129,7 @@ class UserNetwork(Endpoint):
         self._rules_changed = trio.Event()
 
     def _note_forwards(self) -> None:
+        self._holding.look()
         options = msgspec.structs.replace(self.config.user, hostfwd=self._forwards.written)
         self.config = msgspec.structs.replace(self.config, user=options)
 
@@ -203,6 +208,7 @@ class UserNetwork(Endpoint):
         watchdog = Watchdog(words.say)
         tasks: Mapping[str, Callable[[], Awaitable[None]]] = {
             "forwards": partial(self._forwards.keep_told, words.say),
+            "guests of the forwards": self._holding.keep,
             "listener for DNS": partial(dns_listener.lend, self._dns, words.say),
             "name servers": partial(_keep_told_servers, words),
             "leases": self._leases.keep_saved,
@@ -236,6 +242,7 @@ class UserNetwork(Endpoint):
                         self._say_denied(said.denial)
                     elif isinstance(said, Forwarded):
                         self._forwards.served(said.served)
+                        self._holding.look()
                     elif isinstance(said, Leased):
                         self._keep(said.lease)
                     elif isinstance(said, Counted):
@@ -249,8 +256,10 @@ class UserNetwork(Endpoint):
             return NONSENSE
 
     def _keep(self, lease: Lease) -> None:
-        if self.ports.named(lease.port) is not None:  # else it has gone meanwhile
+        port = self.ports.named(lease.port)
+        if port is not None:  # else it has gone meanwhile
             self._leases.keep(lease)
+            self._holding.leased(lease, port)
 
     async def _keep_told_rules(self, words: Words) -> None:
         while True:

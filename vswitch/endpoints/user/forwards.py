@@ -16,15 +16,16 @@ from vswitch.errors import InputError, RefusedError, printable
 
 
 class Served(msgspec.Struct):
-    """As the child tells it: where a forward leads, or why it cannot."""
+    """As the child tells it: where a forward leads, and the MAC address of that guest, or why it cannot."""
 
     number: int
     ip: Annotated[str, msgspec.Meta(max_length=45, pattern="^[0-9a-f:.]*$")]
     problem: Annotated[str, msgspec.Meta(max_length=200)]
+    mac: Annotated[str, msgspec.Meta(pattern="^(([0-9a-f]{2}:){5}[0-9a-f]{2})?$")]
 
 
 class Known:
-    """A forward, its socket, and where it leads: an address, or none yet."""
+    """A forward, its socket, and where it leads: an address, and whose that is, or none yet."""
 
     def __init__(self, forward: Forward) -> None:
         self._closing = ExitStack()
@@ -32,13 +33,13 @@ class Known:
         self.wanted = self.forward = forward
         if forward.kind != "unix":
             self.forward = msgspec.structs.replace(forward, host_port=self.sock.getsockname()[1])
-        self.ip, self.problem = "", ""
+        self.ip, self.mac, self.problem = "", "", ""
         self.settled, self.gone = trio.Event(), trio.Event()
 
     def become(self, forward: Forward) -> "Known":
         """The same socket, which leads to another guest."""
         self.wanted = self.forward = forward
-        self.ip, self.problem = "", ""
+        self.ip, self.mac, self.problem = "", "", ""
         self.settled = trio.Event()
         return self
 
@@ -61,6 +62,11 @@ class Forwards:
     def written(self) -> tuple[Forward, ...]:
         """As a configuration has them, with port 0 where that was asked for."""
         return tuple(known.wanted for known in self._known.values())
+
+    @property
+    def guests(self) -> list[str]:
+        """The MAC addresses of those they lead to."""
+        return [known.mac for known in self._known.values() if known.mac]
 
     def add(self, forward: Forward) -> Known:
         """From now on nobody else gets its port. Raises InputError and RefusedError."""
@@ -108,14 +114,14 @@ class Forwards:
             if said.number in self._going:
                 self._going.pop(said.number).gone.set()
         else:
-            known.ip, known.problem = said.ip, printable(said.problem)
+            known.ip, known.mac, known.problem = said.ip, said.mac, printable(said.problem)
             known.settled.set()
 
     async def keep_told(self, say: Callable[[bytes, Sequence[socket.socket]], Awaitable[None]]) -> None:
         """Lend a new process the sockets, and go on."""
         told: set[int] = set()
         for known in self._known.values():
-            known.ip, known.problem = "", ""
+            known.ip, known.mac, known.problem = "", "", ""
         for gone in self._going.values():
             gone.gone.set()
         self._going.clear()

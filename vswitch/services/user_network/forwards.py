@@ -14,11 +14,12 @@ from vswitch.services.user_network.slirp import Forwarding
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What the switch is told: where a forward leads now, if anywhere, or why it cannot."""
+    """What the switch is told: where a forward leads now, if anywhere, or why it cannot; `mac` is that guest's."""
 
     number: int
     ip: str = ""
     problem: str = ""
+    mac: str = ""
 
 
 class _Known:
@@ -115,7 +116,7 @@ class Forwards:
             self._tell(Served(forward.number, problem=str(error.strerror)))
             return
         known.mac, known.ip = mac, str(ip)
-        self._tell(Served(forward.number, str(ip)))
+        self._tell(Served(forward.number, str(ip), mac=mac.hex(":")))
 
     def _stop(self, known: _Known) -> None:
         if known.forwarding is not None:
