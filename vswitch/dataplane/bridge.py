@@ -11,6 +11,9 @@ the VLAN and the form of the run's frames (vlan.py), from which follows what eac
 rebuilt, once for all that send it with a tag and once for all that send it without.
 
 Frames of a port with an ingress policy are judged one at a time (policy.py), by the same steps with others in between.
+
+What comes in with work left to do (offload.py) is unfinished while it is forwarded. It leaves so by ports that take it,
+and is finished once for all others, those with a policy among them, as policies are about what is on the wire.
 """
 
 from typing import Final, final
@@ -19,6 +22,7 @@ from librt.strings import read_i64_be
 from mypy_extensions import i64
 
 from vswitch.dataplane.drops import (
+    BAD_OFFLOAD,
     BAD_SOURCE,
     DROP_REASON_COUNT,
     ISOLATED,
@@ -52,6 +56,7 @@ from vswitch.dataplane.frame import (
 )
 from vswitch.dataplane.journal import UNKNOWN, Journal
 from vswitch.dataplane.mac_table import NO_PORT, MacTable, mac_key
+from vswitch.dataplane.offload import Finished, Finisher, finish, leaves_segments, shifted
 from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
 from vswitch.dataplane.port import Port, QueuePool
 from vswitch.dataplane.run import Run
@@ -93,6 +98,8 @@ class Bridge:
         self.pressed: Port | None = None  # a port that was pressed by what came in last
         self.hub = False  # repeat every frame to all other ports, whatever it says
         self.selective = False  # some frames do not go to all ports alike: a port is not plain, or an entry is static
+        self._unfinished: i64 = 0  # what is left to do for the frames that are being forwarded
+        self._finisher = Finisher()
         self.service_tpid: i64 = TPID_8021Q  # what else starts a tag; the same again if nothing does
 
     def add_port(self, queue_bytes_max: i64) -> Port:
@@ -116,6 +123,8 @@ class Bridge:
         gone.rx_bytes += port.rx_bytes
         gone.tx_frames += port.tx_frames
         gone.tx_bytes += port.tx_bytes
+        gone.segmented += port.segmented
+        gone.checksummed += port.checksummed
         for reason in range(DROP_REASON_COUNT):
             gone.drops[reason] += port.drops[reason]
         self.free.append(port.index)
@@ -197,6 +206,21 @@ class Bridge:
             at = after
         self._forward(port, chunk, start, at, frames, verdict)
         return at
+
+    def ingress_unfinished(self, port: Port, chunk: bytes, unfinished: i64, now: i64) -> None:
+        """Forward the frames of a chunk, all of which are whole, and have the same left to do."""
+        if port.ingress_policy is not None:
+            finished = finish(Run(chunk, 0, len(chunk), 0, unfinished))
+            port.rx_frames += finished.wrong
+            port.drop(BAD_OFFLOAD, finished.wrong)
+            self.ingress(port, finished.run.chunk, 0, now)
+            return
+        self._unfinished = unfinished
+        try:
+            self.ingress(port, chunk, 0, now)
+        finally:
+            self._unfinished = 0
+            self._finisher.forget()
 
     def _repeat(self, port: Port, chunk: bytes, at: i64) -> i64:
         """A hub's ingress: only empty frames are dropped, which no link may send."""
@@ -437,11 +461,18 @@ class Bridge:
         missing = run.frames - rebuilt.frames
         self._drop_too_long(egress, run.chunk, run.start, run.end, FRAME_MAX - TAG, missing)
         if rebuilt.frames > 0:
+            unfinished = self._unfinished
+            if unfinished != 0:
+                grown = frame_length(rebuilt.chunk, rebuilt.start) - frame_length(run.chunk, run.start)
+                self._unfinished = shifted(unfinished, grown)
             self._queue(egress, rebuilt.chunk, rebuilt.start, rebuilt.end, rebuilt.frames)
+            self._unfinished = unfinished
         self.journal.current = first
 
     def _queue(self, egress: Port, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
-        if egress.egress_policy is None:
+        if self._unfinished != 0:
+            self._queue_unfinished(egress, Run(chunk, start, end, frames, self._unfinished))
+        elif egress.egress_policy is None:
             self._enqueue(egress, chunk, start, end, frames)
         else:
             self._queue_by_policy(egress, egress.egress_policy, chunk, start, end, frames)
@@ -458,8 +489,38 @@ class Bridge:
             self._enqueue(egress, run.chunk, run.start, run.end, run.frames)
         self.journal.current = first
 
+    def _queue_unfinished(self, egress: Port, run: Run) -> None:
+        """Queue frames with work left to do as they are, or finished if the port cannot take them so."""
+        if egress.takes_unfinished and egress.egress_policy is None:
+            egress.enqueue(run.chunk, run.start, run.end, run.frames, run.unfinished)
+            self._flush_or_press(egress)
+            return
+        done = self._finisher.finish(run)
+        self._count_finished(egress, run, done)
+        finished = done.run
+        if finished.frames > 0:
+            first = self.journal.current
+            self.journal.current = UNKNOWN  # a frame may have become several
+            unfinished = self._unfinished
+            self._unfinished = 0
+            self._queue(egress, finished.chunk, finished.start, finished.end, finished.frames)
+            self._unfinished = unfinished
+            self.journal.current = first
+
+    def _count_finished(self, egress: Port, run: Run, finished: Finished) -> None:
+        """A frame that becomes several is so many copies, one that is wrong is dropped."""
+        if leaves_segments(run.unfinished):
+            egress.segmented += run.frames
+        else:
+            egress.checksummed += run.frames
+        egress.drop(BAD_OFFLOAD, finished.wrong)
+        self.copies += finished.run.frames + finished.wrong - run.frames
+
     def _enqueue(self, egress: Port, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
         egress.enqueue(chunk, start, end, frames)
+        self._flush_or_press(egress)
+
+    def _flush_or_press(self, egress: Port) -> None:
         if not egress.blocked:
             self._to_be_flushed(egress)
         elif egress.is_pressed():

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, final
 
 from librt.strings import BytesWriter, write_i32_be
 from mypy_extensions import i32, i64
@@ -139,7 +139,7 @@ class DatagramLink(FrameLink):
                 write_i32_be(batch, i32(length))
                 receiver.copy(number, length, batch)
             else:
-                _count_too_long(self.port, length)
+                count_too_long(self.port, length)
             number += 1
         self._adapt(longest)
         if len(batch) > 0:
@@ -182,52 +182,6 @@ class DatagramLink(FrameLink):
     def close(self) -> None:
         self._sock.close()
         self._out.close()
-
-
-class Device(Protocol):
-    """What a frame is read from, or written to, by a call of its own."""
-
-    def fileno(self) -> int: ...
-    def setblocking(self, blocking: bool, /) -> None: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def send(self, frame: bytes, /) -> int: ...
-    def close(self) -> None: ...
-
-
-@final
-class DeviceLink(SingleLink):
-    """A device, or anything else that is no socket, of one port's own."""
-
-    def __init__(self, device: Device, port: Port, bridge: Bridge) -> None:
-        device.setblocking(False)
-        super().__init__(device.fileno(), device.fileno(), port, bridge, lasting=True)
-        self._device = device
-        self._recv: Callable[[int], bytes] = device.recv
-        self._write: Callable[[bytes], int] = device.send
-
-    def receive(self, now: i64) -> i64:
-        batch = BytesWriter()
-        size_max = self.bridge.receive_max()
-        count: i64 = 0
-        while count < BURST and len(batch) < size_max:
-            try:
-                frame = self._recv(FRAME_MAX + 1)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self.lost = error.strerror or "device lost"
-                break
-            count += 1
-            _append(batch, frame, self.port)
-        if len(batch) > 0:
-            self.bridge.ingress(self.port, batch.getvalue(), 0, now)
-        return count * COST
-
-    def _send_frame(self, frame: bytes) -> None:
-        self._write(frame)
-
-    def close(self) -> None:
-        self._device.close()
 
 
 @final
@@ -357,13 +311,13 @@ def _append(batch: BytesWriter, frame: bytes, port: Port) -> None:
     """Add a frame to a chunk, or count it as too long."""
     length: i64 = len(frame)
     if length > FRAME_MAX:
-        _count_too_long(port, length)
+        count_too_long(port, length)
         return
     write_i32_be(batch, i32(length))
     batch.write(frame)
 
 
-def _count_too_long(port: Port, length: i64) -> None:
+def count_too_long(port: Port, length: i64) -> None:
     port.rx_frames += 1
     port.rx_bytes += length
     port.drop(TOO_LONG, 1)

@@ -32,6 +32,7 @@ DROP_REASONS: Final = (
     "max_macs",  # one source address more than the port may have
     "sticky",  # source address that stays on another port
     "partition",  # for a port on another island of a partition
+    "bad_offload",  # its checksum or segmentation is left to do, and it is not what it says
 )
 RUNT: Final = 0
 BAD_SOURCE: Final = 1
@@ -57,7 +58,8 @@ LOCKED: Final = 20
 MAX_MACS: Final = 21
 STICKY: Final = 22
 PARTITION: Final = 23
-DROP_REASON_COUNT: Final = 24
+BAD_OFFLOAD: Final = 24
+DROP_REASON_COUNT: Final = 25
 
 PASSED: Final = -1  # no reason to drop it
 

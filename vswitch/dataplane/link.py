@@ -49,6 +49,7 @@ class Link(Source):
         super().__init__(fd, bridge)
         self.room_fd = room_fd  # is writable when a full peer takes frames again
         self.port = port
+        self.takes_unfinished = False  # passes on what is left to do for frames (offload.py)
 
     def flush(self) -> i64:
         """Send the port's queue as far as the peer takes it; block the port when it is full.

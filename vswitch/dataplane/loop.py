@@ -64,6 +64,7 @@ class Loop:
         while len(self._by_port) <= link.port.index:
             self._by_port.append(None)
         self._by_port[link.port.index] = link
+        link.port.takes_unfinished = link.takes_unfinished
         self.bridge.port_up(link.port)
 
     def remove(self, link: Link) -> None:
@@ -79,6 +80,7 @@ class Loop:
         if link.fd >= 0:
             self.unwatch(link)
         self.bridge.port_down(link.port)
+        link.port.takes_unfinished = False
 
     def finish(self, link: Link, now: i64) -> None:
         """Take in what the peer of a link has sent before it went."""

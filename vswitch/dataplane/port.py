@@ -77,6 +77,7 @@ class Port:
         self.dirty = False  # has something to flush in this turn
         self.blocked = False  # the link is full: nothing is flushed until it is writable
         self.given_up = False  # waiting for the link was in vain; until a quarter of the queue is left
+        self.takes_unfinished = False  # its link can pass on what is left to do (offload.py)
         self.plain = True  # transparent, not isolated, and on no island
         self.vlans = TRANSPARENT
         self.isolated = False  # reaches only ports that are not
@@ -93,6 +94,8 @@ class Port:
         self.rx_bytes: i64 = 0
         self.tx_frames: i64 = 0
         self.tx_bytes: i64 = 0
+        self.segmented: i64 = 0  # frames that were cut into segments to leave here
+        self.checksummed: i64 = 0  # frames that got their checksum to leave here
         self.drops: vec[i64] = vec[i64]([0] * DROP_REASON_COUNT)
         self.dropped: i64 = 0  # the sum of these
         self.queued_frames: i64 = 0
@@ -118,15 +121,15 @@ class Port:
         self.drops[reason] += frames
         self.dropped += frames
 
-    def enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> None:
+    def enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64, unfinished: i64 = 0) -> None:
         """Queue the frames at chunk[start:end], or as many of them as fit when the link is full."""
-        kept = self._enqueue(chunk, start, end, frames)
+        kept = self._enqueue(chunk, start, end, frames, unfinished)
         if self.journal.on and kept > 0:
             if kept < frames:
                 end = skip_frames(chunk, start, kept)
             self.journal.left(self.serial, PASSED, chunk, start, end, kept, 0)
 
-    def _enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64) -> i64:
+    def _enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64, unfinished: i64) -> i64:
         """The same; answers how many fitted."""
         if self.blocked and end - start > self._room():
             fits = last_boundary(chunk, start, start + max(0, self._room()))
@@ -140,7 +143,7 @@ class Port:
             frames = kept
         size = end - start
         self._charge(frames, size)
-        if size <= SMALL and (self.blocked or self._scatter_frames > 0 or len(self._runs) > 0):
+        if size <= SMALL and unfinished == 0 and (self.blocked or self._scatter_frames > 0 or len(self._runs) > 0):
             if len(self._scatter) >= SCATTER_MAX:
                 self._seal()
             self._scatter_frames += frames
@@ -149,10 +152,10 @@ class Port:
         if self._scatter_frames > 0:
             self._seal()
         if self.blocked and 2 * size < len(chunk):
-            self._runs.append(Run(chunk[start:end], 0, size, frames))
+            self._runs.append(Run(chunk[start:end], 0, size, frames, unfinished))
             self.pool.copied += 1
         else:
-            self._runs.append(Run(chunk, start, end, frames))
+            self._runs.append(Run(chunk, start, end, frames, unfinished))
         return frames
 
     def waiting(self) -> list[Run]:
@@ -172,7 +175,7 @@ class Port:
                 if done > run.start:
                     frames = count_frames(run.chunk, run.start, done)
                     self._count_sent(frames, done - run.start)
-                    self._runs[head] = Run(run.chunk, done, run.end, run.frames - frames)
+                    self._runs[head] = Run(run.chunk, done, run.end, run.frames - frames, run.unfinished)
                 self.head_sent = size - (done - run.start)
                 del self._runs[:head]  # what is sent holds its chunk no longer
                 return
@@ -194,7 +197,7 @@ class Port:
         if run.start + size == run.end:
             del self._runs[:1]
         else:
-            self._runs[0] = Run(run.chunk, run.start + size, run.end, run.frames - 1)
+            self._runs[0] = Run(run.chunk, run.start + size, run.end, run.frames - 1, run.unfinished)
 
     def block(self) -> None:
         """The link is full: from here on what is queued is charged for the memory it holds."""
@@ -206,7 +209,7 @@ class Port:
         self._charge(-self.queued_frames, -self.queued_bytes)
         self.journal.current = UNKNOWN
         for run in runs:
-            self._enqueue(run.chunk, run.start, run.end, run.frames)
+            self._enqueue(run.chunk, run.start, run.end, run.frames, run.unfinished)
 
     def unblock(self) -> None:
         self.blocked = False

@@ -1,8 +1,9 @@
 """tap://NAME — a TAP device, made if there is none of that name (Linux Documentation/networking/tuntap.rst).
 
+The kernel leaves checksums, and cutting frames of 64 KB into segments, to us (dataplane/offload.py).
+
 A device that outlives its users keeps what they have set: it is set anew when it is opened, as QEMU does
-(net/tap-linux.c). Without that, a device that a guest's QEMU has used hands on unfinished checksums and segments of
-64 KB. One that is taken away is opened again when it is back; one that we had made is made again.
+(net/tap-linux.c). One that is taken away is opened again when it is back; one that we had made is made again.
 """
 
 import array
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import trio
 
-from vswitch.dataplane.datagram import DeviceLink
+from vswitch.dataplane.offload import HEADER_SIZE
+from vswitch.dataplane.tap_link import TapLink
 from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.url import EndpointConfig
@@ -32,13 +34,14 @@ _TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
 _IFF_TUN, _IFF_TAP, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x0002, 0x0100, 0x1000, 0x4000
 _TUNSETOFFLOAD, _TUNSETTXFILTER = 0x400454D0, 0x400454D1
 _TUNDETACHFILTER = 0x401054D6
-# With an int: TUNSETSNDBUF, TUNSETVNETHDRSZ, TUNSETVNETLE, TUNSETVNETBE, TUNSETSTEERINGEBPF, TUNSETFILTEREBPF,
+_OFFLOADS = 0x01 | 0x02 | 0x04 | 0x08  # TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN
+# With an int: TUNSETSNDBUF, TUNSETVNETHDRSZ, TUNSETVNETBE, TUNSETVNETLE, TUNSETSTEERINGEBPF, TUNSETFILTEREBPF,
 # TUNSETCARRIER
-_DEFAULTS = {
+_SETTINGS = {
     0x400454D4: 2**31 - 1,
-    0x400454D8: 10,
-    0x400454DC: 0,
+    0x400454D8: HEADER_SIZE,
     0x400454DE: 0,
+    0x400454DC: 1,
     0x800454E0: -1,
     0x800454E1: -1,
     0x400454E2: 1,
@@ -60,7 +63,7 @@ class Tap(Endpoint):
             with closing(open_tap(name)) as tap:
                 self._port = self._port or self.ports.add(self.name, self.name, self.config)
                 lost = trio.Event()
-                link = DeviceLink(tap, self._port.port, self.ports.bridge)
+                link = TapLink(tap, self._port.port, self.ports.bridge)
                 self.ports.links.plug(self._port, link, f"interface {name}", lost.set, is_guest=False)
                 try:
                     started()
@@ -86,11 +89,11 @@ class OpenTap(Endpoint):
 
     async def run(self, started: Callable[[], None]) -> None:
         with closing(self._tap):
-            _set_defaults(self._tap.fileno())
+            _set_up(self._tap)
             port = self.ports.add(self.name, self.name, self.config)
             try:
                 lost = trio.Event()
-                link = DeviceLink(self._tap, port.port, self.ports.bridge)
+                link = TapLink(self._tap, port.port, self.ports.bridge)
                 self.ports.links.plug(port, link, "a TAP device", lost.set, is_guest=False)
                 started()
                 await lost.wait()
@@ -100,22 +103,14 @@ class OpenTap(Endpoint):
 
 
 class TapDevice:
-    """An open TAP device: a frame a read, a frame a write."""
+    """An open TAP device, with a header before each frame if it is to leave work to us."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.has_header = bool(flags_of(fd) & _IFF_VNET_HDR)
 
     def fileno(self) -> int:
         return self._fd
-
-    def setblocking(self, blocking: bool) -> None:
-        os.set_blocking(self._fd, blocking)
-
-    def recv(self, size: int) -> bytes:
-        return os.read(self._fd, size)
-
-    def send(self, frame: bytes) -> int:
-        return os.write(self._fd, frame)
 
     def move(self) -> "TapDevice":
         """The same, to close instead of this one."""
@@ -130,13 +125,18 @@ class TapDevice:
 
 
 def is_tap(fd: int) -> bool:
-    """Whether a descriptor is a TAP device without anything before its frames."""
+    """Whether a descriptor is a TAP device without the old header, `struct tun_pi`, before its frames."""
     try:
-        ifreq = fcntl.ioctl(fd, _TUNGETIFF, bytes(40))
+        flags = flags_of(fd)
     except OSError:
         return False
-    (flags,) = struct.unpack_from("H", ifreq, 16)
-    return bool(flags & (_IFF_TUN | _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR) == _IFF_TAP | _IFF_NO_PI)
+    return flags & (_IFF_TUN | _IFF_TAP | _IFF_NO_PI) == _IFF_TAP | _IFF_NO_PI
+
+
+def flags_of(fd: int) -> int:
+    """Raises OSError if it is no TUN or TAP device that is attached."""
+    (flags,) = struct.unpack_from("H", fcntl.ioctl(fd, _TUNGETIFF, bytes(40)), 16)
+    return int(flags)
 
 
 def open_tap(name: str) -> TapDevice:
@@ -151,15 +151,18 @@ def open_tap(name: str) -> TapDevice:
     except OSError as error:
         os.close(fd)
         raise RefusedError(f"tap://{name}: {error.strerror}{_hint(name, error.errno)}") from None
-    _set_defaults(fd)
-    return TapDevice(fd)
+    tap = TapDevice(fd)
+    _set_up(tap)
+    return tap
 
 
 def _attach(fd: int, name: str) -> None:
     """Raises OSError."""
     for queues in (0, _IFF_MULTI_QUEUE):  # a device that can have several queues is opened only as such
         try:
-            fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | queues))
+            fcntl.ioctl(
+                fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | queues)
+            )
         except OSError as error:
             if error.errno != errno.EINVAL or queues:
                 raise
@@ -167,15 +170,16 @@ def _attach(fd: int, name: str) -> None:
             return
 
 
-def _set_defaults(fd: int) -> None:
-    """Have a device be as a new one is, whatever its last user has set."""
-    fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
-    for request, value in _DEFAULTS.items():
+def _set_up(tap: TapDevice) -> None:
+    """Have a device be as we use it, whatever its last user has set."""
+    fd = tap.fileno()
+    for request, value in _SETTINGS.items():
         with suppress(OSError):  # this kernel does not know it yet
             fcntl.ioctl(fd, request, array.array("i", [value]))
     for request, nothing in ((_TUNSETTXFILTER, bytes(4)), (_TUNDETACHFILTER, bytes(16))):
         with suppress(OSError):
             fcntl.ioctl(fd, request, nothing)
+    fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS if tap.has_header else 0)
 
 
 def _exists(name: str) -> bool:

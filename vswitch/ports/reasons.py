@@ -72,4 +72,7 @@ REASONS = {
         "vswitch mac del MAC, if the guest has moved here; if a forward leads to it, vswitch port down THE-OTHER-PORT",
     ),
     "partition": Reason("a partition lies between the two ports", "vswitch heal", usual=True),
+    "bad_offload": Reason(
+        "their checksum or segmentation is left to do, and they are not what they say", "look at the sender's driver"
+    ),
 }
