@@ -10,7 +10,7 @@ import struct
 from contextlib import suppress
 
 TUN = "/dev/net/tun"
-_TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+_TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
 _SIOCADDRT = 0x890B
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8913, 0x8914, 0x8916, 0x891C
 _SIOCSIFMTU, _SIOCSIFHWADDR = 0x8922, 0x8924
@@ -21,11 +21,13 @@ _RTF_UP, _RTF_GATEWAY = 1, 2
 _RTENTRY = struct.Struct("L16s16s16sHhLPhPLLH0L")
 
 
-def make_tap(name: str) -> int:
-    """The descriptor of a new TAP device: a frame a read, a frame a write. Raises OSError."""
+def make_tap(name: str, *, has_header: bool = False) -> int:
+    """The descriptor of a new TAP device: a frame a read, a frame a write, with a virtio-net header before it if it
+    `has_header`. Raises OSError."""
+    flags = _IFF_TAP | _IFF_NO_PI | (_IFF_VNET_HDR if has_header else 0)
     tap = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
+        fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
     except OSError:
         os.close(tap)
         raise

@@ -34,6 +34,8 @@ PORT_SHAPE = {
     "drops": {},
     "queued_frames": int,
     "queued_bytes": int,
+    "segmented": int,
+    "checksummed": int,
     "macs": int,
 }
 MAC_SHAPE = {"mac": str, "vlan": int, "port": str, "age_s": float, "static": bool}

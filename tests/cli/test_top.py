@@ -30,6 +30,8 @@ IDLE = PortInfo(
     drops={},
     queued_frames=0,
     queued_bytes=0,
+    segmented=0,
+    checksummed=0,
     macs=0,
 )
 

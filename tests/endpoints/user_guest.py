@@ -79,7 +79,8 @@ class Guest:
 
     async def ping(self, address: str, mac: str = GATEWAY) -> None:
         await self.send(Ether(src=self.mac, dst=mac) / IP(src=self.ip, dst=address) / ICMP(id=7))
-        assert (await self.receive(ICMP))[IP].src == address
+        answer = await self.receive(ICMP, bytes.fromhex(mac.replace(":", "")))
+        assert answer[IP].src == address
 
 
 def child_of(parent: int) -> int | None:

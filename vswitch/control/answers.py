@@ -88,6 +88,8 @@ def port_info(port: SwitchPort, table: MacTable) -> PortInfo:
         drops=_drops([counters]),
         queued_frames=counters.queued_frames,
         queued_bytes=counters.queued_bytes - PREFIX * counters.queued_frames,
+        segmented=counters.segmented,
+        checksummed=counters.checksummed,
         macs=table.held(counters.index),
     )
 

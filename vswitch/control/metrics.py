@@ -40,6 +40,18 @@ OF_PORTS = (
     _OfPort("transmit_frames_total", "counter", "Frames that left.", lambda port: port.port.tx_frames),
     _OfPort("transmit_bytes_total", "counter", "Bytes of these, without FCS.", lambda port: port.port.tx_bytes),
     _OfPort("queue_frames", "gauge", "Frames that wait to leave.", lambda port: port.port.queued_frames),
+    _OfPort(
+        "segmented_frames_total",
+        "counter",
+        "Frames that were cut into segments, as the port takes no long ones.",
+        lambda port: port.port.segmented,
+    ),
+    _OfPort(
+        "checksummed_frames_total",
+        "counter",
+        "Frames that got their checksum, as the port takes none without.",
+        lambda port: port.port.checksummed,
+    ),
     _OfPort("queue_bytes", "gauge", "Bytes of these.", lambda port: _queued_bytes(port)),
 )
 

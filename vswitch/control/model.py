@@ -39,6 +39,8 @@ class PortInfo(msgspec.Struct, frozen=True, kw_only=True):
     drops: dict[str, int]
     queued_frames: int
     queued_bytes: int
+    segmented: int
+    checksummed: int
     macs: int
 
 

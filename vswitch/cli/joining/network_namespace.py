@@ -66,7 +66,7 @@ def enter(path: str) -> None:
 def make_tap(name: str, mac: str) -> int:
     """The descriptor of a new device, for the switch. Raises RefusedError."""
     try:
-        tap = interfaces.make_tap(name)
+        tap = interfaces.make_tap(name, has_header=True)
         interfaces.set_mac(name, mac)
     except OSError as error:
         hint = ""
