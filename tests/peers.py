@@ -18,10 +18,12 @@ TIMEOUT_S = 20.0
 
 
 class Peer:
-    """Sends and receives frames over a connected stream; every wait is bounded."""
+    """Sends and receives frames over a connected stream; every wait is bounded. They pass `through` another stream,
+    such as TLS, if one is given."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, through: trio.abc.Stream | None = None) -> None:
         self.stream = stream
+        self._through: trio.abc.Stream = through or stream
         self._buffer = bytearray()
 
     @classmethod
@@ -47,7 +49,7 @@ class Peer:
 
     async def send(self, *frames: bytes) -> None:
         with trio.fail_after(TIMEOUT_S):
-            await self.stream.send_all(framed(frames))
+            await self._through.send_all(framed(frames))
 
     async def receive(self, count: int) -> list[bytes]:
         """The next `count` frames."""
@@ -56,7 +58,7 @@ class Peer:
             while len(frames) < count:
                 size = 4 + int.from_bytes(self._buffer[:4])
                 if len(self._buffer) < 4 or len(self._buffer) < size:
-                    data = await self.stream.receive_some(1 << 18)
+                    data = await self._through.receive_some(1 << 18)
                     assert data, "the switch closed the connection"
                     self._buffer += data
                     continue
@@ -68,7 +70,7 @@ class Peer:
         """Waits until the switch closes the connection."""
         with trio.fail_after(TIMEOUT_S):
             try:
-                while await self.stream.receive_some(1 << 18):
+                while await self._through.receive_some(1 << 18):
                     pass
             except trio.BrokenResourceError:
                 pass  # closed with a reset: what we sent last was not read any more

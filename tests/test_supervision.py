@@ -16,6 +16,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.certificates import authority
 from tests.endpoints.kinds import vde_plug
 from tests.frames import BROADCAST, frame, mac
 from tests.peers import TIMEOUT_S, Peer, check_balance, until
@@ -67,6 +68,9 @@ async def everything(directory: Path) -> AsyncIterator[tuple[VSwitch, Peer, Peer
         b = await stack.enter_async_context(await Peer.plugged_into(switch, name="b"))
         tcp = await switch.attach("tcp://127.0.0.1:0?name=tcp")
         await stack.enter_async_context(await Peer.connected_to(tcp.url))
+        tls = authority().files("switch")
+        secure = await switch.attach(f"tcp://127.0.0.1:0?name=secure&vlan=99&tls={tls}")
+        await switch.attach(f"{secure.url}?connect&name=uplink&vlan=99&tls={tls}")  # a loop that no frame is in
         await switch.attach(f"unix://{directory}/one.sock?name=one&single")
         await switch.attach(f"unix://{directory}/nobody.sock?connect&name=away")
         await switch.attach("udp://127.0.0.1:0?name=udp")
@@ -96,7 +100,7 @@ async def everything(directory: Path) -> AsyncIterator[tuple[VSwitch, Peer, Peer
                 assert await stream.receive_some()
         live = await switch.captures.prepare(CaptureRequest(ports=("a",)))
         await switch.captures.write(FileRequest(path=str(directory / "a.pcapng"), floor=0), live)
-        await until(lambda: {port.name for port in switch.ports()} >= {"tcp.1", "vde.1", "group"})
+        await until(lambda: {port.name for port in switch.ports()} >= {"tcp.1", "vde.1", "group", "secure.1"})
         await until(lambda: (directory / "a.pcapng").exists())
         await trio.testing.wait_all_tasks_blocked(0.01)
         yield switch, a, b
@@ -109,6 +113,7 @@ def has_failed(switch: VSwitch, times: int) -> bool:
 # These end for good, as somebody has come by them who can come again.
 ENDS = (
     "a connection",
+    "a peer of",
     "a client",
     "a console on",
     "the capture to",

@@ -485,7 +485,7 @@ async def test_attaching_may_be_cancelled(directory: Path, monkeypatch: pytest.M
         raise AssertionError
 
     connecting = trio.Event()
-    monkeypatch.setattr(stream, "_connect", never)
+    monkeypatch.setattr(stream, "connect", never)
     async with VSwitch() as switch:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(switch.attach, f"unix://{directory}/vm.sock?connect&name=vm")
@@ -630,7 +630,7 @@ async def test_pauses_between_tries_grow_to_two_seconds(
         tries.append(trio.current_time())
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 
-    monkeypatch.setattr(stream, "_connect", refuse)
+    monkeypatch.setattr(stream, "connect", refuse)
     async with VSwitch() as switch:
         await switch.attach("tcp://127.0.0.1:1?connect")
         await trio.sleep(60)

@@ -23,6 +23,8 @@ PARAMETERS = {
     "single": ("true", "on"),
     "any_user": ("true", "true"),
     "insecure": ("true", ""),
+    "tls": ('["cert.pem", "key.pem", "ca.pem"]', "cert.pem,key.pem,ca.pem"),
+    "tls_name": ('"lab.example"', "lab.example"),
     "limit": ("7", "7"),
     "idle": ('"20s"', "20s"),
     "iface": ('"eth0"', "eth0"),
@@ -163,7 +165,11 @@ def test_every_url_parameter_is_a_key_of_the_same_name(read: Reader, scheme: str
     toml, text = (f'"{remote}"', remote) if parameter == "remote" else PARAMETERS[parameter]
     target = TARGETS[scheme] + ("?connect&" if parameter == "port" else "?")
     target += ONE_PEER.get(scheme, "") if parameter in ("qmp", "netdev") else ""
-    target += {"netdev": "qmp=/run/vm.qmp&", "smbserver": "smb=/srv&"}.get(parameter, "")
+    target += {
+        "netdev": "qmp=/run/vm.qmp&",
+        "smbserver": "smb=/srv&",
+        "tls_name": "connect&tls=a,b,c&",
+    }.get(parameter, "")
     said = read(f'[[endpoint]]\nurl = "{target}"\n{parameter} = {toml}\n')
     as_url = parse(f"{target}{parameter}={text}" if text else f"{target}{parameter}")
     assert said.endpoints == (as_url,)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, Self
 
 import trio
 
+from tests.certificates import authority
 from tests.frames import frame, mac
 from tests.peers import TIMEOUT_S, DatagramPeer, Peer
 from vswitch import VSwitch
@@ -172,6 +173,45 @@ class Connects(Kind):
         await self._listener.aclose()
         self._listener = None
         station.vanish()
+
+
+class ListensTls(Listens):
+    """tcp:// with `tls`: another program that has a certificate."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "tcp://127.0.0.1:0")
+
+    async def target(self) -> str:
+        return f"{self._url}?tls={authority().files('switch')}"
+
+    async def station(self) -> Peer:
+        return await tls_peer(await super().station(), "peer", server_side=False)
+
+
+class ConnectsTls(Connects):
+    """tcp:// with `connect` and `tls`."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, socket.AF_INET)
+
+    async def target(self) -> str:
+        return f"{await super().target()}&tls={authority().files('switch')}"
+
+    async def station(self) -> Peer:
+        return await tls_peer(await super().station(), "peer", server_side=True)
+
+
+async def tls_peer(peer: Peer, name: str, *, server_side: bool) -> Peer:
+    """A peer once it has a TLS connection, over the one that it had."""
+    stream = trio.SSLStream(
+        peer.stream,
+        authority().context(name, server_side=server_side),
+        server_hostname="127.0.0.1",
+        server_side=server_side,
+    )
+    with trio.fail_after(TIMEOUT_S):
+        await stream.do_handshake()
+    return Peer(peer.stream, stream)
 
 
 class StreamPair(Kind):
@@ -500,6 +540,8 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "tcp-single": partial(Listens, url="tcp://127.0.0.1:0", single=True),
     "tcp-connect": partial(Connects, family=socket.AF_INET),
     "tcp6-connect": partial(Connects, family=socket.AF_INET6),
+    "tcp-tls": ListensTls,
+    "tcp-tls-connect": ConnectsTls,
     "unix": partial(Listens, url="unix://{}/lan.sock"),
     "unix-single": partial(Listens, url="unix://{}/lan.sock", single=True),
     "unix-connect": partial(Connects, family=socket.AF_UNIX),

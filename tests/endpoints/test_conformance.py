@@ -64,15 +64,21 @@ class Rig:
             await self.pass_time_until(lambda: up(self.switch) != before)
 
     async def fill(self, name: str, talker: Peer, listener: Peer) -> int:
-        """Broadcast until the queue of a port is full, while `listener` gets everything; answers how many frames."""
+        """Broadcast until the queue of a port stays full, while `listener` gets everything; answers how many frames."""
         sent = 0
-        while "queue_full" not in self.port(name).drops:
+        while not await self._is_full(name):
             batch = [numbered(sent + at, OTHER, 1514) for at in range(100)]
             await talker.send(*batch)
             assert await listener.receive(100) == batch
             sent += 100
             assert sent < 50_000
         return sent
+
+    async def _is_full(self, name: str) -> bool:
+        if "queue_full" not in self.port(name).drops:
+            return False
+        await wait_all_tasks_blocked()  # with TLS, a task may still take some out
+        return self.port(name).queued_bytes > 0
 
     async def pass_time_until(self, condition: Callable[[], object]) -> None:
         """Let the switch's clock run ahead until `condition()` is true."""

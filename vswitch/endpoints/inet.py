@@ -69,10 +69,13 @@ async def bind_all(config: EndpointConfig, kind: socket.SocketKind) -> list[sock
         addresses = await resolve(config.host, config.port, kind)
     except OSError as error:
         raise RefusedError(f"cannot listen on {config.url}: {error.strerror}") from None
-    if not all(is_loopback(address[0]) for _, address in addresses) and not config.insecure:
-        raise InputError(
-            f"{config.url}: anyone on the network could connect; add insecure=yes if that is meant, or use 127.0.0.1"
+    if not all(is_loopback(address[0]) for _, address in addresses) and not (config.insecure or config.tls):
+        instead = (
+            "add tls= or, if that is meant, insecure=yes"
+            if config.scheme == "tcp"
+            else "add insecure=yes if that is meant"
         )
+        raise InputError(f"{config.url}: anyone on the network could connect; {instead}, or use 127.0.0.1")
     socks: list[socket.socket] = []
     for family, address in addresses:
         try:

@@ -6,6 +6,7 @@ from vswitch.endpoints.datagram.multicast import Multicast
 from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.stream.endpoint import Listener, StreamConnector
 from vswitch.endpoints.tap import Tap
+from vswitch.endpoints.tls.endpoint import SecureConnector, SecureListener
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.user.endpoint import UserNetwork
 from vswitch.endpoints.vde.client import VdeClient
@@ -31,4 +32,6 @@ def create(config: EndpointConfig, name: str, ports: Ports, sock: descriptor.Usa
     """The endpoint for a URL, or for a socket that is open already. Raises InputError if that cannot be used."""
     if config.scheme == "fd":
         return descriptor.create(config, name, ports, sock)
+    if config.tls is not None:
+        return (SecureConnector if config.connect else SecureListener)(config, name, ports)
     return _KINDS[config.scheme, config.connect](config, name, ports)

@@ -20,6 +20,8 @@ import msgspec
 
 from vswitch import units, values
 from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, QUEUE_BYTES_MIN
+from vswitch.endpoints.tls import files as tls
+from vswitch.endpoints.tls.files import TlsFiles
 from vswitch.endpoints.user import options as user
 from vswitch.endpoints.user.options import UserOptions
 from vswitch.errors import InputError
@@ -54,6 +56,8 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     single: bool = False
     any_user: bool = False
     insecure: bool = False
+    tls: TlsFiles | None = None
+    tls_name: str | None = None
     queue: int = QUEUE_BYTES_DEFAULT
     remote: tuple[str, int] | str | None = None  # udp: host and port; unixgram: path
     limit: int = LIMIT_DEFAULT  # most peers at a time
@@ -118,7 +122,9 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
         mgmt = os.path.abspath(self.mgmt) if self.mgmt is not None else None
         qmp = os.path.abspath(self.qmp) if self.qmp is not None else None
-        return msgspec.structs.replace(self, path=path, remote=remote, mgmt=mgmt, qmp=qmp, user=self.user.absolute())
+        files = self.tls and self.tls.absolute()
+        fields = {"path": path, "remote": remote, "mgmt": mgmt, "qmp": qmp, "tls": files, "user": self.user.absolute()}
+        return msgspec.structs.replace(self, **fields)
 
     def check_paths(self) -> None:
         """Guests are told paths in full, so these have to fit a socket's address, too. Raises InputError."""
@@ -205,6 +211,7 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     config = EndpointConfig(scheme=scheme, **fields, user=UserOptions(**options), policy=policies.read(policy))
     if scheme == "user":
         config.user.check(IPv4Network(config.path), insecure=config.insecure)
+    tls.check(config.tls, config.tls_name, connect=config.connect, qmp=config.qmp)
     if config.listens:
         check_static(config)
         if config.qmp is not None:
@@ -455,8 +462,8 @@ PARAMETERS = {
         lambda value: check_name(values.text(value, "net0")), TEXT, "What its card is called there, an id: net0."
     ),
 }
-ALL_PARAMETERS = PARAMETERS | user.PARAMETERS
-LISTS = (*policies.LISTS, "hostfwd", "guestfwd", "reserve", "dnssearch", "allow", "deny")
+ALL_PARAMETERS = PARAMETERS | tls.PARAMETERS | user.PARAMETERS
+LISTS = (*policies.LISTS, "tls", "hostfwd", "guestfwd", "reserve", "dnssearch", "allow", "deny")
 REMOTES = {
     "udp": Parameter(_remote_inet, TEXT, "The one peer: HOST:PORT."),
     "unixgram": Parameter(_remote_path, TEXT, "The one peer: its socket's path."),
@@ -467,7 +474,10 @@ _GUEST = ("qmp", "netdev")
 _PEERS = ("limit", "idle")
 _VDE_SWITCH = ("mode", "dirmode", "group", "mgmt", "mgmtmode", "mgmtgroup")
 SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
-    "tcp": (partial(_read_inet, "tcp://"), (*_COMMON, "connect", "single", *_GUEST, "any_user", "insecure")),
+    "tcp": (
+        partial(_read_inet, "tcp://"),
+        (*_COMMON, "connect", "single", *_GUEST, "any_user", "insecure", *tls.PARAMETERS),
+    ),
     "unix": (partial(_read_unix, "unix"), (*_COMMON, "connect", "single", *_GUEST)),
     "mcast": (_read_mcast, (*_COMMON, "iface", "insecure")),
     "udp": (partial(_read_inet, "udp://"), (*_COMMON, "remote", *_GUEST, *_PEERS, "any_user", "insecure")),

@@ -21,6 +21,7 @@ KINDS = {
     "up": Kind("a peer was plugged in", logging.INFO, 0.0),
     "down": Kind("a peer is gone, and why", logging.INFO, 0.0),
     "turned_away": Kind("a peer may not come in, and why", period_s=1.0),
+    "no_connection": Kind("what an endpoint connects to cannot be had, and why", period_s=0.0),
     "denied": Kind("a guest may not reach what it wants outside, and by which rule", period_s=0.0),
     "dhcp_server": Kind("another DHCP server answers in a user network's LAN", period_s=0.0),
     "silent": Kind("a guest was plugged in and has sent nothing since", logging.INFO),

@@ -85,6 +85,10 @@ def netdevs(config: EndpointConfig, version: Version, guest: Guest, id: str = ID
 
     Raises InputError, which says what does plug in there, if it is no QEMU, or not by an argument we can know.
     """
+    if config.tls is not None:
+        raise InputError(
+            "is TLS, which no netdev of QEMU's has: another vswitch plugs in there; have another endpoint for guests"
+        )
     found = [
         (stream_netdev(config, max(version, STREAM_SINCE), id), STREAM_SINCE),
         (dgram_netdev(config, guest, id), DGRAM_SINCE),

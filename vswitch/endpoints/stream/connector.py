@@ -16,6 +16,7 @@ FIRST_TRY_S = 0.25
 CONNECT_TIMEOUT_S = 10.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
+SAID_MAX = 8
 STABLE_S = 5.0  # a link that held this long starts again with the shortest pause
 
 
@@ -43,9 +44,10 @@ class Connector(Endpoint):
         """Connect to what the URL names. Raises OSError."""
 
     async def run(self, started: Callable[[], None]) -> None:
+        self._said: set[str] = set()  # why it could not be had since it was there last
         port = self.ports.add(self.name, self.name, self.config)
         try:
-            connection = await self._try_connect(FIRST_TRY_S, said=False)
+            connection = await self._try_connect(FIRST_TRY_S)
             started()
             await self._stay_connected(port, connection)
         finally:
@@ -62,17 +64,15 @@ class Connector(Endpoint):
                     connection.close()
                 if trio.current_time() - since > STABLE_S:
                     pause_s = RETRY_MIN_S
-            said = connection is None  # why it cannot be had
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
-            connection = await self._try_connect(CONNECT_TIMEOUT_S, said)
+            connection = await self._try_connect(CONNECT_TIMEOUT_S)
 
     async def _use(self, port: SwitchPort, connection: Connection) -> None:
         """Have the port use a connection until that ends."""
         lost = trio.CancelScope()
         try:
-            peer = self.url.partition("?")[0]
-            self.ports.links.plug(port, connection.link(port.port), peer, lost.cancel)
+            self.ports.links.plug(port, connection.link(port.port), self._peer, lost.cancel)
         except OSError as error:
             log.warning("%s: cannot use the connection: %s", self.name, error.strerror)
             return
@@ -83,14 +83,23 @@ class Connector(Endpoint):
         finally:
             self.ports.links.unplug(port, why)
 
-    async def _try_connect(self, timeout_s: float, said: bool) -> Connection | None:
-        """A connection, or None; why not is logged unless it was `said` before."""
+    @property
+    def _peer(self) -> str:
+        """Who is at the other end, for people."""
+        return self.url.partition("?")[0]
+
+    async def _try_connect(self, timeout_s: float) -> Connection | None:
+        """A connection, or None; why not is said once until there is one."""
         why = "no answer"
         try:
             with trio.move_on_after(timeout_s):
-                return await self.connect()
+                connection = await self.connect()
+                self._said.clear()
+                return connection
         except OSError as error:
             why = inet.plain_reason(error)
-        if not said:
-            log.warning("%s: cannot connect to %s: %s; will keep trying", self.name, self.url, why)
+        if why not in self._said and len(self._said) < SAID_MAX:
+            self._said.add(why)
+            text = f"{self.name}: cannot connect to {self.url}: {why}; will keep trying"
+            self.ports.events.say("no_connection", self.name, text, ports=[self.name])
         return None

@@ -70,7 +70,9 @@ class Listener(Endpoint):
                 host, port = socks[0].getsockname()[:2]
                 if self.config.scheme == "tcp":
                     self.config = msgspec.structs.replace(self.config, port=port)
-                if not inet.is_loopback(host):
+                if self.config.tls is not None:
+                    pass  # certificates say who may come in
+                elif not inet.is_loopback(host):
                     log.warning("%s: anyone who reaches %s may connect", self.name, self.url)
                 elif self.config.any_user:
                     log.warning("%s: any user of this machine may connect to %s", self.name, self.url)
@@ -106,9 +108,9 @@ class Listener(Endpoint):
         acceptor = Acceptor(listener, self.name, self.ports)
         while True:
             accepted = await acceptor.next()
-            self._admit(socket.socket(fileno=accepted.detach()))
+            await self._take(socket.socket(fileno=accepted.detach()))
 
-    def _admit(self, sock: socket.socket) -> None:
+    async def _take(self, sock: socket.socket) -> None:
         """Give a new connection its port, or close it."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(sock)
@@ -121,26 +123,35 @@ class Listener(Endpoint):
             if not trusted:
                 self._turn_away(peer, "not this user's (any_user=yes lets all in)")
                 return
-            port = self._single
-            if port is not None and isinstance(port.link, StreamLink) and _is_same_host(port.link.sock, sock):
-                self.ports.links.unplug(port, "its host has connected again")
-            if port is not None and port.link is not None:
-                self._turn_away(peer, f"{port.peer} has the port")
-                return
-            try:
-                port = port or self.ports.add_numbered(self.name, self.config)
-            except InputError as error:
-                self._turn_away(peer, str(error))
-                return
-            try:
-                self.ports.links.plug(
-                    port, StreamLink(sock, port.port, self.ports.bridge), peer, partial(self._lost, port)
-                )
-            except OSError as error:
-                self._turn_away(peer, error.strerror or str(error))
-                self._lost(port)
-                return
-            stack.pop_all()
+            if self._plug(sock, peer, sock) is not None:
+                stack.pop_all()
+
+    def _plug(self, sock: socket.socket, peer: str, wire: socket.socket) -> SwitchPort | None:
+        """Give a stream of frames, and the connection that brings it, its port; None if it cannot have one."""
+        port = self._single
+        if port is not None and (before := self._wire(port)) is not None and _is_same_host(before, wire):
+            self.ports.links.unplug(port, "its host has connected again")
+            self._lost(port)
+        if port is not None and port.link is not None:
+            self._turn_away(peer, f"{port.peer} has the port")
+            return None
+        try:
+            port = port or self.ports.add_numbered(self.name, self.config)
+        except InputError as error:
+            self._turn_away(peer, str(error))
+            return None
+        try:
+            link = StreamLink(sock, port.port, self.ports.bridge)
+            self.ports.links.plug(port, link, peer, partial(self._lost, port))
+        except OSError as error:
+            self._turn_away(peer, error.strerror or str(error))
+            self._lost(port)
+            return None
+        return port
+
+    def _wire(self, port: SwitchPort) -> socket.socket | None:
+        """The connection to a port's peer."""
+        return port.link.sock if isinstance(port.link, StreamLink) else None
 
     def _lost(self, port: SwitchPort) -> None:
         if port is not self._single:
@@ -151,7 +162,7 @@ class StreamConnector(Connector):
     """tcp:// and unix:// with `connect`."""
 
     async def connect(self) -> Connection:
-        return StreamConnection(await _connect(self.config), self.ports.bridge)
+        return StreamConnection(await connect(self.config), self.ports.bridge)
 
 
 class StreamConnection:
@@ -165,10 +176,7 @@ class StreamConnection:
         return StreamLink(self._sock, port, self._bridge)
 
     async def ended(self) -> str:
-        pulse = liveness.Pulse()
-        while not pulse.dead([self._sock]):  # noqa: ASYNC110 (nothing tells)
-            await trio.sleep(liveness.LOOK_S)
-        return liveness.DEAD
+        return await liveness.death(self._sock)
 
     def close(self) -> None:
         self._sock.close()
@@ -211,7 +219,7 @@ async def listen_tcp(config: EndpointConfig) -> list[socket.socket]:
     return socks
 
 
-async def _connect(config: EndpointConfig) -> socket.socket:
+async def connect(config: EndpointConfig) -> socket.socket:
     """A socket connected to what `config` names: of a name with several addresses, to the first that can be had.
 
     Raises OSError.
@@ -239,7 +247,7 @@ async def _connect_to(family: int, address: Any, config: EndpointConfig) -> sock
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         connected = socket.socket(fileno=sock.detach())
     try:
-        if family != socket.AF_UNIX and inet.is_loopback(address[0]) and not config.any_user:
+        if family != socket.AF_UNIX and inet.is_loopback(address[0]) and not (config.any_user or config.tls):
             with SockDiag() as sock_diag:
                 if not sock_diag.is_trusted_server(connected):
                     raise PermissionError("another user listens there (any_user=yes takes it all the same)")

@@ -50,6 +50,14 @@ async def watch(socks: Callable[[], list[socket.socket]], lose: Callable[[socket
             lose(sock)
 
 
+async def death(sock: socket.socket) -> str:
+    """Returns when the peer of a connection is dead, and says so."""
+    pulse = Pulse()
+    while not pulse.dead([sock]):  # noqa: ASYNC110 (nothing tells)
+        await trio.sleep(LOOK_S)
+    return DEAD
+
+
 def _silent_ms(sock: socket.socket) -> int:
     """For how long nothing has come back of what was sent again; -1 if nothing was."""
     try:
