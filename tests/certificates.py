@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import trustme
-
 
 class Authority:
     """A CA, which issues certificates by name, in files."""
 
     def __init__(self) -> None:
+        import trustme  # by those alone whose tests need it
+
         self._directory = TemporaryDirectory(prefix="vs-tls-")
         self._ca = trustme.CA()
         self.path = self._file("ca.pem")
