@@ -175,6 +175,12 @@ class Segments:
         self._ip: i64 = 0
         self._data: i64 = 0
         self._is_ipv4 = False
+        self._headers = b""
+        self._first_id: i64 = 0
+        self._first_sequence: i64 = 0
+        self._flags: i64 = 0
+        self._ip_sum: i64 = 0  # of what all segments have in common
+        self._tcp_sum: i64 = 0
         self.count: i64 = 0
         if self._is_tcp((unfinished >> _TYPE_SHIFT) & ~_GSO_ECN & 0xFF):
             self.count = max(1, (size - self._data + self._data_size - 1) // self._data_size)
