@@ -1,6 +1,7 @@
 """Network interfaces of this process's namespace, set up by ioctl (netdevice(7), Linux' networking/tuntap.rst).
 
-Only the standard library is used, so that a namespace is there soon, and no program has to be there for it.
+Only the standard library is used, so that a namespace is there soon, and no program has to be there for it. What ioctl
+does not do well, several addresses of both versions and bridges, is in endpoints/interface/netlink.py.
 """
 
 import fcntl
@@ -13,7 +14,7 @@ TUN = "/dev/net/tun"
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
 _SIOCADDRT = 0x890B
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8913, 0x8914, 0x8916, 0x891C
-_SIOCSIFMTU, _SIOCSIFHWADDR = 0x8922, 0x8924
+_SIOCGIFMTU, _SIOCSIFMTU, _SIOCSIFHWADDR, _SIOCGIFHWADDR = 0x8921, 0x8922, 0x8924, 0x8927
 _IFF_UP = 1
 _ARPHRD_ETHER = 1
 _RTF_UP, _RTF_GATEWAY = 1, 2
@@ -34,8 +35,12 @@ def make_tap(name: str, *, has_header: bool = False) -> int:
     return tap
 
 
-def set_mac(name: str, mac: str) -> None:
+def mac(name: str) -> str:
     """Raises OSError, as all of these do."""
+    return _control(_SIOCGIFHWADDR, struct.pack("16s24x", name.encode()))[18:24].hex(":")
+
+
+def set_mac(name: str, mac: str) -> None:
     _control(_SIOCSIFHWADDR, struct.pack("16sH14s", name.encode(), _ARPHRD_ETHER, bytes.fromhex(mac.replace(":", ""))))
 
 
@@ -44,13 +49,20 @@ def set_address(name: str, address: str, mask: str) -> None:
         _control(request, struct.pack("16s16s", name.encode(), _sockaddr(value)))
 
 
+def mtu(name: str) -> int:
+    (found,) = struct.unpack_from("i", _control(_SIOCGIFMTU, struct.pack("16s24x", name.encode())), 16)
+    return int(found)
+
+
 def set_mtu(name: str, mtu: int) -> None:
     _control(_SIOCSIFMTU, struct.pack("16si12x", name.encode(), mtu))
 
 
 def set_up(name: str) -> None:
+    """Does nothing to one that is up, which everybody may ask for."""
     (flags,) = struct.unpack_from("H", _control(_SIOCGIFFLAGS, struct.pack("16s16x", name.encode())), 16)
-    _control(_SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags | _IFF_UP))
+    if not flags & _IFF_UP:
+        _control(_SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags | _IFF_UP))
 
 
 def set_gateway(address: str) -> None:

@@ -46,6 +46,7 @@ def several(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
 
 
+_INTERFACE = re.compile(r"[^/\s]{1,15}")  # IFNAMSIZ less the final NUL
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 
 
@@ -136,3 +137,10 @@ def check_unix_path(path: str) -> str:
     if len(raw) > UNIX_PATH_MAX:
         raise InputError(f"the path has {len(raw)} bytes, a unix socket's at most {UNIX_PATH_MAX}; use a shorter one")
     return os.fsdecode(raw)  # where the locale is not UTF-8, that is another text
+
+
+def interface_name(text: str) -> str:
+    """Raises InputError if it cannot be one (Linux net/core/dev.c, dev_valid_name)."""
+    if not _INTERFACE.fullmatch(text) or not text.isprintable() or not text.isascii() or text in (".", ".."):
+        raise InputError(f"{text!r} cannot be an interface's name; use up to 15 letters, digits and signs like - and .")
+    return text

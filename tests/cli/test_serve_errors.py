@@ -228,7 +228,7 @@ def refused(home: Home, *arguments: str, code: int, said: str) -> None:
         (["tcp://0.0.0.0:0"], "insecure=yes"),
         (["tcp://[::]:0"], "insecure=yes"),
         (["fd://77"], "fd://77"),
-        (["fd://0"], "fd://0: not a socket"),
+        (["fd://0"], "fd://0: neither a socket nor a TAP device"),
         (["tcp://a..b:1"], "a..b"),
         (["tcp://" + "x" * 64 + ".example:1"], "example"),
         (["tcp://a..b:1?connect"], "a..b"),

@@ -68,6 +68,13 @@ PARAMETERS = {
     "hostname": ('"guest"', "guest"),
     "dns_listen": ('"127.0.0.1:5300"', "127.0.0.1:5300"),
     "dnssearch": ('["a.example", "b.example"]', "a.example,b.example"),
+    "fd": ("3", "3"),
+    "helper": ("true", ""),
+    "br": ('"br1"', "br1"),
+    "ip": ('["10.0.0.1/24", "fd00::1/64"]', "10.0.0.1/24,fd00::1/64"),
+    "master": ('"br0"', "br0"),
+    "ifup": ('"/etc/qemu-ifup"', "/etc/qemu-ifup"),
+    "ifdown": ('"/etc/qemu-ifdown"', "/etc/qemu-ifdown"),
     "hostfwd": ('["tcp::2222-:22", "tcp::8080-web:80"]', "tcp::2222-:22,tcp::8080-web:80"),
 }
 REMOTES = {"udp": "127.0.0.1:1235", "unixgram": "/run/guest.sock"}
@@ -83,6 +90,7 @@ TARGETS = {
     "user": "user://10.0.2.0/24",
 }
 
+WITHOUT_NAME = {"fd", "helper", "br"}  # of tap://: they say which device is meant
 ONE_PEER = {"tcp": "single&", "unix": "single&", "udp": "remote=127.0.0.1:9&", "unixgram": "remote=/run/vm.sock&"}
 
 Reader = Callable[[str], SwitchConfig]
@@ -163,17 +171,19 @@ def test_every_option_of_serve_that_is_about_the_switch_is_a_key(refused: Refuse
 def test_every_url_parameter_is_a_key_of_the_same_name(read: Reader, scheme: str, parameter: str) -> None:
     remote = REMOTES.get(scheme, "")
     toml, text = (f'"{remote}"', remote) if parameter == "remote" else PARAMETERS[parameter]
-    target = TARGETS[scheme] + ("?connect&" if parameter == "port" else "?")
+    target = TARGETS[scheme] if parameter not in WITHOUT_NAME else "tap://"
+    target += "?connect&" if parameter == "port" else "?"
     target += ONE_PEER.get(scheme, "") if parameter in ("qmp", "netdev") else ""
     target += {
         "netdev": "qmp=/run/vm.qmp&",
         "smbserver": "smb=/srv&",
+        "br": "helper&",
         "tls_name": "connect&tls=a,b,c&",
     }.get(parameter, "")
     said = read(f'[[endpoint]]\nurl = "{target}"\n{parameter} = {toml}\n')
     as_url = parse(f"{target}{parameter}={text}" if text else f"{target}{parameter}")
     assert said.endpoints == (as_url,)
-    assert as_url != parse(target)
+    assert parameter in WITHOUT_NAME or as_url != parse(target)
 
 
 def test_what_a_table_says_is_added_to_what_its_url_says(read: Reader) -> None:

@@ -38,7 +38,8 @@ async def test_this_machine_joins_by_a_tap_device(home: Home) -> None:
         async with await Peer.connected_to(f"unix://{socket}") as wire, trio.open_nursery() as nursery:
             host = Host(wire, "10.0.0.1", 1)
             nursery.start_soon(host.run)
-            await wire.send(b"\xff" * 6 + bytes.fromhex("525400000001 88b5") + bytes(46))  # to nobody: it is down
+            assert ip_inside(serving.pid, "link set tap7 down")
+            await wire.send(b"\xff" * 6 + bytes.fromhex("525400000001 88b5") + bytes(46))  # to nobody
             await until(lambda: home.get("status")["totals"]["drops"].get("unreachable") == 1)
             for command in ("link set tap7 address 52:54:00:00:00:07", "address add 10.0.0.7/24 dev tap7"):
                 assert ip_inside(serving.pid, command)

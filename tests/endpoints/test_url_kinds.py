@@ -1,6 +1,7 @@
 """The grammar of endpoint URLs, kind by kind: multicast groups, datagrams, VDE, TAP."""
 
 import re
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.endpoints.test_url import read, refused
+from vswitch.endpoints.interface.options import InterfaceOptions as Options
 from vswitch.endpoints.url import (
     IDLE_DEFAULT_S,
     IFACE_DEFAULT,
@@ -17,12 +19,15 @@ from vswitch.endpoints.url import (
     EndpointConfig,
     parse,
 )
+from vswitch.ports.policy import Policy
 from vswitch.values import UNIX_PATH_MAX
 
 MCAST = "mcast://230.0.0.1:1234"
 UDP = "udp://127.0.0.1:1234"
 UNIXGRAM = "unixgram:///run/lan.sock"
 VDE = "vde:///run/lan"
+TAP = "tap://tap0"
+ADDRESSES = (IPv4Interface("10.0.0.1/24"), IPv6Interface("fd00::1/64"))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,17 @@ VDE = "vde:///run/lan"
         ("tap://tap0", {"scheme": "tap", "path": "tap0"}),
         ("tap://Tap_0.1-x:y%25", {"scheme": "tap", "path": "Tap_0.1-x:y%"}),
         ("tap://" + "x" * 15, {"scheme": "tap", "path": "x" * 15}),
+        (f"{TAP}?mac=52-54-00-00-00-0A", {"scheme": "tap", "path": "tap0", "tap": Options(mac="52:54:00:00:00:0a")}),
+        (f"{TAP}?mtu=9000", {"scheme": "tap", "path": "tap0", "tap": Options(mtu=9000)}),
+        (f"{TAP}?ip=10.0.0.1/24&ip=fd00::1/64", {"scheme": "tap", "path": "tap0", "tap": Options(ip=ADDRESSES)}),
+        (f"{TAP}?ip=10.0.0.1/24,fd00::1/64", {"scheme": "tap", "path": "tap0", "tap": Options(ip=ADDRESSES)}),
+        (f"{TAP}?master=br1&up", {"scheme": "tap", "path": "tap0", "tap": Options(master="br1")}),
+        (f"{TAP}?ifup=/a%26b&ifdown=c", {"scheme": "tap", "path": "tap0", "tap": Options(ifup="/a&b", ifdown="c")}),
+        ("tap://?helper", {"scheme": "tap", "tap": Options(helper="")}),
+        ("tap://?helper=yes", {"scheme": "tap", "tap": Options(helper="")}),
+        ("tap://?helper=/a&br=lan", {"scheme": "tap", "tap": Options(helper="/a", br="lan")}),
+        ("tap://tap0?helper=no", {"scheme": "tap", "path": "tap0"}),
+        ("tap://?fd=3&vlan=10", {"scheme": "fd", "fd": 3, "policy": Policy(vlan=10)}),
         ("fd://3?limit=2&idle=10s", {"scheme": "fd", "fd": 3, "limit": 2, "idle": 10.0}),
     ],
 )
@@ -147,6 +163,30 @@ def test_what_is_not_written_has_its_default() -> None:
         ("tap://a%00", "cannot be an interface's name"),
         ("tap://é", "cannot be an interface's name"),
         ("tap://tap0?connect", "it takes name, queue"),
+        ("tap://?mtu=1400", "write tap://tap0, or tap://?helper"),
+        ("tap://tap0?helper", "helper: the device is the helper's, which names it; write tap://?helper&br=br0"),
+        ("tap://?helper=qemu", "'qemu' is no path; write helper alone, or one like /usr/lib/qemu/"),
+        ("tap://?helper&ip=10.0.0.1/24", "ip: the helper sets its device up like its bridge"),
+        ("tap://?helper&mtu=1400", "mtu: the helper sets its device up like its bridge"),
+        ("tap://?helper&mac=52:54:00:00:00:01", "mac: the helper sets its device up like its bridge"),
+        ("tap://?helper&master=br1", "master: the helper sets its device up like its bridge"),
+        ("tap://tap0?br=br1", "br goes with helper; add it, or write master="),
+        ("tap://?helper&br=a/b", "br: 'a/b' cannot be an interface's name"),
+        ("tap://tap0?mtu=67", "mtu: '67' is not a number from 68 to 65521"),
+        ("tap://tap0?mtu=65522", "mtu: '65522' is not a number from 68 to 65521"),
+        ("tap://tap0?mtu=1279&ip=fd00::1/64", "mtu: IPv6 takes 1280 at least"),
+        ("tap://tap0?mac=ff:ff:ff:ff:ff:ff", "mac: ff:ff:ff:ff:ff:ff is not one station's address"),
+        ("tap://tap0?ip=10.0.0.1", "ip: '10.0.0.1' is not an address with its prefix; write it like 10.0.0.1/24"),
+        ("tap://tap0?ip=10.0.0.1/33", "ip: '10.0.0.1/33' is not an address with its prefix"),
+        ("tap://tap0?ip=224.0.0.1/4", "ip: 224.0.0.1/4 is no station's address"),
+        ("tap://tap0?ip=fe80::1%251/64", "ip: 'fe80::1%1/64' is not an address with its prefix"),
+        ("tap://tap0?ip=", "ip: needs a list; write it like 10.0.0.1/24"),
+        ("tap://tap0?ip=10.0.0.1/24&master=br0", "ip: a port of a bridge has no address; give it to br0 itself"),
+        ("tap://tap0?ifup", "ifup: needs a text; write it like /etc/qemu-ifup"),
+        ("tap://tap0?ifdown=", "ifdown: needs a program; write it like /etc/qemu-ifup"),
+        ("tap://tap0?fd=3", "fd: a device that is open has its name; leave that out"),
+        ("tap://?fd=x", "fd: 'x' is not a number from 0"),
+        ("tap://?fd=3&mtu=1400", "unknown parameter 'mtu' for fd://"),
         ("fd://3?remote=a", "it takes name, queue, single, qmp, netdev, limit, idle, any_user"),
     ],
 )
@@ -232,6 +272,19 @@ def test_an_endpoint_with_one_peer_is_itself_the_port(url: str, listens: bool) -
     assert parse(url).listens is listens
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{TAP}?mac=52:54:00:00:00:01&mtu=9000&ip=10.0.0.1/24&ip=fd00::1/64&ifup=/a%26b&ifdown=/c%3f",
+        f"{TAP}?master=br1&vlan=10&queue=1MiB",
+        "tap://?helper=/a%26b&br=lan&ifup=/c",
+    ],
+)
+def test_all_that_is_asked_of_an_interface_is_in_its_whole_url(url: str) -> None:
+    config = parse(url)
+    assert parse(config.full_url) == config
+
+
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8) | st.sampled_from(["%41", "a%", "?&=", "\udcff"])
 TARGETS = st.sampled_from(["230.0.0.1:5", "[::1]:5", "127.0.0.1:0", "lan:1", "/a", "rel", "tap0", "3"]) | TEXTS
 
@@ -243,7 +296,9 @@ def escaped(text: str) -> str:
 @given(
     st.sampled_from(list(SCHEMES)),
     TARGETS,
-    st.dictionaries(st.sampled_from(["remote", "iface", "connect"]), TARGETS | st.just("yes"), max_size=2),
+    st.dictionaries(
+        st.sampled_from(["remote", "iface", "connect", "helper", "br"]), TARGETS | st.just("yes"), max_size=2
+    ),
 )
 def test_the_url_an_endpoint_shows_is_printable_and_means_the_same(
     scheme: str, target: str, parameters: dict[str, str]

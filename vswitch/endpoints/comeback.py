@@ -18,10 +18,13 @@ async def serve_again(
     serve: Callable[[Callable[[], None]], Awaitable[object]],
     started: Callable[[], None],
     prepare: Callable[[], object] = lambda: None,
+    *,
+    look_s: float = LOOK_S,
 ) -> None:
     """Serve until cancelled: `serve` calls what it is given when it has `what`, and returns when that is gone.
 
-    `prepare` is called before each time but the first. Raises InputError and RefusedError before it has `started`.
+    `prepare` is called before each time but the first, which are `look_s` apart. Raises InputError and RefusedError
+    before it has `started`.
     """
     has_started = False
     why_not = Sparingly(log, SAY_S)
@@ -41,5 +44,5 @@ async def serve_again(
             if not has_started:
                 raise
             why_not.say("%s: %s; will keep trying", who, error)
-        await trio.sleep(LOOK_S)
+        await trio.sleep(look_s)
         prepare()

@@ -32,6 +32,9 @@ def create(config: EndpointConfig, name: str, ports: Ports, sock: Usable | None 
 
     Raises InputError if it cannot be used; then it is left as it is.
     """
+    if sock is None and config.fd >= 0 and is_tap(config.fd):
+        os.set_inheritable(config.fd, False)
+        sock = TapDevice(config.fd)
     if isinstance(sock, TapDevice):
         return OpenTap(config, name, ports, sock)
     sock = _own(sock, config) if sock is not None else _inherited(config)
@@ -54,7 +57,7 @@ def _inherited(config: EndpointConfig) -> socket.socket:
         raise InputError(f"{config.url}: only a service manager names descriptors; write its number, like fd://3")
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise InputError(f"fd://{fd}: not a socket; pass a stream or datagram socket")
+            raise InputError(f"fd://{fd}: neither a socket nor a TAP device")
         sock = socket.socket(fileno=fd)
     except OSError as error:
         raise InputError(f"fd://{fd}: {error.strerror}; pass the descriptor on to vswitch, as with 3<&5") from None

@@ -14,20 +14,32 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
+import msgspec
 import trio
 
 from vswitch.dataplane.offload import HEADER_SIZE
 from vswitch.dataplane.tap_link import TapLink
-from vswitch.endpoints.comeback import serve_again
-from vswitch.endpoints.endpoint import Endpoint
+from vswitch.endpoints.comeback import LOOK_S, serve_again
+from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.interface import helper, program, setting
+from vswitch.endpoints.interface.options import InterfaceOptions
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import RefusedError
 from vswitch.ports.port import SwitchPort
 from vswitch.ports.ports import Ports
 
 DEVICE = "/dev/net/tun"
+SYSTEM_S = 10.0  # how long the system may take to set an interface up
+IFUP_S = 30.0
+IFDOWN_S = 1.0  # as a switch that is told to end does so within two seconds
+PROGRAM_LOOK_S = 2.0  # how often to try again what runs a program
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # Linux include/uapi/linux/if_tun.h
 _TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
@@ -49,33 +61,86 @@ _SETTINGS = {
 
 
 class Tap(Endpoint):
-    """One port. What is sent while the interface is down is dropped."""
+    """One port, and an interface of this machine, which is set up as `config.tap` says whenever its device is opened.
+
+    What is sent while the interface is down is dropped.
+    """
 
     _port: SwitchPort | None = None
+    _made = False  # by us: whoever takes the device away, it is made again
 
     async def run(self, started: Callable[[], None]) -> None:
-        name = self.config.path
-        made = not _exists(name)
-
-        async def serve(started: Callable[[], None]) -> None:
-            if not made and not _exists(name):
-                raise RefusedError(f"tap://{name}: there is no such interface")
-            with closing(open_tap(name)) as tap:
-                self._port = self._port or self.ports.add(self.name, self.name, self.config)
-                lost = trio.Event()
-                link = TapLink(tap, self._port.port, self.ports.bridge)
-                self.ports.links.plug(self._port, link, f"interface {name}", lost.set, is_guest=False)
-                try:
-                    started()
-                    await lost.wait()
-                finally:
-                    self.ports.links.unplug(self._port, "removed")
-
+        options = self.config.tap.absolute()
+        self._made = not _exists(self.config.path)
+        runs_programs = options.helper is not None or options.ifup is not None
+        look_s = PROGRAM_LOOK_S if runs_programs else LOOK_S
         try:
-            await serve_again(self.name, f"interface {name}", serve, started)
+            await serve_again(
+                self.name, f"the interface of {self.url}", partial(self._serve, options), started, look_s=look_s
+            )
         finally:
             if self._port is not None:
                 self.ports.remove(self._port)
+
+    async def _serve(self, options: InterfaceOptions, started: Callable[[], None]) -> None:
+        is_new = options.helper is None and not _exists(self.config.path)
+        with closing(await self._open(options)) as tap:
+            name = interface_of(tap.fileno())
+            await self._prepare(name, self._wanted(options, is_new))
+            self._port = self._port or self.ports.add(self.name, self.name, self.config)
+            lost = trio.Event()
+            link = TapLink(tap, self._port.port, self.ports.bridge)
+            self.ports.links.plug(self._port, link, f"interface {name}", lost.set, is_guest=False)
+            try:
+                started()
+                await lost.wait()
+            finally:
+                if options.ifdown is not None and not lost.is_set():
+                    await self._say_goodbye(options.ifdown, name)
+                self.ports.links.unplug(self._port, "removed")
+
+    async def _open(self, options: InterfaceOptions) -> "TapDevice":
+        """Raises RefusedError."""
+        name = self.config.path
+        if options.helper is None:
+            if not self._made and not _exists(name):
+                raise RefusedError(f"{self.url}: there is no such interface")
+            return open_tap(name)
+        try:
+            fd = await helper.run(options.helper, options.br)
+        except RefusedError as error:
+            raise RefusedError(f"{self.url}: {error}") from None
+        os.set_inheritable(fd, False)
+        if not is_tap(fd):
+            os.close(fd)
+            raise RefusedError(f"{self.url}: helper: what it hands over is no TAP device")
+        tap = TapDevice(fd)
+        _set_up(tap)
+        return tap
+
+    def _wanted(self, options: InterfaceOptions, is_new: bool) -> InterfaceOptions:
+        if not is_new or options.mac is not None:
+            return options
+        own = setting.own_mac(self.ports.switch, self.name, in_bridge=options.master is not None)
+        return msgspec.structs.replace(options, mac=own)
+
+    async def _prepare(self, name: str, options: InterfaceOptions) -> None:
+        """Have the interface be as it is asked to be. Raises RefusedError."""
+        try:
+            await _in_thread(setting.apply, name, options)
+            if options.ifup is not None:
+                await program.run_script("ifup", options.ifup, name, IFUP_S)
+            if not await _in_thread(setting.bring_up, name):
+                log.warning("%s: %s is down; have root run: ip link set %s up", self.name, name, name)
+        except RefusedError as error:
+            raise RefusedError(f"{self.url}: {error}") from None
+
+    async def _say_goodbye(self, ifdown: str, name: str) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                await program.run_script("ifdown", ifdown, name, IFDOWN_S)
+            except RefusedError as error:
+                log.warning("%s: %s", self.name, error)
 
 
 class OpenTap(Endpoint):
@@ -137,6 +202,14 @@ def flags_of(fd: int) -> int:
     """Raises OSError if it is no TUN or TAP device that is attached."""
     (flags,) = struct.unpack_from("H", fcntl.ioctl(fd, _TUNGETIFF, bytes(40)), 16)
     return int(flags)
+
+
+def interface_of(fd: int) -> str:
+    """The name of a TAP device's interface. Raises RefusedError if that is gone already."""
+    try:
+        return fcntl.ioctl(fd, _TUNGETIFF, bytes(40))[:16].rstrip(b"\0").decode()
+    except OSError as error:
+        raise RefusedError(f"the device is gone: {error.strerror}") from None
 
 
 def open_tap(name: str) -> TapDevice:
@@ -214,3 +287,12 @@ def _attribute(name: str, attribute: str) -> str:
     with suppress(OSError):
         return (Path("/sys/class/net") / name / attribute).read_text().strip()
     return ""
+
+
+async def _in_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
+    """What the system does one at a time, whoever asks. Raises RefusedError if that takes long."""
+    try:
+        with trio.fail_after(SYSTEM_S):
+            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+    except trio.TooSlowError:
+        raise RefusedError(f"the system has not set it up within {SYSTEM_S:g} s") from None

@@ -20,6 +20,8 @@ import msgspec
 
 from vswitch import units, values
 from vswitch.dataplane.port import QUEUE_BYTES_DEFAULT, QUEUE_BYTES_MIN
+from vswitch.endpoints.interface import options as interface
+from vswitch.endpoints.interface.options import InterfaceOptions
 from vswitch.endpoints.tls import files as tls
 from vswitch.endpoints.tls.files import TlsFiles
 from vswitch.endpoints.user import options as user
@@ -27,7 +29,7 @@ from vswitch.endpoints.user.options import UserOptions
 from vswitch.errors import InputError
 from vswitch.ports import policy as policies
 from vswitch.ports.policy import Policy
-from vswitch.values import FLAG, TEXT, UNIX_PATH_MAX, Parameter, check_name, check_unix_path
+from vswitch.values import FLAG, TEXT, UNIX_PATH_MAX, Parameter, check_name, check_unix_path, interface_name
 
 IFACE_DEFAULT = "127.0.0.1"
 LIMIT_DEFAULT = 256
@@ -72,6 +74,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     qmp: str | None = None  # where the one guest's QEMU takes commands
     netdev: str = NETDEV_DEFAULT  # what the guest's card is called there
     user: UserOptions = UserOptions()
+    tap: InterfaceOptions = InterfaceOptions()
     policy: Policy = Policy()
 
     @property
@@ -82,8 +85,8 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         elif self.path:
             target = _encode(self.path)
         else:
-            target = str(self.fd)
-        says = []
+            target = str(self.fd) if self.scheme == "fd" else ""
+        says = [f"{name}={_encode(text, '?&')}" for name, text in interface.says(self.tap)]
         if self.connect:
             says.append("connect")
         if self.remote is not None:
@@ -122,8 +125,8 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         remote = os.path.abspath(self.remote) if isinstance(self.remote, str) else self.remote
         mgmt = os.path.abspath(self.mgmt) if self.mgmt is not None else None
         qmp = os.path.abspath(self.qmp) if self.qmp is not None else None
-        files = self.tls and self.tls.absolute()
-        fields = {"path": path, "remote": remote, "mgmt": mgmt, "qmp": qmp, "tls": files, "user": self.user.absolute()}
+        files, user, tap = self.tls and self.tls.absolute(), self.user.absolute(), self.tap.absolute()
+        fields = {"path": path, "remote": remote, "mgmt": mgmt, "qmp": qmp, "tls": files, "user": user, "tap": tap}
         return msgspec.structs.replace(self, **fields)
 
     def check_paths(self) -> None:
@@ -140,7 +143,8 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def place(self) -> tuple[object, ...]:
         """Where it is: of two endpoints of one place, only one can be there at a time."""
-        port = id(self) if self.host and self.port == 0 else self.port  # any free one
+        any_free = (self.host and self.port == 0) or self.tap.helper is not None
+        port = id(self) if any_free else self.port
         return self.scheme, self.host, port, self.absolute().path, self.fd, self.connect
 
     @property
@@ -179,8 +183,6 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     if scheme not in SCHEMES:
         raise InputError(f"unknown kind of endpoint {scheme!r}; {values.instead(scheme, SCHEMES, 'there are')}")
     target, _, query = rest.partition("?")
-    read_target, own = SCHEMES[scheme]
-    fields = read_target(_decode(target))
     given: dict[str, Any] = {}
     for item in filter(None, query.split("&")):
         name, equals, value = item.partition("=")
@@ -190,6 +192,10 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
         if name in from_url:
             raise InputError(f"parameter {name!r} is given twice", name)
         given[name] = value
+    if scheme == "tap" and "fd" in given:
+        scheme, target = "fd", _passed_on(target, given.pop("fd"))
+    read_target, own = SCHEMES[scheme]
+    fields = read_target(_decode(target))
     policy = {name: given.pop(name) for name in list(given) if name in policies.PARAMETERS}
     options: dict[str, Any] = {}
     for name, value in given.items():
@@ -200,7 +206,7 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
             raise InputError(f"unknown parameter {name!r} for {scheme}://; {instead}", name)
         try:
             read = parameter(scheme, name).read(value)
-            if name in user.PARAMETERS:
+            if name in _OWN.get(scheme, {}):
                 options[user.field(name)] = read
             else:
                 fields[name] = read
@@ -208,9 +214,15 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
             raise InputError(f"{name}: {error}", name) from None
     if scheme == "vde":
         _check_vde(given, bool(fields.get("connect")))
-    config = EndpointConfig(scheme=scheme, **fields, user=UserOptions(**options), policy=policies.read(policy))
+    if scheme == "user":
+        fields["user"] = UserOptions(**options)
+    elif scheme == "tap":
+        fields["tap"] = InterfaceOptions(**options)
+    config = EndpointConfig(scheme=scheme, **fields, policy=policies.read(policy))
     if scheme == "user":
         config.user.check(IPv4Network(config.path), insecure=config.insecure)
+    elif scheme == "tap":
+        config.tap.check(config.path)
     tls.check(config.tls, config.tls_name, connect=config.connect, qmp=config.qmp)
     if config.listens:
         check_static(config)
@@ -224,7 +236,9 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
 
 def parameter(scheme: str, name: str) -> Parameter:
     """What a name means to a kind of endpoint that takes it."""
-    return REMOTES[scheme] if name == "remote" else ALL_PARAMETERS[name]
+    if name == "remote":
+        return REMOTES[scheme]
+    return _OWN.get(scheme, {}).get(name) or ALL_PARAMETERS[name]
 
 
 def check_static(config: EndpointConfig) -> None:
@@ -256,9 +270,10 @@ def _give(given: dict[str, Any], name: str, value: Any) -> None:
 def _written(config: EndpointConfig) -> Iterator[tuple[str, str]]:
     """What its kind takes of parameters, and is not as usual; without those that `url` has."""
     _, own = SCHEMES[config.scheme]
-    yield from ((name, _encode(text, "?&")) for name, text in user.written(config.user))
+    for written in (user.written(config.user), interface.written(config.tap)):
+        yield from ((name, _encode(text, "?&")) for name, text in written)
     for name in own:
-        if name in user.PARAMETERS:
+        if name in _OWN.get(config.scheme, {}):
             continue
         value = getattr(config, name)
         if name not in ("name", "connect", "remote", "iface") and value != _DEFAULTS[name]:
@@ -352,16 +367,17 @@ def _read_vde(target: str) -> dict[str, Any]:
 
 
 def _read_tap(target: str) -> dict[str, Any]:
-    if not target:
-        raise InputError("the interface is missing; write tap://tap0")
-    return {"path": interface_name(target)}
+    return {"path": interface_name(target) if target else ""}
 
 
-def interface_name(text: str) -> str:
-    """Raises InputError if it cannot be one."""
-    if not re.fullmatch(r"[^/\s]{1,15}", text) or not text.isprintable() or not text.isascii() or text in (".", ".."):
-        raise InputError(f"{text!r} cannot be an interface's name")
-    return text
+def _passed_on(name: str, value: Any) -> str:
+    """The target of fd://, where tap:// has an open device."""
+    try:
+        if name:
+            raise InputError("a device that is open has its name; leave that out")
+        return str(interface.read_descriptor(value))
+    except InputError as error:
+        raise InputError(f"fd: {error}", "fd") from None
 
 
 def _read_user(target: str) -> dict[str, Any]:
@@ -462,8 +478,10 @@ PARAMETERS = {
         lambda value: check_name(values.text(value, "net0")), TEXT, "What its card is called there, an id: net0."
     ),
 }
-ALL_PARAMETERS = PARAMETERS | tls.PARAMETERS | user.PARAMETERS
-LISTS = (*policies.LISTS, "tls", "hostfwd", "guestfwd", "reserve", "dnssearch", "allow", "deny")
+_OWN: dict[str, dict[str, Parameter]] = {"user": user.PARAMETERS, "tap": interface.PARAMETERS}
+# What a name means to a kind, `parameter` says.
+ALL_PARAMETERS = PARAMETERS | tls.PARAMETERS | interface.PARAMETERS | user.PARAMETERS
+LISTS = (*policies.LISTS, "tls", "ip", "hostfwd", "guestfwd", "reserve", "dnssearch", "allow", "deny")
 REMOTES = {
     "udp": Parameter(_remote_inet, TEXT, "The one peer: HOST:PORT."),
     "unixgram": Parameter(_remote_path, TEXT, "The one peer: its socket's path."),
@@ -483,7 +501,7 @@ SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
     "udp": (partial(_read_inet, "udp://"), (*_COMMON, "remote", *_GUEST, *_PEERS, "any_user", "insecure")),
     "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_GUEST, *_PEERS)),
     "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", *_VDE_SWITCH)),
-    "tap": (_read_tap, _COMMON),
+    "tap": (_read_tap, (*_COMMON, *interface.PARAMETERS)),
     "user": (_read_user, (*_COMMON, *user.PARAMETERS, "insecure")),
     "fd": (_read_fd, (*_COMMON, "single", *_GUEST, *_PEERS, "any_user")),
 }

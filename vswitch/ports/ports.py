@@ -26,13 +26,14 @@ log = logging.getLogger("vswitch")
 class Ports(Registry):
     """All ports of one switch, and its data plane: MAC table, bridge and loop.
 
-    `links` have peers come and go, `wiring` has policies and partitions, `shared` the sockets with several peers.
-    `events` says what happens, `newcomers` are peers that have to say something soon.
+    `switch` is its name. `links` have peers come and go, `wiring` has policies and partitions, `shared` the sockets
+    with several peers. `events` says what happens, `newcomers` are peers that have to say something soon.
     `swollen` is to be set when a lot of memory was in use that may now be given back, `worked` when frames came in.
     """
 
-    def __init__(self, *, table_size: int, ageing_s: float, hub: bool = False) -> None:
+    def __init__(self, *, table_size: int, ageing_s: float, hub: bool = False, switch: str = "") -> None:
         super().__init__()
+        self.switch = switch
         self.table = MacTable(table_size, int(ageing_s * 1000), secrets.randbits(62))
         self.bridge = Bridge(self.table, QueuePool())
         self.bridge.hub = hub

@@ -100,7 +100,7 @@ class VSwitch:
             log.warning("the data plane runs uncompiled, at a small part of its speed; reinstall to compile it")
         self._started_s = trio.current_time()
         self._started_at_s = time.time()
-        self._ports = Ports(table_size=self._table_size, ageing_s=self._ageing_s, hub=self._hub)
+        self._ports = Ports(table_size=self._table_size, ageing_s=self._ageing_s, hub=self._hub, switch=self.name)
         error: BaseException | None = None
         try:
             async with trio.open_nursery() as data_plane:

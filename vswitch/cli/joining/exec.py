@@ -12,9 +12,8 @@ from vswitch.cli.joining import network_namespace, port
 from vswitch.cli.joining.dhcp_client import Lease
 from vswitch.cli.options import Command, names_switch
 from vswitch.endpoints.guests.qemu import guest_mac
-from vswitch.endpoints.url import interface_name
 from vswitch.errors import InputError, RefusedError
-from vswitch.values import check_name
+from vswitch.values import check_name, interface_name
 
 NAMED = "/run/netns"  # where ip netns has them (iproute2)
 INTERFACE = "eth0"

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from vswitch.endpoints import inet
+from vswitch.endpoints.interface.options import InterfaceOptions
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError
 from vswitch.ports.policy import MTU_DEFAULT, Policy
@@ -189,12 +190,22 @@ def _instead(config: EndpointConfig) -> str:
         sock = _escaped(os.path.abspath(config.path))
         return f"is plugged into the VDE switch there; a guest joins that switch with -netdev vde,id={ID},sock={sock}"
     if config.scheme == "tap":
-        return f"is the interface {config.path} of this machine; ip link set {config.path} up plugs it in"
+        return _interface(config.path, config.tap)
     if config.scheme == "user":
         return "is a network of its own: guests on this switch get an address there by DHCP"
     if config.scheme == "udp":
         return "QEMU knows datagrams over IPv4 only; use an IPv4 address, or plug in another vswitch"
     return f"nobody can tell what plugs into a descriptor; QEMU takes a socket pair's by -netdev socket,id={ID},fd=N"
+
+
+def _interface(name: str, options: InterfaceOptions) -> str:
+    if options.helper is not None:
+        return f"is in the bridge {options.br} of this machine"
+    if options.master is not None:
+        return f"is the interface {name} of this machine, in its bridge {options.master}"
+    if options.ip:
+        return f"is the interface {name} of this machine, {', '.join(map(str, options.ip))}"
+    return f"is the interface {name} of this machine; ip address add 10.0.0.1/24 dev {name} gives it an address"
 
 
 def _is_ipv6(config: EndpointConfig) -> bool:
