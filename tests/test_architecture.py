@@ -1,6 +1,8 @@
 """The house: imports run one way, downwards, and the data plane stays by itself (docs/architecture.md)."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,11 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, "imports are absolute"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def test_what_is_slow_to_load_is_loaded_when_it_is_needed() -> None:
+    script = "import sys, vswitch.switch; sys.exit('pyroute2' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])

@@ -47,6 +47,9 @@ def addresses(pid: int, name: str) -> set[str]:
     return {f"{each['local']}/{each['prefixlen']}" for each in found if each["scope"] == "global"}
 
 
+BRIDGE = "ip link add br0 type bridge; ip address add 10.0.0.7/24 dev br0; ip link set br0 up"
+
+
 def on_socket(home: Home) -> str:
     return f"unix://{home.root}/lan.sock"
 
@@ -76,12 +79,11 @@ async def test_an_interface_is_as_its_url_says_also_when_it_is_made_again(home: 
 
 
 def test_one_that_we_make_has_a_mac_address_of_its_own_that_lasts(home: Home) -> None:
-    bridge = "ip link add br0 type bridge"
-    with home.serve("tap://lab0", "tap://lab1", "tap://lab2?master=br0", under=persistent(home, bridge)) as serving:
-        found = [interface(serving.pid, f"lab{number}") for number in range(3)]
+    with home.serve("tap://lab0", "tap://lab1", under=persistent(home, "")) as serving:
+        found = [interface(serving.pid, f"lab{number}") for number in range(2)]
         assert all("UP" in each["flags"] for each in found)
         macs = [each["address"] for each in found]
-        assert macs == [setting.own_mac("default", f"tap{n}", in_bridge=n == 3) for n in (1, 2, 3)]
+        assert macs == [setting.own_mac("default", f"tap{number}") for number in (1, 2)]
         assert home.run("detach", "tap1").returncode == 0
         assert home.run("attach", "tap://lab7").returncode == 0
         assert interface(serving.pid, "lab7")["address"] == macs[0]
@@ -92,12 +94,11 @@ def test_no_two_machines_switches_or_endpoints_have_the_same(tmp_path: Path, mon
     macs = []
     for machine in ("", "a" * 32, "b" * 32):
         (tmp_path / "id").write_text(f"{machine}\n")
-        macs += [setting.own_mac(switch, name, in_bridge=False) for switch in ("a", "b") for name in ("a", "b")]
+        macs += [setting.own_mac(switch, name) for switch in ("a", "b") for name in ("a", "b")]
     assert len(set(macs)) == 12
-    assert {mac[:9] for mac in macs} == {"52:54:00:"}
-    assert setting.own_mac("b", "b", in_bridge=True) == "fe" + macs[-1][2:]
+    assert {mac[:9] for mac in macs} == {"fe:54:00:"}
     (tmp_path / "id").unlink()
-    assert setting.own_mac("a", "a", in_bridge=False) == macs[0]
+    assert setting.own_mac("a", "a") == macs[0]
 
 
 def test_one_that_was_there_stays_and_keeps_what_was_asked(home: Home) -> None:
@@ -113,8 +114,26 @@ def test_one_that_was_there_stays_and_keeps_what_was_asked(home: Home) -> None:
 
 
 async def test_a_bridge_of_this_machine_has_it_as_a_port(home: Home) -> None:
-    bridge = "ip link add br0 type bridge; ip address add 10.0.0.7/24 dev br0; ip link set br0 up"
-    with home.serve("tap://lab0?master=br0", on_socket(home), under=persistent(home, bridge)) as serving:
+    with home.serve("tap://lab0?master=br0", on_socket(home), under=persistent(home, BRIDGE)) as serving:
+        assert interface(serving.pid, "lab0")["master"] == "br0"
+        await ping(home, "10.0.0.7")
+        assert serving.stop() == 0
+
+
+def debians_script() -> Path:
+    script = Path("/etc/qemu-ifup")
+    there = script.exists() and "ip route" in script.read_text()
+    require(there, "Debian's /etc/qemu-ifup not found: install the package qemu-system-common")
+    return script
+
+
+async def test_debians_script_for_qemu_makes_it_a_port_of_the_bridge_of_the_default_route(home: Home) -> None:
+    script = debians_script()
+    (home.root / "ifup").write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin exec {script} $1\n")
+    (home.root / "ifup").chmod(0o755)
+    under = persistent(home, f"{BRIDGE}; ip route add default via 10.0.0.1", "mount -t sysfs sysfs /sys")
+    asked = f"tap://lab0?ifup={home.root}/ifup"
+    with home.serve(asked, on_socket(home), under=[under[0], "--mount", *under[1:]]) as serving:
         assert interface(serving.pid, "lab0")["master"] == "br0"
         await ping(home, "10.0.0.7")
         assert serving.stop() == 0
@@ -260,7 +279,14 @@ def needed_helper() -> str:
     return found
 
 
-ALLOWED = "mkdir -p /etc/qemu; mount -t tmpfs tmpfs /etc/qemu; echo allow br0 >/etc/qemu/bridge.conf"
+# In a copy of /etc, which only the test sees.
+ALLOWED = """
+    mount -t tmpfs tmpfs /mnt
+    cp -a /etc/. /mnt
+    mkdir -p /mnt/qemu
+    echo allow br0 >/mnt/qemu/bridge.conf
+    mount --bind /mnt /etc
+"""
 
 
 async def test_qemus_helper_makes_it_in_a_bridge_again_and_again(home: Home) -> None:

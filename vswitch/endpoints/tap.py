@@ -121,8 +121,7 @@ class Tap(Endpoint):
     def _wanted(self, options: InterfaceOptions, is_new: bool) -> InterfaceOptions:
         if not is_new or options.mac is not None:
             return options
-        own = setting.own_mac(self.ports.switch, self.name, in_bridge=options.master is not None)
-        return msgspec.structs.replace(options, mac=own)
+        return msgspec.structs.replace(options, mac=setting.own_mac(self.ports.switch, self.name))
 
     async def _prepare(self, name: str, options: InterfaceOptions) -> None:
         """Have the interface be as it is asked to be. Raises RefusedError."""

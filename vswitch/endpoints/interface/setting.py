@@ -48,16 +48,17 @@ def bring_up(name: str) -> bool:
     return True
 
 
-def own_mac(switch: str, endpoint: str, *, in_bridge: bool) -> str:
+def own_mac(switch: str, endpoint: str) -> str:
     """A stable address for an interface that we make, which no other machine on the LAN has.
 
-    A bridge takes the lowest of its ports' addresses for its own; so one in it begins with FE, as QEMU's helper has it.
+    It begins with FE, as QEMU's helper has it: a bridge takes the lowest of its ports' addresses for its own, and that
+    is not to change when the interface becomes one of them.
     """
     machine = ""
     with suppress(OSError):
         machine = Path(MACHINE_ID).read_text().strip()
     digest = hashlib.sha256("\0".join(["tap", machine, switch, endpoint]).encode()).digest()
-    return ("fe" if in_bridge else "52") + ":54:00:" + digest[:3].hex(":")
+    return "fe:54:00:" + digest[:3].hex(":")
 
 
 def _add_addresses(name: str, wanted: tuple[Address, ...]) -> None:
