@@ -8,10 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.cli.program import Home, Process, is_one_line
+from tests.containers import IMAGE, store_with_image
 from tests.namespaces import ip_inside, is_elsewhere, needed_for_tap
 from tests.needs import require
 from tests.waiting import until
@@ -34,6 +37,12 @@ def network(home: Home) -> Iterator[None]:
         require(False, str(error))
     with home.serve("unix://lan.sock", "user://10.0.2.0/24?ipv6=no&reserve=web@10.0.2.50"):
         yield
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="vs-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
 
 
 @contextmanager
@@ -145,6 +154,62 @@ def test_a_namespace_that_there_is(home: Home, network: None) -> None:
             other.kill()
 
 
+@contextmanager
+def ordinary_user() -> Iterator[list[str]]:
+    """A user namespace in which this user is not root; what starts programs there."""
+    with subprocess.Popen([*rootless(), "cat"], stdin=subprocess.PIPE) as first:
+        try:
+            until(lambda: os.readlink(f"/proc/{first.pid}/ns/user") != os.readlink("/proc/self/ns/user"), "it is there")
+            until(lambda: b"cat" in Path(f"/proc/{first.pid}/cmdline").read_bytes(), "its user is set")
+            yield [shutil.which("nsenter") or "nsenter", "--target", str(first.pid), "--user", "--preserve-credentials"]
+        finally:
+            first.kill()
+
+
+def test_a_namespace_of_a_users_own_takes_no_root_and_its_port_goes_with_the_process(home: Home, network: None) -> None:
+    with ordinary_user() as under:
+        unshare = [*under, "unshare", "--user", "--map-root-user", "--net", "cat"]
+        with subprocess.Popen(unshare, stdin=subprocess.PIPE) as other:
+            try:
+                until(lambda: is_elsewhere(other.pid), "the namespace is there")
+                refused = home.run("netns", "/proc/self/ns/net", under=under)
+                expected = (
+                    "vswitch: /proc/self/ns/net: Operation not permitted; it takes root, or the user who has made it\n"
+                )
+                assert (refused.returncode, refused.stderr) == (1, expected)
+                done = home.run("netns", str(other.pid), under=under)
+                assert (done.returncode, done.stdout, done.stderr) == (0, f"pid-{other.pid}  10.0.2.15\n", "")
+                assert ip_inside(other.pid, "route get 10.0.2.2")
+            finally:
+                other.kill()
+        until(lambda: up(home) == ["user1"], "its port goes with it")
+
+
+def test_a_container_that_podman_runs_without_root_is_on_the_lan_before_its_command_begins(
+    home: Home, network: None, directory: Path
+) -> None:
+    (directory / "resolv.conf").write_text("nameserver 10.0.2.3\nsearch lan\n")
+    with ordinary_user() as under:
+        environment = os.environ | store_with_image(directory, under) | {"XDG_RUNTIME_DIR": str(directory)}
+
+        def podman(*words: str) -> str:
+            done = subprocess.run([*under, "podman", *words], env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        resolv = f"--volume={directory}/resolv.conf:/etc/resolv.conf:ro"
+        try:
+            podman("create", "--name=web", "--network=none", resolv, IMAGE, "ping", "-c", "1", "host.lan")
+            podman("init", "web")
+            pid = podman("inspect", "--format={{.State.Pid}}", "web")
+            done = home.run("netns", "--port", "web", pid, under=under)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "web  10.0.2.50\n", "")
+            assert "1 packets received" in podman("start", "--attach", "web")
+            until(lambda: up(home) == ["user1"], "its port goes with it")
+        finally:
+            subprocess.run([*under, "podman", "rm", "--force", "--time=0", "web"], env=environment, capture_output=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -160,6 +225,12 @@ def test_a_namespace_that_there_is(home: Home, network: None) -> None:
         (["exec", "--dns", "10.0.2.3", "true"], 2, "--gateway and --dns go with --ip"),
         (["exec", "--ip", "10.0.2.9/24", "--set", "vlan=x", "true"], 2, "vlan: 'x' is not a number"),
         (["netns", "no-such-namespace"], 1, "/run/netns/no-such-namespace: No such file or directory"),
+        (
+            ["netns", "4194304"],
+            1,
+            "/proc/4194304/ns/net: No such file or directory; name one of ip netns, a process or",
+        ),
+        (["netns", "0"], 2, "'0' is not a number from 1 to 4194304"),
         (["netns", "/proc/self/ns/net", "--interface", "x" * 16], 2, f"'{'x' * 16}' cannot be an interface's name"),
     ],
 )

@@ -1,51 +1,26 @@
 """Stations that are containers, which podman runs."""
 
-import os
 import shutil
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.containers import IMAGE, store_with_image
 from tests.namespaces import needed_for_tap
-from tests.needs import require
 from tests.waiting import is_over
 from vswitch import InputError, RefusedError
 from vswitch.testing import Lan, SyncLan
-
-IMAGE = "localhost/vswitch-test"
-# Also where a container may not have limits and control groups of its own.
-CONTAINERS_CONF = """
-[engine]
-runtime = "runc"
-[containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
-cgroups = "no-conmon"
-"""
 
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A store of images with one of them, busybox."""
     needed_for_tap()
-    for program, package in (("podman", "podman"), ("runc", "runc"), ("busybox", "busybox-static")):
-        require(shutil.which(program), f"{program} not found: install the package {package}")
-    directory = tmp_path_factory.mktemp("podman")
-    store = f'[storage]\ndriver = "vfs"\ngraphroot = "{directory}/store"\nrunroot = "{directory}/run"\n'
-    files = {"CONTAINERS_STORAGE_CONF": store, "CONTAINERS_CONF": CONTAINERS_CONF}
+    environment = store_with_image(tmp_path_factory.mktemp("podman"))
     with pytest.MonkeyPatch.context() as patched:
-        for name, text in files.items():
-            (directory / name).write_text(text)
-            patched.setenv(name, str(directory / name))
-        with tarfile.open(directory / "image.tar", "w") as image:
-            image.add(os.path.realpath(shutil.which("busybox") or ""), "bin/busybox")
-            for name in ("sh", "cat", "hostname", "ip", "ping", "sleep"):
-                link = tarfile.TarInfo(f"bin/{name}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                image.addfile(link)
-        subprocess.run(["podman", "import", directory / "image.tar", IMAGE], check=True, capture_output=True)
+        for name, text in environment.items():
+            patched.setenv(name, text)
         yield
 
 

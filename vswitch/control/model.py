@@ -4,13 +4,14 @@ Bytes are frame bytes, without FCS and without length prefix; absent values are 
 """
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from vswitch.errors import InputError
 
 SINCE_MAX_S = 1e9
+PID_MAX = 1 << 22  # Linux include/linux/threads.h, PID_MAX_LIMIT
 
 
 class Vlan(msgspec.Struct, frozen=True):
@@ -147,11 +148,11 @@ class EventsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 class AttachRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An endpoint's URL, with absolute paths, and more parameters, as TOML has them. It goes `with_process`: when the
-    process ends that asks."""
+    process ends that asks, or the one of a PID."""
 
     url: str
     parameters: dict[str, Any] = {}
-    with_process: bool = False
+    with_process: bool | Annotated[int, msgspec.Meta(ge=1, le=PID_MAX)] = False
 
 
 class SetRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,9 +11,10 @@ from vswitch.cli import signals
 from vswitch.cli.joining import network_namespace, port
 from vswitch.cli.joining.dhcp_client import Lease
 from vswitch.cli.options import Command, names_switch
+from vswitch.control.model import PID_MAX
 from vswitch.endpoints.guests.qemu import guest_mac
 from vswitch.errors import InputError, RefusedError
-from vswitch.values import check_name, interface_name
+from vswitch.values import check_name, interface_name, number
 
 NAMED = "/run/netns"  # where ip netns has them (iproute2)
 INTERFACE = "eth0"
@@ -82,11 +83,13 @@ def exec_(
 
 
 @click.command()
-@click.argument("namespace")
+@click.argument("namespace", metavar="NAMESPACE|PID")
+@click.option("--port", "port_name", metavar="NAME", help="What the port, and the machine, is called.")
 @click.option("--interface", metavar="NAME", default=INTERFACE, help="What the card is called there. [default: eth0]")
 @_addresses
 def netns(
     namespace: str,
+    port_name: str | None,
     interface: str,
     ip: IPv4Interface | None,
     gateway: IPv4Address | None,
@@ -95,27 +98,38 @@ def netns(
 ) -> None:
     """Put a network namespace of this machine's on the LAN.
 
-    NAMESPACE is one of ip netns, or a path like /proc/PID/ns/net. It stays until the port that is printed is detached.
+    NAMESPACE is one of ip netns, a path like /run/user/1000/netns/web, or the PID of a process that is in it, such as a
+    container's. It stays until the port that is printed is detached, or that process ends. It takes no root where this
+    user has made the namespace, as with containers that podman runs without root.
     """
     signals.raised()
-    called = os.path.basename(namespace) if "/" not in namespace else namespace.strip("/").replace("/", "-")
+    process = number(namespace, 1, PID_MAX) if namespace.isdecimal() else False
+    path = _namespace(namespace)
+    called = port_name or (f"pid-{namespace}" if process else namespace.strip("/").replace("/", "-"))
     check_name(called)
     mac = guest_mac(called)
     static = _static(ip, gateway, None)
     interface_name(interface)
     switch = port.find(name)
-    network_namespace.enter(namespace if "/" in namespace else f"{NAMED}/{namespace}")
+    network_namespace.enter(path)
     tap = network_namespace.make_tap(interface, mac)
     attached = ""
     try:
         with signals.held():
-            attached = port.attach(switch, tap, called, parameters)
+            attached = port.attach(switch, tap, called, parameters, with_process=process)
         lease = network_namespace.set_up(interface, mac, called if HOST_NAME.fullmatch(called) else "", static)
     except BaseException:  # an interrupt, too
         if attached:
             port.detach(switch, attached)
         raise
     click.echo(f"{attached}  {lease.address.ip}")
+
+
+def _namespace(text: str) -> str:
+    """The file of a network namespace."""
+    if text.isdecimal():
+        return f"/proc/{text}/ns/net"
+    return text if "/" in text else f"{NAMED}/{text}"
 
 
 def _static(ip: IPv4Interface | None, gateway: IPv4Address | None, dns: IPv4Address | None) -> Lease | None:

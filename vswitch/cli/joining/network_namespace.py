@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ RESOLV_CONF = "/etc/resolv.conf"
 CONTROL_GROUPS = "/sys/fs/cgroup"
 # Linux include/uapi/linux/sched.h and mount.h
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x0002_0000, 0x1000_0000, 0x4000_0000
+_NS_GET_USERNS = 0xB701  # include/uapi/linux/nsfs.h
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x4_0000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,13 +56,33 @@ def _see_own_devices() -> None:
 
 
 def enter(path: str) -> None:
-    """Puts this process in a network namespace that there is. Raises RefusedError."""
+    """Puts this process in a network namespace that there is.
+
+    Without root, this takes the user namespace that it belongs to, in which whoever has made that may do everything
+    (user_namespaces(7)). Raises RefusedError.
+    """
     try:
         with open(path, "rb") as file:
-            _check(_libc.setns(file.fileno(), _CLONE_NEWNET))
+            try:
+                _check(_libc.setns(file.fileno(), _CLONE_NEWNET))
+            except PermissionError:
+                _become_owner(file.fileno())
+                _check(_libc.setns(file.fileno(), _CLONE_NEWNET))
     except OSError as error:
-        hint = "it takes root" if isinstance(error, PermissionError) else "ip netns lists those that there are"
+        refused = isinstance(error, PermissionError)
+        hint = "it takes root, or the user who has made it" if refused else "name one of ip netns, a process or a path"
         raise RefusedError(f"{path}: {error.strerror}; {hint}") from None
+
+
+def _become_owner(namespace: int) -> None:
+    """Puts this process in the user namespace that another namespace belongs to. Raises OSError."""
+    owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    try:
+        if os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user")):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        _check(_libc.setns(owner, _CLONE_NEWUSER))
+    finally:
+        os.close(owner)
 
 
 def make_tap(name: str, mac: str) -> int:

@@ -27,9 +27,12 @@ def plug(switch: str | None, name: str | None, parameters: Iterable[str]) -> tup
 
 
 def attach(
-    switch: Path, descriptor: int, name: str | None, parameters: Iterable[str], *, with_process: bool = False
+    switch: Path, descriptor: int, name: str | None, parameters: Iterable[str], *, with_process: bool | int = False
 ) -> str:
-    """Passes a descriptor on; answers the port's name. Raises InputError and RefusedError."""
+    """Passes a descriptor on; answers the name of its port, which goes `with_process`: this one, or the one of a PID.
+
+    Raises InputError and RefusedError.
+    """
     wanted = _read(parameters) | ({} if name is None else {"name": name})
     url = f"fd://{descriptor}"
     request = AttachRequest(url=url, parameters=wanted, with_process=with_process)

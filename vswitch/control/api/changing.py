@@ -54,7 +54,8 @@ class Changing:
         names = [info.name for info in self._switch.attachments.infos()]
         together.check_watched(config.name or "", config.policy, names)
         with ExitStack() as undo:
-            process = _process(asked.passed.pid) if wanted.with_process else None
+            pid = asked.passed.pid if wanted.with_process is True else wanted.with_process
+            process = _process(pid) if pid else None
             if process is not None:
                 undo.callback(os.close, process)
             if config.scheme == "fd":
