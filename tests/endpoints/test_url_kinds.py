@@ -65,6 +65,7 @@ ADDRESSES = (IPv4Interface("10.0.0.1/24"), IPv6Interface("fd00::1/64"))
         (f"{TAP}?ip=10.0.0.1/24,fd00::1/64", {"scheme": "tap", "path": "tap0", "tap": Options(ip=ADDRESSES)}),
         (f"{TAP}?master=br1&up", {"scheme": "tap", "path": "tap0", "tap": Options(master="br1")}),
         (f"{TAP}?ifup=/a%26b&ifdown=c", {"scheme": "tap", "path": "tap0", "tap": Options(ifup="/a&b", ifdown="c")}),
+        (f"{TAP}?offload=no", {"scheme": "tap", "path": "tap0", "tap": Options(offload=False)}),
         ("tap://?helper", {"scheme": "tap", "tap": Options(helper="")}),
         ("tap://?helper=yes", {"scheme": "tap", "tap": Options(helper="")}),
         ("tap://?helper=/a&br=lan", {"scheme": "tap", "tap": Options(helper="/a", br="lan")}),

@@ -105,7 +105,7 @@ class Tap(Endpoint):
         if options.helper is None:
             if not self._made and not _exists(name):
                 raise RefusedError(f"{self.url}: there is no such interface")
-            return open_tap(name)
+            return open_tap(name, offload=options.offload)
         try:
             fd = await helper.run(options.helper, options.br)
         except RefusedError as error:
@@ -115,7 +115,7 @@ class Tap(Endpoint):
             os.close(fd)
             raise RefusedError(f"{self.url}: helper: what it hands over is no TAP device")
         tap = TapDevice(fd)
-        _set_up(tap)
+        _set_up(tap, offload=options.offload)
         return tap
 
     def _wanted(self, options: InterfaceOptions, is_new: bool) -> InterfaceOptions:
@@ -211,8 +211,8 @@ def interface_of(fd: int) -> str:
         raise RefusedError(f"the device is gone: {error.strerror}") from None
 
 
-def open_tap(name: str) -> TapDevice:
-    """Open a TAP device, and make it if need be. Raises RefusedError."""
+def open_tap(name: str, *, offload: bool = True) -> TapDevice:
+    """Open a TAP device, which may leave work to us, and make it if need be. Raises RefusedError."""
     try:
         fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -224,7 +224,7 @@ def open_tap(name: str) -> TapDevice:
         os.close(fd)
         raise RefusedError(f"tap://{name}: {error.strerror}{_hint(name, error.errno)}") from None
     tap = TapDevice(fd)
-    _set_up(tap)
+    _set_up(tap, offload=offload)
     return tap
 
 
@@ -242,7 +242,7 @@ def _attach(fd: int, name: str) -> None:
             return
 
 
-def _set_up(tap: TapDevice) -> None:
+def _set_up(tap: TapDevice, *, offload: bool = True) -> None:
     """Have a device be as we use it, whatever its last user has set."""
     fd = tap.fileno()
     for request, value in _SETTINGS.items():
@@ -251,7 +251,7 @@ def _set_up(tap: TapDevice) -> None:
     for request, nothing in ((_TUNSETTXFILTER, bytes(4)), (_TUNDETACHFILTER, bytes(16))):
         with suppress(OSError):
             fcntl.ioctl(fd, request, nothing)
-    fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS if tap.has_header else 0)
+    fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS if tap.has_header and offload else 0)
 
 
 def _exists(name: str) -> bool:

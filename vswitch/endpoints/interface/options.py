@@ -13,7 +13,7 @@ import msgspec
 from vswitch import values
 from vswitch.errors import InputError
 from vswitch.ports.policy import mac_text, read_mac
-from vswitch.values import TEXT, Parameter, interface_name
+from vswitch.values import FLAG, TEXT, Parameter, interface_name
 
 Address: TypeAlias = IPv4Interface | IPv6Interface
 
@@ -37,6 +37,7 @@ class InterfaceOptions(msgspec.Struct, frozen=True):
     master: str | None = None
     ifup: str | None = None
     ifdown: str | None = None
+    offload: bool = True
 
     def absolute(self) -> "InterfaceOptions":
         """The same, with paths that hold in any working directory."""
@@ -78,6 +79,8 @@ def written(options: InterfaceOptions) -> Iterator[tuple[str, str]]:
         if (value := getattr(options, name)) is not None:
             yield name, str(value)
     yield from (("ip", str(address)) for address in options.ip)
+    if not options.offload:
+        yield "offload", "no"
 
 
 def read_descriptor(value: Any) -> int:
@@ -144,6 +147,7 @@ PARAMETERS: dict[str, Parameter] = {
     "mtu": Parameter(lambda value: values.number(value, MTU_MIN, MTU_MAX), _MTU, "Bytes of a packet: 1500."),
     "ip": Parameter(_addresses, values.several(TEXT), "The interface's addresses: 10.0.0.1/24, fd00::1/64."),
     "master": Parameter(_bridge, TEXT, "The bridge of this machine that the interface becomes a port of."),
+    "offload": Parameter(values.flag, FLAG, "False: the kernel sums and cuts what it sends itself."),
     "ifup": Parameter(_path, TEXT, "A program that is run with the interface's name when it is there."),
     "ifdown": Parameter(_path, TEXT, "A program that is run with the interface's name before it goes."),
 }
