@@ -252,6 +252,12 @@ class Bridge:
         self.pressed = None
         return pressed
 
+    def originate(self, port: Port, chunk: bytes) -> None:
+        """Queue a frame of the switch's own at a port that is up, whatever its state; it counts as a copy."""
+        self.journal.current = UNKNOWN
+        self.copies += 1
+        self._enqueue(port, chunk, 0, len(chunk), 1)
+
     def stranger(self, size: i64) -> None:
         """Count a frame of `size` bytes that came from an address without a port."""
         self.gone.rx_frames += 1

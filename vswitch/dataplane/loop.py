@@ -177,6 +177,10 @@ class Loop:
             if len(self.callers) > 0 or time.monotonic() >= deadline:
                 return True
 
+    def flush(self, now: i64, budget: float) -> None:
+        """Send what was queued beside a turn, for `budget` seconds at most; `lost` links are to be seen to then."""
+        self._flush(time.monotonic() + budget, now)
+
     def _receive(self, source: Source, now: i64) -> i64:
         """Have a source receive. One that raises what none should is lost, or loses that batch."""
         try:

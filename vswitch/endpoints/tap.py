@@ -90,7 +90,7 @@ class Tap(Endpoint):
             self._port = self._port or self.ports.add(self.name, self.name, self.config)
             lost = trio.Event()
             link = TapLink(tap, self._port.port, self.ports.bridge)
-            self.ports.links.plug(self._port, link, f"interface {name}", lost.set, is_guest=False)
+            self.ports.links.plug(self._port, link, f"interface {name}", lost.set, is_guest=False, is_uplink=True)
             try:
                 started()
                 await lost.wait()
@@ -158,7 +158,7 @@ class OpenTap(Endpoint):
             try:
                 lost = trio.Event()
                 link = TapLink(self._tap, port.port, self.ports.bridge)
-                self.ports.links.plug(port, link, "a TAP device", lost.set, is_guest=False)
+                self.ports.links.plug(port, link, "a TAP device", lost.set, is_guest=False, is_uplink=True)
                 started()
                 await lost.wait()
                 self.ports.links.unplug(port, "removed")

@@ -6,6 +6,7 @@ import trio
 
 from vswitch import heap
 from vswitch.dataplane.loop import WAIT_MS
+from vswitch.ports.announcing import announce_moved_stations
 from vswitch.ports.diagnosis import look_for_what_is_wrong
 from vswitch.ports.diagnosis.silence import look_for_silent_guests
 from vswitch.ports.port import now_ms
@@ -26,6 +27,7 @@ def start(ports: Ports, nursery: trio.Nursery) -> None:
         ("giving memory back", give_memory_back),
         ("looking for what is wrong", look_for_what_is_wrong),
         ("looking for silent guests", look_for_silent_guests),
+        ("announcing moved stations", announce_moved_stations),
     )
     for what, task in tasks:
         nursery.start_soon(keep_running, ports.failures, what, task, ports, name=what)

@@ -36,12 +36,19 @@ class Links:
         self._catching_up: list[tuple[int, trio.Event]] = []  # by the number of polls that it takes
 
     def plug(
-        self, port: SwitchPort, link: Link, peer: str, on_lost: Callable[[], None], *, is_guest: bool = True
+        self,
+        port: SwitchPort,
+        link: Link,
+        peer: str,
+        on_lost: Callable[[], None],
+        *,
+        is_guest: bool = True,
+        is_uplink: bool = False,
     ) -> None:
         """Give a port its peer: a link made for it, whose descriptors belong to the port from now on.
 
         `on_lost` is called once if the peer goes away, when the port is down and the link closed already. `is_guest`
-        says that somebody is there, who is to say something soon.
+        says that somebody is there, who is to say something soon, `is_uplink` that it is likely to be a LAN of its own.
         Raises OSError if the system cannot watch the link.
         """
         self._loop.add(link)
@@ -49,6 +56,7 @@ class Links:
         port.peer = peer
         port.process = None
         port.on_lost = on_lost
+        port.is_uplink = is_uplink
         if is_guest:
             self._newcomers.add(port)
         if port.name in self.on_plug:

@@ -71,7 +71,9 @@ class Multicast(Endpoint):
             stack.callback(self.ports.links.unplug, port, "removed")
             async with trio.open_nursery() as nursery:
                 link = DatagramLink(receiving, port.port, self.ports.bridge, out=sending, lasting=True)
-                self.ports.links.plug(port, link, f"group {group}", nursery.cancel_scope.cancel, is_guest=False)
+                self.ports.links.plug(
+                    port, link, f"group {group}", nursery.cancel_scope.cancel, is_guest=False, is_uplink=True
+                )
                 failures, others = self.ports.failures, f"noticing others on {self.url}"
                 missed = f"noticing who is not on {self.url}"
                 nursery.start_soon(keep_running, failures, others, self._notice_others, presence, name=others)

@@ -72,7 +72,7 @@ class Connector(Endpoint):
         """Have the port use a connection until that ends."""
         lost = trio.CancelScope()
         try:
-            self.ports.links.plug(port, connection.link(port.port), self._peer, lost.cancel)
+            self.ports.links.plug(port, connection.link(port.port), self._peer, lost.cancel, is_uplink=True)
         except OSError as error:
             log.warning("%s: cannot use the connection: %s", self.name, error.strerror)
             return
