@@ -41,6 +41,7 @@ COMMANDS = {  # and the file of each
     "join": "joining.join",
     "exec": "joining.exec",
     "netns": "joining.exec",
+    "fabric": "fabric.commands",
     "port": "changing.port",
     "mac": "changing.mac",
     "mirror": "changing.port",
