@@ -154,7 +154,8 @@ def test_commands_do_what_they_are_shown_to_do(home: Home) -> None:
 def test_switches_are_served_as_they_are_shown(home: Home) -> None:
     (home.root / "srv/tftp").mkdir(parents=True)
     for number, (command, *words) in enumerate(commands()):
-        if command == "serve" and not any("tap://" in word for word in words):  # which takes root
+        # A device takes root; nobody has an address of RFC 5737.
+        if command == "serve" and not any("tap://" in word or "://192.0.2." in word for word in words):
             words = [re.sub(r"/tmp/|/(?=srv/)", f"{home.root}/", word) for word in words]
             words += [] if any("://" in word for word in words) else [f"unix://{number}.sock"]
             with home.serve(*words) as serving:

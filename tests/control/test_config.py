@@ -37,6 +37,19 @@ PARAMETERS = {
     "mgmtmode": ('"0660"', "660"),
     "qmp": ('"/run/vm.qmp"', "/run/vm.qmp"),
     "netdev": ('"net1"', "net1"),
+    "vni": ("43", "43"),
+    "mcast": ('"239.1.1.1"', "239.1.1.1"),
+    "learn": ("true", "yes"),
+    "vxvde": ("true", "yes"),
+    "session": ('"0x8badf00d"', "2343432205"),
+    "rxsession": ("3735928559", "0xdeadbeef"),
+    "txcookie": ('"8badf00d"', "0x8BADF00D"),
+    "rxcookie": ('"0102030405060708"', "0102030405060708"),
+    "counter": ("true", "yes"),
+    "pincounter": ("true", "yes"),
+    "offset": ("4", "4"),
+    "udp": ("false", "no"),
+    "fragment": ("true", "yes"),
     "host": ('"10.0.2.9"', "10.0.2.9"),
     "dns": ('"10.0.2.9"', "10.0.2.9"),
     "dhcpstart": ('"10.0.2.9"', "10.0.2.9"),
@@ -77,7 +90,12 @@ PARAMETERS = {
     "ifdown": ('"/etc/qemu-ifdown"', "/etc/qemu-ifdown"),
     "hostfwd": ('["tcp::2222-:22", "tcp::8080-web:80"]', "tcp::2222-:22,tcp::8080-web:80"),
 }
-REMOTES = {"udp": "127.0.0.1:1235", "unixgram": "/run/guest.sock"}
+REMOTES = {
+    "udp": "127.0.0.1:1235",
+    "unixgram": "/run/guest.sock",
+    "vxlan": "127.0.0.4",
+    "l2tpv3": "127.0.0.1:1235",
+}
 TARGETS = {
     "tcp": "tcp://127.0.0.1:1234",
     "unix": "unix:///run/lan.sock",
@@ -87,10 +105,15 @@ TARGETS = {
     "unixgram": "unixgram:///run/lan.sock",
     "vde": "vde:///run/lan.vde",
     "tap": "tap://tap0",
+    "vxlan": "vxlan://127.0.0.1",
+    "l2tpv3": "l2tpv3://127.0.0.1",
     "user": "user://10.0.2.0/24",
 }
 
 WITHOUT_NAME = {"fd", "helper", "br"}  # of tap://: they say which device is meant
+NEEDED = {"vxlan": ("vni=42", "remote=127.0.0.3"), "l2tpv3": ("session=7", "remote=127.0.0.1:9")}
+NOT_WITH_REMOTE = ("mcast", "vxvde")
+
 ONE_PEER = {"tcp": "single&", "unix": "single&", "udp": "remote=127.0.0.1:9&", "unixgram": "remote=/run/vm.sock&"}
 
 Reader = Callable[[str], SwitchConfig]
@@ -174,16 +197,15 @@ def test_every_url_parameter_is_a_key_of_the_same_name(read: Reader, scheme: str
     target = TARGETS[scheme] if parameter not in WITHOUT_NAME else "tap://"
     target += "?connect&" if parameter == "port" else "?"
     target += ONE_PEER.get(scheme, "") if parameter in ("qmp", "netdev") else ""
-    target += {
-        "netdev": "qmp=/run/vm.qmp&",
-        "smbserver": "smb=/srv&",
-        "br": "helper&",
-        "tls_name": "connect&tls=a,b,c&",
-    }.get(parameter, "")
+    also = {"netdev": "qmp=/run/vm.qmp&", "smbserver": "smb=/srv&", "br": "helper&", "vxvde": "mcast=239.1.1.1&"}
+    target += (also | {"tls_name": "connect&tls=a,b,c&"}).get(parameter, "")
+    needed = [need for need in NEEDED.get(scheme, ()) if not need.startswith(f"{parameter}=")]
+    is_needed = len(needed) < len(NEEDED.get(scheme, ())) or parameter == "mcast" or parameter in WITHOUT_NAME
+    target += "".join(f"{need}&" for need in needed if parameter not in NOT_WITH_REMOTE or need[:6] != "remote")
     said = read(f'[[endpoint]]\nurl = "{target}"\n{parameter} = {toml}\n')
     as_url = parse(f"{target}{parameter}={text}" if text else f"{target}{parameter}")
     assert said.endpoints == (as_url,)
-    assert parameter in WITHOUT_NAME or as_url != parse(target)
+    assert is_needed or as_url != parse(target)
 
 
 def test_what_a_table_says_is_added_to_what_its_url_says(read: Reader) -> None:

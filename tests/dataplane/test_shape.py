@@ -66,7 +66,7 @@ HOT: dict[str, set[str]] = {
     "offload___Segments___append": set(),
     "offload___header_of": set(),
     "datagram____append": set(),
-    "datagram___SharedSocket___inject": set(),
+    "datagram___SharedSource___inject": set(),
     "port___Port___enqueue": set(),
     "port___Port____charge": set(),
 }

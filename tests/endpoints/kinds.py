@@ -19,10 +19,12 @@ from tests.frames import frame, mac
 from tests.peers import TIMEOUT_S, DatagramPeer, Peer
 from vswitch import VSwitch
 from vswitch.dataplane.frame import FRAME_MAX
+from vswitch.protocols import l2tpv3, vxlan
 from vswitch.switch import Attachment
 
 UDP_MAX = 65507  # what IPv4 leaves of 65535 bytes; IPv6 does not count its header
 UDP6_MAX = 65527
+WHOLE_UDP6_MAX = 65488  # that loopback carries without fragments
 MAGIC = 0xFEEDFACE
 SUN_PATH = 108
 LLDP = 0x0180_C200_000E
@@ -263,7 +265,7 @@ class Udp(Kind):
 
     async def attach(self, switch: VSwitch, **parameters: object) -> Attachment:
         lab = await super().attach(switch, **parameters)
-        if lab.config.scheme == "udp":
+        if lab.config.scheme != "fd":
             self._there = (self._host, lab.config.port)
         return lab
 
@@ -405,6 +407,87 @@ class DatagramPair(Kind):
 
     async def station(self) -> DatagramPeer:
         return self._peer
+
+
+# Tunnels
+
+
+class TunnelPeer(DatagramPeer):
+    """The other end of a tunnel: a header, `sent` or `wanted`, before each frame."""
+
+    def __init__(self, sock: socket.socket, *, to: Any, sent: bytes, wanted: bytes) -> None:
+        super().__init__(sock, to=to)
+        self._sent = sent
+        self._wanted = wanted
+
+    async def send(self, *frames: bytes) -> None:
+        await super().send(*(self._sent + frame for frame in frames))
+
+    async def receive(self, count: int) -> list[bytes]:
+        datagrams = await super().receive(count)
+        assert all(datagram.startswith(self._wanted) for datagram in datagrams)
+        return [datagram[len(self._wanted) :] for datagram in datagrams]
+
+
+VNI = 0xABCDEF
+
+
+class Vxlan(Udp):
+    """vxlan:// that learns: each host that sends is a port. They are hosts of their own by their addresses."""
+
+    loss: Loss = "never"  # when it has been silent for long
+    comes_back = False  # another one has another address
+
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
+        super().__init__(directory, host)
+        self.frame_max = (WHOLE_UDP6_MAX if ":" in host else UDP_MAX) - vxlan.HEADER
+        self._numbers = itertools.count(2)
+
+    async def target(self) -> str | socket.socket:
+        return f"vxlan://{udp_url((self._host, 0))}?vni={VNI}&learn"
+
+    async def station(self) -> TunnelPeer:
+        sock = udp_socket(f"127.0.0.{next(self._numbers)}", self._there[1])
+        peer = TunnelPeer(sock, to=self._there, sent=vxlan.header(VNI), wanted=vxlan.header(VNI))
+        await peer.send(HELLO)
+        return peer
+
+
+class VxlanRemote(Vxlan):
+    """vxlan:// with `remote`."""
+
+    many = False
+    comes_back = True
+
+    async def target(self) -> str:
+        with udp_socket(self._host) as free:
+            self._remote = free.getsockname()
+        return f"vxlan://{udp_url((self._host, 0))}?vni={VNI}&remote={udp_url(self._remote)}"
+
+    async def station(self) -> TunnelPeer:
+        sock = udp_socket(*self._remote[:2])
+        return TunnelPeer(sock, to=self._there, sent=vxlan.header(VNI), wanted=vxlan.header(VNI))
+
+
+OURS = l2tpv3.Session(7, 0xFFFF_FFF0, b"\x8b\xad\xf0\x0d", b"\xff" * 8, sequence=True, numbers=False, offset=3)
+THEIRS = OURS._replace(tx=OURS.rx, rx=OURS.tx, tx_cookie=OURS.rx_cookie, rx_cookie=OURS.tx_cookie)
+
+
+class L2tpv3(UdpRemote):
+    """l2tpv3:// over UDP, with all there may be in a header."""
+
+    def __init__(self, directory: Path, host: str) -> None:
+        super().__init__(directory, host)
+        self.frame_max = (WHOLE_UDP6_MAX if ":" in host else UDP_MAX) - OURS.overhead
+
+    async def target(self) -> str | socket.socket:
+        url = str(await super().target()).replace("udp://", "l2tpv3://")
+        cookies = f"txcookie={OURS.tx_cookie.hex()}&rxcookie={OURS.rx_cookie.hex()}"
+        return f"{url}&session={OURS.tx}&rxsession={OURS.rx}&{cookies}&pincounter&offset={OURS.offset}"
+
+    async def station(self) -> TunnelPeer:
+        sock = udp_socket(*self._remote[:2])
+        return TunnelPeer(sock, to=self._there, sent=l2tpv3.header(THEIRS), wanted=l2tpv3.header(OURS))
 
 
 # VDE
@@ -563,6 +646,11 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "unixgram-remote": UnixgramRemote,
     "unixgram-remote-fixed": partial(UnixgramRemote, fixed=True),
     "mcast": Group,
+    "vxlan": Vxlan,
+    "vxlan-remote": VxlanRemote,
+    "vxlan6-remote": partial(VxlanRemote, host="::1"),
+    "l2tpv3": partial(L2tpv3, host="127.0.0.1"),
+    "l2tpv3-6": partial(L2tpv3, host="::1"),
     "vde": partial(Vde, version=3),
     "vde1": partial(Vde, version=1),
     "vde-connect": VdeConnects,

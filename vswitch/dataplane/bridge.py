@@ -142,7 +142,7 @@ class Bridge:
     def settle(self, port: Port) -> None:
         """Have a port take part, or not, after it changed: its link, or its policy."""
         port.up = port.linked and port.enabled
-        floods = port.up and not port.is_mirror
+        floods = port.up and port.takes_floods and not port.is_mirror
         if floods and port not in self.active:
             self.active.append(port)
         elif not floods and port in self.active:

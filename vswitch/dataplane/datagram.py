@@ -1,7 +1,7 @@
 """Datagram links: one frame a datagram, without any framing (QEMU net/dgram.c, net/socket.c, net/vde.c).
 
 A `DatagramLink` has a socket whose other end the kernel keeps fixed. A `SharedSocket` has several peers, each
-a `PeerLink` of its own, and tells them apart by address.
+a `PeerLink` of its own, and tells them apart by address. Datagrams with a header before the frame: tunnel.py.
 
 Datagrams are received in batches: what is there becomes one chunk, in which runs form as in a stream's. They
 are sent in bursts, so that a long queue does not keep the processor from others.
@@ -137,7 +137,7 @@ class DatagramLink(FrameLink):
                 longest = length
             if length <= FRAME_MAX:
                 write_i32_be(batch, i32(length))
-                receiver.copy(number, length, batch)
+                receiver.copy(number, 0, length, batch)
             else:
                 count_too_long(self.port, length)
             number += 1
@@ -172,7 +172,7 @@ class DatagramLink(FrameLink):
         port = self.port
         sent = SENDER.send(self.room_fd, port.waiting(), most)
         if sent > 0:
-            port.sent(port.queued_bytes if sent == port.queued_frames else _size(port.waiting(), sent))
+            port.sent(port.queued_bytes if sent == port.queued_frames else size_of(port.waiting(), sent))
             return sent
         error = last_errno()
         if error == errno.ECONNREFUSED and self.lasting:
@@ -184,20 +184,43 @@ class DatagramLink(FrameLink):
         self._out.close()
 
 
-@final
-class SharedSocket(Source):
-    """A datagram socket that several peers send to, each of them a port: `peers`, by address.
+class SharedSource(Source):
+    """A datagram socket that several peers send to, each of them a port.
 
     What others send waits in `strangers` for the control side, which is told by an entry in `callers`.
     """
 
-    def __init__(self, sock: socket.socket, bridge: Bridge, callers: list["SharedSocket"]) -> None:
+    def __init__(self, sock: socket.socket, bridge: Bridge, callers: list["SharedSource"]) -> None:
         sock.setblocking(False)
         super().__init__(sock.fileno(), bridge)
         self.sock = sock
-        self.peers: dict[Any, PeerLink] = {}
         self.strangers: list[tuple[Any, bytes]] = []
         self._callers = callers
+
+    def set_aside(self, address: Any, frame: bytes) -> None:
+        """Keep what a stranger has sent, or count it."""
+        if len(self.strangers) >= STRANGERS_MAX:
+            self.bridge.stranger(len(frame))
+            return
+        if len(self.strangers) == 0:
+            self._callers.append(self)
+        self.strangers.append((address, frame))
+
+    def inject(self, port: Port, frame: bytes, now: i64) -> None:
+        """Take in a frame of a stranger that has got a port."""
+        batch = BytesWriter()
+        _append(batch, frame, port)
+        if len(batch) > 0:
+            self.bridge.ingress(port, batch.getvalue(), 0, now)
+
+
+@final
+class SharedSocket(SharedSource):
+    """One in which a datagram is a frame, and a peer is known by its address: `peers`."""
+
+    def __init__(self, sock: socket.socket, bridge: Bridge, callers: list[SharedSource]) -> None:
+        super().__init__(sock, bridge, callers)
+        self.peers: dict[Any, PeerLink] = {}
         self._recvfrom: Callable[[int], tuple[bytes, Any]] = sock.recvfrom
 
     def receive(self, now: i64) -> i64:
@@ -221,22 +244,11 @@ class SharedSocket(Source):
                 sender = peer
             if peer is not None:
                 _append(batch, frame, peer.port)
-            elif len(self.strangers) < STRANGERS_MAX:
-                if len(self.strangers) == 0:
-                    self._callers.append(self)
-                self.strangers.append((address, frame))
             else:
-                self.bridge.stranger(len(frame))
+                self.set_aside(address, frame)
         if sender is not None and len(batch) > 0:
             self.bridge.ingress(sender.port, batch.getvalue(), 0, now)
         return count * COST
-
-    def inject(self, port: Port, frame: bytes, now: i64) -> None:
-        """Take in a frame of a stranger that has got a port."""
-        batch = BytesWriter()
-        _append(batch, frame, port)
-        if len(batch) > 0:
-            self.bridge.ingress(port, batch.getvalue(), 0, now)
 
 
 @final
@@ -318,12 +330,13 @@ def _append(batch: BytesWriter, frame: bytes, port: Port) -> None:
 
 
 def count_too_long(port: Port, length: i64) -> None:
+    """Count a frame that came in and is too long."""
     port.rx_frames += 1
     port.rx_bytes += length
     port.drop(TOO_LONG, 1)
 
 
-def _size(runs: list[Run], frames: i64) -> i64:
+def size_of(runs: list[Run], frames: i64) -> i64:
     """How long the first frames of a queue are, with their prefixes."""
     size: i64 = 0
     for run in runs:

@@ -33,6 +33,9 @@ DROP_REASONS: Final = (
     "sticky",  # source address that stays on another port
     "partition",  # for a port on another island of a partition
     "bad_offload",  # its checksum or segmentation is left to do, and it is not what it says
+    "bad_header",  # its tunnel's header is cut off, or no data packet's
+    "other_tunnel",  # of another VNI or session
+    "bad_cookie",  # of its tunnel's session, with another cookie
 )
 RUNT: Final = 0
 BAD_SOURCE: Final = 1
@@ -59,7 +62,10 @@ MAX_MACS: Final = 21
 STICKY: Final = 22
 PARTITION: Final = 23
 BAD_OFFLOAD: Final = 24
-DROP_REASON_COUNT: Final = 25
+BAD_HEADER: Final = 25
+OTHER_TUNNEL: Final = 26
+BAD_COOKIE: Final = 27
+DROP_REASON_COUNT: Final = 28
 
 PASSED: Final = -1  # no reason to drop it
 

@@ -17,7 +17,7 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from vswitch.dataplane.bridge import COPIES_MAX, Bridge
-from vswitch.dataplane.datagram import SharedSocket
+from vswitch.dataplane.datagram import SharedSource
 from vswitch.dataplane.link import Link, Source
 from vswitch.dataplane.port import Port
 
@@ -44,7 +44,7 @@ class Loop:
         self.bridge = bridge
         self.epoll = select.epoll()
         self.lost: list[Link] = []
-        self.callers: list[SharedSocket] = []
+        self.callers: list[SharedSource] = []
         self.failures: list[Exception] = []
         self.bounded: i64 = 0  # batches of reads that ended as they had queued a lot
         self.waits: i64 = 0  # times that a source was not read, as a port was pressed by it

@@ -83,6 +83,7 @@ class Port:
         self.isolated = False  # reaches only ports that are not
         self.islands: vec[i64] = vec[i64]()  # its island in each partition, or NO_ISLAND; empty if it is in none
         self.place = index  # as the MAC table has it: with PINNED if stations stay here
+        self.takes_floods = True  # is sent what is for all; else another port of its endpoint has that reach its peer
         self.is_mirror = False  # sends what it is told, and takes nothing in
         self.forwards_reserved = False  # takes in what is for 01-80-C2-00-00-01 … 0F
         self.any_source = False  # takes in what no station can have sent: from a group address, or zero

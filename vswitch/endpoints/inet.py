@@ -37,6 +37,18 @@ async def resolve(host: str, port: int, kind: socket.SocketKind) -> list[tuple[i
     return sorted(addresses, key=lambda each: each[0] != socket.AF_INET)
 
 
+async def resolve_alike(what: str, host: str, port: int, family: int) -> Any:
+    """The address of a host's port that is of a family; errors say `what` it is. Raises InputError, RefusedError."""
+    try:
+        found = await resolve(host, port, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise RefusedError(f"{what}: {error.strerror}") from None
+    address = next((address for of, address in found if of == family), None)
+    if address is None:
+        raise InputError(f"{what}: one end is IPv4 and the other IPv6; write both alike")
+    return address
+
+
 def is_loopback(host: str) -> bool:
     """Whether a numeric address is this machine's own."""
     return ipaddress.ip_address(plain_address((host, 0))[0].partition("%")[0]).is_loopback
@@ -60,13 +72,14 @@ def text(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def bind_all(config: EndpointConfig, kind: socket.SocketKind) -> list[socket.socket]:
+async def bind_all(config: EndpointConfig, kind: socket.SocketKind, protocol: int = 0) -> list[socket.socket]:
     """A socket for each address that `config` names, one at least; all have the same port.
 
-    Raises InputError for an address beyond loopback that was not asked for as such, and RefusedError.
+    Raises InputError for an address beyond loopback that was not asked for as such, and RefusedError; PermissionError
+    where only root may have sockets of that kind.
     """
     try:
-        addresses = await resolve(config.host, config.port, kind)
+        addresses = await resolve(config.host, config.port, socket.SOCK_DGRAM if protocol else kind)
     except OSError as error:
         raise RefusedError(f"cannot listen on {config.url}: {error.strerror}") from None
     if not all(is_loopback(address[0]) for _, address in addresses) and not (config.insecure or config.tls):
@@ -80,8 +93,10 @@ async def bind_all(config: EndpointConfig, kind: socket.SocketKind) -> list[sock
     for family, address in addresses:
         try:
             port = socks[0].getsockname()[1] if socks else address[1]
-            socks.append(bind_to(family, (address[0], port, *address[2:]), kind))
+            socks.append(bind_to(family, (address[0], port, *address[2:]), kind, protocol))
         except OSError as error:
+            if protocol and isinstance(error, PermissionError):
+                raise
             if error.errno == errno.EADDRNOTAVAIL and (socks or address is not addresses[-1][1]):
                 continue  # such as ::1 where there is no IPv6
             for sock in socks:
@@ -90,21 +105,21 @@ async def bind_all(config: EndpointConfig, kind: socket.SocketKind) -> list[sock
     return socks
 
 
-async def bind(config: EndpointConfig, kind: socket.SocketKind) -> socket.socket:
+async def bind(config: EndpointConfig, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
     """The first of them."""
-    first, *others = await bind_all(config, kind)
+    first, *others = await bind_all(config, kind, protocol)
     for other in others:
         other.close()
     return first
 
 
-def bind_to(family: int, address: Any, kind: socket.SocketKind) -> socket.socket:
+def bind_to(family: int, address: Any, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
     """A socket at one address. Raises OSError."""
-    sock = socket.socket(family, kind)
+    sock = socket.socket(family, kind, protocol)
     try:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
+        if family == socket.AF_INET6 and not protocol:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
     except OSError:

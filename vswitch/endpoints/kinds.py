@@ -7,6 +7,8 @@ from vswitch.endpoints.endpoint import Endpoint
 from vswitch.endpoints.stream.endpoint import Listener, StreamConnector
 from vswitch.endpoints.tap import Tap
 from vswitch.endpoints.tls.endpoint import SecureConnector, SecureListener
+from vswitch.endpoints.tunnel.l2tpv3 import L2tpv3
+from vswitch.endpoints.tunnel.vxlan import Vxlan
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.user.endpoint import UserNetwork
 from vswitch.endpoints.vde.client import VdeClient
@@ -22,6 +24,8 @@ _KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it c
     ("udp", False): UdpPeers,
     ("unixgram", False): UnixPeers,
     ("tap", False): Tap,
+    ("vxlan", False): Vxlan,
+    ("l2tpv3", False): L2tpv3,
     ("user", False): UserNetwork,
     ("vde", False): VdeSwitch,
     ("vde", True): VdeClient,

@@ -11,7 +11,7 @@ a port's policy (policy.py).
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from ipaddress import IPv4Network
 from typing import Any
@@ -24,6 +24,8 @@ from vswitch.endpoints.interface import options as interface
 from vswitch.endpoints.interface.options import InterfaceOptions
 from vswitch.endpoints.tls import files as tls
 from vswitch.endpoints.tls.files import TlsFiles
+from vswitch.endpoints.tunnel import options as tunnel
+from vswitch.endpoints.tunnel.options import TunnelOptions
 from vswitch.endpoints.user import options as user
 from vswitch.endpoints.user.options import UserOptions
 from vswitch.errors import InputError
@@ -61,7 +63,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsFiles | None = None
     tls_name: str | None = None
     queue: int = QUEUE_BYTES_DEFAULT
-    remote: tuple[str, int] | str | None = None  # udp: host and port; unixgram: path
+    remote: tuple[str, int] | str | None = None  # udp, l2tpv3: host and port; unixgram: path
     limit: int = LIMIT_DEFAULT  # most peers at a time
     idle: float = IDLE_DEFAULT_S
     iface: str = IFACE_DEFAULT  # mcast: an interface's address or name
@@ -75,6 +77,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     netdev: str = NETDEV_DEFAULT  # what the guest's card is called there
     user: UserOptions = UserOptions()
     tap: InterfaceOptions = InterfaceOptions()
+    tunnel: TunnelOptions = TunnelOptions()
     policy: Policy = Policy()
 
     @property
@@ -93,6 +96,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
             says.append(f"remote={_encode(self._remote, '?&')}")
         if self.iface != IFACE_DEFAULT:
             says.append(f"iface={_encode(self.iface, '?&')}")
+        says += [f"{name}={_encode(text, '?&')}" for name, text in tunnel.written(self.tunnel, tunnel.SAYS_WHAT)]
         return f"{self.scheme}://{target}" + ("?" if says else "") + "&".join(says)
 
     @property
@@ -145,11 +149,14 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Where it is: of two endpoints of one place, only one can be there at a time."""
         any_free = (self.host and self.port == 0) or self.tap.helper is not None
         port = id(self) if any_free else self.port
-        return self.scheme, self.host, port, self.absolute().path, self.fd, self.connect
+        number = 0 if self.tunnel.udp else self.tunnel.session  # without ports there may be several
+        return self.scheme, self.host, port, self.absolute().path, self.fd, self.connect, number
 
     @property
     def listens(self) -> bool:
         """Whether each of its peers gets a port of its own."""
+        if self.scheme == "vxlan":
+            return not self.tunnel.has_one_peer
         return not (
             self.connect or self.single or self.remote is not None or self.scheme in ("mcast", "tap", "fd", "user")
         )
@@ -186,7 +193,8 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
     given: dict[str, Any] = {}
     for item in filter(None, query.split("&")):
         name, equals, value = item.partition("=")
-        _give(given, _decode(name), _decode(value) if equals else True)
+        lists = (*LISTS, "remote") if scheme == "vxlan" else LISTS
+        _give(given, _decode(name), _decode(value) if equals else True, lists)
     from_url = set(given)
     for name, value in more.items():
         if name in from_url:
@@ -218,11 +226,15 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
         fields["user"] = UserOptions(**options)
     elif scheme == "tap":
         fields["tap"] = InterfaceOptions(**options)
+    elif scheme in tunnel.PARAMETERS:
+        fields["tunnel"] = TunnelOptions(**options)
     config = EndpointConfig(scheme=scheme, **fields, policy=policies.read(policy))
     if scheme == "user":
         config.user.check(IPv4Network(config.path), insecure=config.insecure)
     elif scheme == "tap":
         config.tap.check(config.path)
+    elif scheme in tunnel.PARAMETERS:
+        config.tunnel.check(scheme, given, config.host, config.port)
     tls.check(config.tls, config.tls_name, connect=config.connect, qmp=config.qmp)
     if config.listens:
         check_static(config)
@@ -236,9 +248,9 @@ def _parse(text: str, more: Mapping[str, Any]) -> EndpointConfig:
 
 def parameter(scheme: str, name: str) -> Parameter:
     """What a name means to a kind of endpoint that takes it."""
-    if name == "remote":
-        return REMOTES[scheme]
-    return _OWN.get(scheme, {}).get(name) or ALL_PARAMETERS[name]
+    if name in _OWN.get(scheme, {}):
+        return _OWN[scheme][name]
+    return REMOTES[scheme] if name == "remote" else ALL_PARAMETERS[name]
 
 
 def check_static(config: EndpointConfig) -> None:
@@ -258,10 +270,10 @@ def _check_vde(given: Mapping[str, Any], connect: bool) -> None:
             raise InputError("port: is for vde:// with connect; here the clients ask for theirs", name)
 
 
-def _give(given: dict[str, Any], name: str, value: Any) -> None:
+def _give(given: dict[str, Any], name: str, value: Any, lists: Collection[str]) -> None:
     if name not in given:
         given[name] = value
-    elif name in LISTS:
+    elif name in lists:
         given[name] = [*given[name], value] if isinstance(given[name], list) else [given[name], value]
     else:
         raise InputError(f"parameter {name!r} is given twice")
@@ -270,7 +282,8 @@ def _give(given: dict[str, Any], name: str, value: Any) -> None:
 def _written(config: EndpointConfig) -> Iterator[tuple[str, str]]:
     """What its kind takes of parameters, and is not as usual; without those that `url` has."""
     _, own = SCHEMES[config.scheme]
-    for written in (user.written(config.user), interface.written(config.tap)):
+    tunnels = tunnel.written(config.tunnel, tunnel.SAYS_HOW)
+    for written in (user.written(config.user), interface.written(config.tap), tunnels):
         yield from ((name, _encode(text, "?&")) for name, text in written)
     for name in own:
         if name in _OWN.get(config.scheme, {}):
@@ -340,6 +353,10 @@ def _host(host: str) -> str:
     return f"[{_encode(host)}]" if ":" in host else host
 
 
+def _read_tunnel(scheme: str, target: str) -> dict[str, Any]:
+    return _read_inet(f"{scheme}://", tunnel.target(scheme, target))
+
+
 def _read_mcast(target: str) -> dict[str, Any]:
     fields = _read_inet("mcast://", target, "230.0.0.1")
     try:
@@ -406,6 +423,14 @@ def _remote_inet(value: Any) -> tuple[str, int]:
     if end["port"] == 0:
         raise InputError("port 0 is nobody's; write the one the peer has")
     return end["host"], end["port"]
+
+
+def _remote_l2tp(value: Any) -> tuple[str, int]:
+    return _remote_inet(tunnel.target("l2tpv3", values.text(value, "192.0.2.7:1701")))
+
+
+def _remote_vteps(value: Any) -> tuple[tuple[str, int], ...]:
+    return tunnel.read_remotes(value, partial(_read_inet, ""))
 
 
 def _remote_path(value: Any) -> str:
@@ -478,13 +503,22 @@ PARAMETERS = {
         lambda value: check_name(values.text(value, "net0")), TEXT, "What its card is called there, an id: net0."
     ),
 }
-_OWN: dict[str, dict[str, Parameter]] = {"user": user.PARAMETERS, "tap": interface.PARAMETERS}
+_REMOTES = Parameter(_remote_vteps, values.several(TEXT), "The other ends: HOST or HOST:PORT, one or several.")
+_OWN: dict[str, dict[str, Parameter]] = {
+    "user": user.PARAMETERS,
+    "tap": interface.PARAMETERS,
+    "vxlan": tunnel.PARAMETERS["vxlan"] | {"remote": _REMOTES},
+    "l2tpv3": tunnel.PARAMETERS["l2tpv3"],
+}
 # What a name means to a kind, `parameter` says.
-ALL_PARAMETERS = PARAMETERS | tls.PARAMETERS | interface.PARAMETERS | user.PARAMETERS
+ALL_PARAMETERS = (
+    PARAMETERS | tls.PARAMETERS | interface.PARAMETERS | user.PARAMETERS | _OWN["vxlan"] | tunnel.PARAMETERS["l2tpv3"]
+)
 LISTS = (*policies.LISTS, "tls", "ip", "hostfwd", "guestfwd", "reserve", "dnssearch", "allow", "deny")
 REMOTES = {
     "udp": Parameter(_remote_inet, TEXT, "The one peer: HOST:PORT."),
     "unixgram": Parameter(_remote_path, TEXT, "The one peer: its socket's path."),
+    "l2tpv3": Parameter(_remote_l2tp, TEXT, "The other end: HOST or HOST:PORT."),
 }
 
 _COMMON = ("name", "queue")
@@ -502,6 +536,11 @@ SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
     "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_GUEST, *_PEERS)),
     "vde": (_read_vde, (*_COMMON, "connect", "port", "limit", *_VDE_SWITCH)),
     "tap": (_read_tap, (*_COMMON, *interface.PARAMETERS)),
+    "vxlan": (partial(_read_tunnel, "vxlan"), (*_COMMON, *_OWN["vxlan"], "iface", *_PEERS, "insecure")),
+    "l2tpv3": (
+        partial(_read_tunnel, "l2tpv3"),
+        (*_COMMON, "remote", *_OWN["l2tpv3"], *_GUEST, "any_user", "insecure"),
+    ),
     "user": (_read_user, (*_COMMON, *user.PARAMETERS, "insecure")),
     "fd": (_read_fd, (*_COMMON, "single", *_GUEST, *_PEERS, "any_user")),
 }

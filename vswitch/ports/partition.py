@@ -1,4 +1,4 @@
-"""Partitions of a LAN: islands of ports between which nothing passes, whatever their VLANs and policies."""
+"""Islands of ports between which nothing passes, whatever their VLANs and policies: partitions, and split horizons."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -9,6 +9,25 @@ class Named(Protocol):
     def name(self) -> str: ...
     @property
     def endpoint(self) -> str: ...
+
+
+class Islands(Protocol):
+    def island(self, port: Named) -> int | None: ...
+
+
+class SplitHorizon:
+    """The ports of one endpoint, which reach all others and not each other: each is an island.
+
+    The hosts of a mesh of tunnels send to each other what is for all; one that passed it on would send it in circles.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._numbers: dict[str, int] = {}
+
+    def island(self, port: Named) -> int | None:
+        """The number of a port's island; None for ports of other endpoints."""
+        return self._numbers.setdefault(port.name, len(self._numbers)) if port.endpoint == self._endpoint else None
 
 
 class Partition:

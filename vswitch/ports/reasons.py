@@ -71,8 +71,22 @@ REASONS = {
         "their source address belongs to another port for good, or as long as a forward leads there",
         "vswitch mac del MAC, if the guest has moved here; if a forward leads to it, vswitch port down THE-OTHER-PORT",
     ),
-    "partition": Reason("a partition lies between the two ports", "vswitch heal", usual=True),
+    "partition": Reason(
+        "a partition lies between the two ports, or both lead to other ends of one tunnel, which reach each other",
+        "vswitch heal, if it is a partition",
+        usual=True,
+    ),
     "bad_offload": Reason(
         "their checksum or segmentation is left to do, and they are not what they say", "look at the sender's driver"
+    ),
+    "bad_header": Reason(
+        "what comes by the tunnel has no data packet's header, or a cut one",
+        "look what is at the other end, and whether it has the same kind of tunnel, cookies, counter= and offset=",
+    ),
+    "other_tunnel": Reason(
+        "what comes by the tunnel is of another VNI or session", "give both ends the same vni=, or session="
+    ),
+    "bad_cookie": Reason(
+        "what comes by the tunnel has another cookie", "give rxcookie= the txcookie that the other end has"
     ),
 }

@@ -14,7 +14,7 @@ from vswitch.dataplane.policy import EgressPolicy, IngressPolicy
 from vswitch.dataplane.port import NO_ISLAND
 from vswitch.errors import InputError
 from vswitch.ports import policy as policies
-from vswitch.ports.partition import Partition
+from vswitch.ports.partition import Islands
 from vswitch.ports.policy import Policy
 from vswitch.ports.port import SwitchPort
 from vswitch.ports.registry import Registry
@@ -31,7 +31,7 @@ class Wiring:
         self._selective: set[SwitchPort] = set()  # ports that some frames do not go to, or not as they are
         self._customers: set[SwitchPort] = set()
         self._mirrors: list[SwitchPort] = []
-        self._partitions: list[Partition] = []
+        self._partitions: list[Islands] = []
         self._pinned: dict[int, SwitchPort] = {}  # whose each static entry of the table is, by key
 
     def connect(self, port: SwitchPort) -> None:
@@ -90,12 +90,12 @@ class Wiring:
                 self.set_policy(port, old)
             raise
 
-    def part(self, partition: Partition) -> None:
+    def part(self, partition: Islands) -> None:
         """Have nothing pass between the islands of a partition, until it is healed."""
         self._partitions.append(partition)
         self._part_all()
 
-    def heal(self, partition: Partition) -> None:
+    def heal(self, partition: Islands) -> None:
         self._partitions.remove(partition)
         self._part_all()
 

@@ -205,7 +205,7 @@ class Configuration:
 def _collide(new: EndpointConfig, gone: EndpointConfig) -> bool:
     """Whether an endpoint may have to wait until another one has gone: one host has many names and addresses, and a
     user network may have a file, or a place where it is asked."""
-    if new.scheme in ("tcp", "udp"):
+    if new.scheme in ("tcp", "udp", "vxlan", "l2tpv3"):
         return new.scheme == gone.scheme and new.port == gone.port
     both = ((new.user.leases, gone.user.leases), (new.user.dns_listen, gone.user.dns_listen))
     return new.place == gone.place or any(mine is not None and mine == theirs for mine, theirs in both)

@@ -393,7 +393,7 @@ def initramfs(parts: Parts, modules: Sequence[str]) -> list[Entry]:
     entries.append(program("etc/udhcpc/default.script", guest_scripts.UDHCPC.encode()))
     entries += [plain(f"etc/{name}", text.encode()) for name, text in guest_scripts.ETC.items()]
     files = [program(f"bin/{name}", path.read_bytes()) for name, path in parts.programs.items()]
-    files += [package_file(place, path) for place, path in parts.package_files.items()]
+    files += filter(None, (package_file(place, path) for place, path in parts.package_files.items()))
     entries += files
     entries += [program(f"lib/{name}", content) for name, content in libraries(parts, files).items()]
     for number, (name, content) in enumerate(modules_content(parts, modules).items()):
@@ -414,12 +414,19 @@ def link(path: str, target: str) -> Entry:
     return Entry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
-def package_file(place: str, path: Path) -> Entry:
-    directory, name = os.path.split(place)
-    guest_path = f"bin/{name}" if directory in PROGRAM_DIRECTORIES else place
+def package_file(place: str, path: Path) -> Entry | None:
+    """None for a program's other name (/sbin/ip, of /bin/ip) that is the same in the guest."""
+    guest_path = guest_place(place)
     if path.is_symlink():
-        return link(guest_path, os.path.normpath(f"/{directory}/{os.readlink(path)}"))
+        target = guest_place(os.path.normpath(os.path.join("/", os.path.dirname(place), os.readlink(path)))[1:])
+        return None if target == guest_path else link(guest_path, f"/{target}")
     return Entry(guest_path, stat.S_IFREG | (path.stat().st_mode & 0o777), path.read_bytes())
+
+
+def guest_place(place: str) -> str:
+    """Where a package's file is in the guest, whose programs are all in one directory."""
+    directory, name = os.path.split(place)
+    return f"bin/{name}" if directory in PROGRAM_DIRECTORIES else place
 
 
 def with_directories(entries: Sequence[Entry]) -> list[Entry]:

@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 import trio
 
-from vswitch.dataplane.datagram import DatagramLink, PeerLink
+from vswitch.dataplane.datagram import DatagramLink, PeerLink, SharedSocket, SharedSource
 from vswitch.dataplane.frame import HEADER
+from vswitch.dataplane.link import Link
 from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet, unix_socket
 from vswitch.endpoints.comeback import serve_again
@@ -57,7 +58,7 @@ class Peers(Endpoint):
     async def _serve(self, started: Callable[[], None]) -> None:
         """Serve until cancelled, or until nobody can send any more. Raises RefusedError, InputError."""
         async with self._bound() as sock:
-            self._shared = self.ports.shared.share(sock, self._meet)
+            self._shared = self._share(sock)
             try:
                 if self._remote is not None:
                     self._single = self.ports.add(self.name, self.name, self.config)
@@ -77,6 +78,10 @@ class Peers(Endpoint):
     async def _unreachable(self) -> None:
         """Returns when nobody can send any more."""
         await trio.sleep_forever()
+
+    def _share(self, sock: socket.socket) -> SharedSource:
+        """What reads from the socket."""
+        return self.ports.shared.share(sock, self._meet)
 
     @abstractmethod
     def _bound(self) -> contextlib.AbstractAsyncContextManager[socket.socket]:
@@ -99,7 +104,7 @@ class Peers(Endpoint):
         """An address for people."""
 
     @abstractmethod
-    def _link(self, address: Any, port: Port) -> PeerLink:
+    def _link(self, address: Any, port: Port) -> Link:
         """A port's link to the peer with an address. Raises OSError."""
 
     def _meet(self, strangers: list[tuple[Any, bytes]]) -> None:
@@ -210,7 +215,7 @@ class UdpPeers(Peers):
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(self.sock or await inet.bind(self.config, socket.SOCK_DGRAM))
             host, port = sock.getsockname()[:2]
-            if self.config.scheme == "udp":
+            if self.config.scheme != "fd":
                 self.config = msgspec.structs.replace(self.config, port=port)
             if isinstance(self.config.remote, tuple):
                 self._remote = await self._resolve_remote(self.config.remote, sock.family, host)
@@ -226,13 +231,7 @@ class UdpPeers(Peers):
             yield sock
 
     async def _resolve_remote(self, remote: tuple[str, int], family: int, here: str) -> Any:
-        try:
-            found = await inet.resolve(*remote, socket.SOCK_DGRAM)
-        except OSError as error:
-            raise RefusedError(f"{self.url}: remote: {error.strerror}") from None
-        address = next((address for of, address in found if of == family), None)
-        if address is None:
-            raise InputError(f"{self.url}: one end is IPv4 and the other IPv6; write both alike")
+        address = await inet.resolve_alike(f"{self.url}: remote", *remote, family)
         if inet.is_loopback(here) and not inet.is_loopback(address[0]):
             raise InputError(
                 f"{self.url}: {here} reaches this machine only; bind to an address that reaches the remote"
@@ -264,7 +263,8 @@ class UdpPeers(Peers):
     def _text(self, address: Any) -> str:
         return inet.text(address)
 
-    def _link(self, address: Any, port: Port) -> PeerLink:
+    def _link(self, address: Any, port: Port) -> Link:
+        assert isinstance(self._shared, SharedSocket)
         return PeerLink(self._shared, address, port, lasting=True)
 
 
@@ -309,6 +309,7 @@ class UnixPeers(Peers):
         return printable(address or "somebody")
 
     def _link(self, address: Any, port: Port) -> PeerLink:
+        assert isinstance(self._shared, SharedSocket)
         own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         if self._remote is not None:
             return PeerLink(self._shared, address, port, room=own)  # it may want to see our address

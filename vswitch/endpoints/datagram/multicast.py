@@ -6,9 +6,7 @@ comes from there. The group does its own flooding: what came in by it is not sen
 """
 
 import contextlib
-import ctypes
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -20,6 +18,7 @@ from vswitch.endpoints.comeback import serve_again
 from vswitch.endpoints.datagram.addresses import departures
 from vswitch.endpoints.datagram.memberships import MARK, strays
 from vswitch.endpoints.endpoint import Endpoint, log
+from vswitch.endpoints.socket_filter import leave_out
 from vswitch.errors import InputError, RefusedError
 from vswitch.ports.port import SwitchPort
 from vswitch.sparingly import Sparingly
@@ -29,12 +28,7 @@ RECEIVE_BUFFER = 1 << 20
 SWITCHES_NOTICED = 8  # on one group
 STRAYS_S = 10.0  # how often to look for guests that have joined on another interface
 
-_SO_ATTACH_FILTER = 26
 _IP_MULTICAST_ALL = 49
-# Classic BPF (Linux include/uapi/linux/filter.h): operations, and offsets counted from the IP header.
-_LOAD_4, _LOAD_2, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x28, 0x15, 0x06
-_IP_HEADER = 0xFFF0_0000
-_EVERYTHING = 0xFFFF_FFFF
 
 
 class Presence:
@@ -157,22 +151,8 @@ def _join(stack: contextlib.ExitStack, group: str, port: int, here: str) -> tupl
     sending.connect((group, port))
     receiving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    _leave_out(receiving, *sending.getsockname())
+    leave_out(receiving, *sending.getsockname())
     receiving.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
     receiving.bind((group, port))
     receiving.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + interface)
     return receiving, sending
-
-
-def _leave_out(receiving: socket.socket, host: str, port: int) -> None:
-    """Have the kernel drop UDP datagrams that come from an address."""
-    steps = [
-        (_LOAD_4, 0, 0, _IP_HEADER + 12),  # the source address
-        (_JUMP_IF_EQUAL, 0, 3, int.from_bytes(socket.inet_aton(host))),
-        (_LOAD_2, 0, 0, 0),  # the source port
-        (_JUMP_IF_EQUAL, 0, 1, port),
-        (_RETURN, 0, 0, 0),
-        (_RETURN, 0, 0, _EVERYTHING),
-    ]
-    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
-    receiving.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(steps), ctypes.addressof(program)))

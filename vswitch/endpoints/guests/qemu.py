@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from vswitch.endpoints import inet
 from vswitch.endpoints.interface.options import InterfaceOptions
+from vswitch.endpoints.tunnel.options import TunnelOptions
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError
 from vswitch.ports.policy import MTU_DEFAULT, Policy
@@ -95,6 +96,7 @@ def netdevs(config: EndpointConfig, version: Version, guest: Guest, id: str = ID
         (dgram_netdev(config, guest, id), DGRAM_SINCE),
         (socket_netdev(config, id), ANY_VERSION),
         (vde_netdev(config, id), ANY_VERSION),
+        (l2tpv3_netdev(config, id), ANY_VERSION),
     ]
     choices = [Netdev(text, since) for text, since in found if text is not None]
     if not choices:
@@ -165,6 +167,35 @@ def vde_netdev(config: EndpointConfig, id: str = ID) -> str | None:
     return f"vde,id={id},sock={_escaped(os.path.abspath(config.path))}"
 
 
+def l2tpv3_netdev(config: EndpointConfig, id: str = ID) -> str | None:
+    """The `l2tpv3` netdev that meets `config`, or None where there is none (QEMU net/l2tpv3.c)."""
+    options = config.tunnel
+    if config.scheme != "l2tpv3" or not isinstance(config.remote, tuple) or not qemu_has_cookies(options):
+        return None
+    parts = [f"l2tpv3,id={id}", f"src={_escaped(config.remote[0])}", f"dst={_escaped(config.host)}"]
+    if options.udp:
+        parts += ["udp=on", f"srcport={config.remote[1]}", f"dstport={config.port}"]
+    if _is_ipv6(config):
+        parts.append("ipv6=on")
+    parts += [f"txsession={options.rxsession or options.session}", f"rxsession={options.session}"]
+    if options.txcookie:
+        parts += [f"txcookie=0x{options.rxcookie}", f"rxcookie=0x{options.txcookie}"]
+        if len(options.txcookie) == 16:
+            parts.append("cookie64=on")  # off means the same
+    if options.counter or options.pincounter:
+        parts.append("counter=on")
+    if options.pincounter:
+        parts.append("pincounter=on")
+    if options.offset:
+        parts.append(f"offset={options.offset}")
+    return ",".join(parts)
+
+
+def qemu_has_cookies(options: TunnelOptions) -> bool:
+    """Whether QEMU can have such cookies: one each way of the same length, or none."""
+    return len(options.txcookie) == len(options.rxcookie)
+
+
 def udp_local(config: EndpointConfig) -> tuple[str, int]:
     """Where a guest of a udp:// endpoint binds: a port of its own if we take any, so that each gets another."""
     if isinstance(config.remote, tuple):
@@ -191,6 +222,10 @@ def _instead(config: EndpointConfig) -> str:
         return f"is plugged into the VDE switch there; a guest joins that switch with -netdev vde,id={ID},sock={sock}"
     if config.scheme == "tap":
         return _interface(config.path, config.tap)
+    if config.scheme == "vxlan":
+        return f"is the VXLAN segment {config.tunnel.vni}; hosts join it with ip link add vxlan0 type vxlan id ..., too"
+    if config.scheme == "l2tpv3":
+        return "QEMU has a cookie each way of the same length, or none; give txcookie= and rxcookie= as many digits"
     if config.scheme == "user":
         return "is a network of its own: guests on this switch get an address there by DHCP"
     if config.scheme == "udp":
