@@ -67,6 +67,9 @@ HOT: dict[str, set[str]] = {
     "offload___header_of": set(),
     "datagram____append": set(),
     "datagram___SharedSource___inject": set(),
+    "tunnel___TunnelSocket____is_same": set(),
+    "tunnel___flow_hash": set(),
+    "tunnel____mix": set(),
     "port___Port___enqueue": set(),
     "port___Port____charge": set(),
 }

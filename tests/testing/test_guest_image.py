@@ -248,6 +248,20 @@ async def test_nftables_drops_and_counts() -> None:
         assert "echo-request counter packets 2 bytes 168 drop" in await guest.out("nft list ruleset")
 
 
+def test_a_program_that_a_package_has_twice_is_there_once(tmp_path: Path) -> None:
+    """As iproute2's /sbin/ip is a link to /bin/ip: in the guest these are one place."""
+    (tmp_path / "ip").write_bytes(b"program")
+    (tmp_path / "same").symlink_to("/bin/ip")
+    (tmp_path / "beside").symlink_to("../bin/ip")
+    (tmp_path / "other").symlink_to("ip")
+    (program,) = filter(None, [guest_image.package_file("bin/ip", tmp_path / "ip")])
+    assert (program.path, program.content) == ("bin/ip", b"program")
+    assert guest_image.package_file("sbin/ip", tmp_path / "same") is None
+    assert guest_image.package_file("sbin/ip", tmp_path / "beside") is None
+    (alias,) = filter(None, [guest_image.package_file("usr/bin/ip6", tmp_path / "other")])
+    assert (alias.path, alias.content) == ("bin/ip6", b"/bin/ip")
+
+
 def test_each_combination_has_its_own_digest() -> None:
     packages = [(), ("a1",), ("a1", "b1")]
     some = [Wanted(names, modules, arch) for names in packages for modules in packages for arch in ARCHES]
