@@ -136,7 +136,7 @@ class Vteps:
         if not self._segments:
             link.segment_max = 0
         try:
-            self._ports.links.plug(port, link, text, lambda: self._forget(key), is_guest=False)
+            self._ports.links.plug(port, link, text, lambda: self._forget(key), is_guest=False, is_uplink=True)
         except OSError:
             link.close()
             self._ports.remove(port)
