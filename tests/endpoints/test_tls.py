@@ -22,6 +22,7 @@ from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, check_balance, until, up
 from vswitch import InputError, RefusedError, VSwitch
 from vswitch.endpoints.guests import qemu
+from vswitch.endpoints.stream import endpoint as stream
 from vswitch.endpoints.stream import liveness
 from vswitch.endpoints.tls import connection, credentials
 from vswitch.endpoints.tls.endpoint import AT_LEAST_S, HANDSHAKE_S, HANDSHAKES_MAX
@@ -249,6 +250,26 @@ async def test_frames_that_are_none_end_the_connection() -> None:
         assert "not a QEMU stream" in said(switch, "down")[0]
 
 
+async def test_a_peer_that_has_new_keys_made_and_reads_nothing_is_bounded() -> None:
+    ours, theirs = socket.socketpair()
+    here, there = socket.socketpair()
+    with ours, theirs, here, there:
+        server = connection.TlsConnection(ours, credentials.read(own_files("a"), connects=False))
+        client = connection.TlsConnection(theirs, credentials.read(own_files("b"), connects=True), "127.0.0.1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.handshake)
+            await client.handshake()
+        server._to_send.write(bytes(connection.PIECE + 1))  # as answers are that nobody takes
+        client._tls.write(b"x")
+        await client._send()
+        with trio.fail_after(TIMEOUT_S):
+            assert await server.carry(here) == "it wants new keys again and again"
+
+
+def own_files(name: str) -> TlsFiles:
+    return TlsFiles(*authority().issue(name), authority().path)
+
+
 # Who says nothing.
 
 
@@ -289,6 +310,25 @@ async def test_a_host_that_is_dead_is_missed_on_both_sides(clock: MockClock, mon
         reasons = {said(a, "down")[0].partition(": ")[2], said(b, "down")[0].partition(": ")[2]}
         assert liveness.DEAD in reasons
         assert reasons <= {liveness.DEAD, "closed by peer"}
+
+
+async def test_a_host_that_connects_again_takes_its_one_port_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with VSwitch() as switch, await Peer.plugged_into(switch, name="witness") as witness:
+        lab = await switch.attach(f"tcp://127.0.0.1:0?name=lab&single&tls={authority().files('a')}")
+        async with await tls_peer(await Peer.connected_to(lab.url), "b", server_side=False) as first:
+            await until(lambda: "lab" in up(switch))
+            async with await tls_peer(await Peer.connected_to(lab.url), "c", server_side=False) as second:
+                assert await second.closed()
+                assert "TLS b.example has the port" in said(switch, "turned_away")[0]
+            monkeypatch.setattr(
+                stream, "_is_same_host", lambda before, now: before.family == now.family == socket.AF_INET
+            )
+            async with await tls_peer(await Peer.connected_to(lab.url), "c", server_side=False) as second:
+                assert await first.closed()
+                await until(lambda: len(said(switch, "up")) == 3)
+                await second.send(frame(BROADCAST, mac(1)))
+                assert await witness.receive(1) == [frame(BROADCAST, mac(1))]
+        assert said(switch, "down")[0] == "lab down: its host has connected again"
 
 
 # The files.

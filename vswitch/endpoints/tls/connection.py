@@ -45,10 +45,9 @@ class TlsConnection:
     the name, or the address, that the other's certificate is to have."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str | None = None) -> None:
-        self._wire = sock
-        self._sock = trio.socket.from_stdlib_socket(sock)
+        sock.setblocking(False)
+        self._sock = sock
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._sending = trio.Lock()
         self._early = b""  # what has come in with the handshake's end
         self._is_client = server_name is not None
         self._tls = context.wrap_bio(self._received, self._to_send, not self._is_client, server_name)
@@ -85,16 +84,18 @@ class TlsConnection:
         or else a ticket or data; a server that gives no tickets may say nothing for long."""
         with trio.move_on_after(VERDICT_S):
             await self._receive()
-            self._early, _ = self._decrypt()
+            self._early, ended = self._decrypt()
+            if ended:
+                raise ConnectionRefusedError("it has closed the connection")
 
     async def carry(self, end: socket.socket) -> str:
         """Bytes to and from one end of a pair of sockets, until the connection ends; answers why it has."""
-        cable = trio.socket.from_stdlib_socket(end)
+        end.setblocking(False)
         reasons: list[str] = []
 
-        async def run(way: Callable[[trio.socket.SocketType], Awaitable[str]]) -> None:
+        async def run(way: Callable[[socket.socket], Awaitable[str]]) -> None:
             try:
-                reasons.append(await way(cable))
+                reasons.append(await way(end))
             except ssl.SSLError as error:
                 reasons.append(why(error))
             except OSError as error:
@@ -106,19 +107,19 @@ class TlsConnection:
                 nursery.start_soon(run, way)
         return reasons[0]
 
-    async def _to_port(self, cable: trio.socket.SocketType) -> str:
+    async def _to_port(self, end: socket.socket) -> str:
         data, ended = self._early, False
-        while True:
-            await _send_all(cable, data)
-            if ended:
-                return "closed by peer"
+        while not ended:
+            await _send_all(end, data)
             await self._receive()
             data, ended = self._decrypt()
-            if self._to_send.pending > PIECE:  # answers to more new keys than anybody needs
-                await self._send()
+            if self._to_send.pending > PIECE:  # answers, which go with what the port sends
+                return "it wants new keys again and again"
+        await _send_all(end, data)
+        return "closed by peer"
 
-    async def _from_port(self, cable: trio.socket.SocketType) -> str:
-        while data := memoryview(await cable.recv(PIECE)):
+    async def _from_port(self, end: socket.socket) -> str:
+        while data := memoryview(await _receive_some(end)):
             while data:
                 data = data[self._tls.write(data) :]
             await self._send()
@@ -127,11 +128,11 @@ class TlsConnection:
         await self._send()
         return "closed here"
 
-    async def _watch(self, _: trio.socket.SocketType) -> str:
-        return await liveness.death(self._wire)
+    async def _watch(self, _: socket.socket) -> str:
+        return await liveness.death(self._sock)
 
     async def _receive(self) -> None:
-        if data := await self._sock.recv(PIECE):
+        if data := await _receive_some(self._sock):
             self._received.write(data)
         else:
             self._received.write_eof()
@@ -150,14 +151,26 @@ class TlsConnection:
         return b"".join(pieces), ended
 
     async def _send(self) -> None:
-        async with self._sending:
-            await _send_all(self._sock, self._to_send.read())
+        await _send_all(self._sock, self._to_send.read())
 
 
-async def _send_all(sock: trio.socket.SocketType, data: bytes) -> None:
+# While the data plane is busy, each wait takes a millisecond, its turn: so there is one for each piece, and no more.
+
+
+async def _receive_some(sock: socket.socket) -> bytes:
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        with suppress(BlockingIOError):
+            return sock.recv(PIECE)
+
+
+async def _send_all(sock: socket.socket, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[await sock.send(rest) :]
+        try:
+            rest = rest[sock.send(rest) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
 
 
 def why(error: ssl.SSLError) -> str:
