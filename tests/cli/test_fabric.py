@@ -51,7 +51,8 @@ VNIS = b"""{"100":{"vni":100,"type":"L2","vxlanIf":"vx100","numMacs":2,"numArpNd
 MACS = b"""{"100":{"numMacs":2,"macs":{
   "52:54:00:00:00:0b":{"type":"remote","remoteVtep":"192.0.2.2","localSequence":0,"remoteSequence":3,
     "detectionCount":0,"isDuplicate":false},
-  "52:54:00:00:00:0a":{"type":"local","intf":"tap100","localSequence":0,"remoteSequence":0}}}}"""
+  "52:54:00:00:00:0a":{"type":"local","intf":"tap100","localSequence":0,"remoteSequence":7,
+    "detectionCount":6,"isDuplicate":true}}}}"""
 LINKS: list[dict[str, Any]] = [
     {"ifname": "eth0", "flags": ["BROADCAST", "UP", "LOWER_UP"], "mtu": 1500, "linkinfo": {"info_kind": "veth"}},
     {"ifname": "br100", "flags": ["UP", "LOWER_UP"], "mtu": 1450, "linkinfo": {"info_kind": "bridge", "info_data": {}}},
@@ -298,7 +299,7 @@ def test_stations_are_shown_by_host(home: Home) -> None:
     assert ["192.0.2.3", "-", "Active", "-", "0"] in rows
     assert ["100", "vx100", "2", "192.0.2.2"] in rows
     assert rows[-2:] == [
-        ["52:54:00:00:00:0a", "100", "here", "tap100", "0"],
+        ["52:54:00:00:00:0a", "100", "here", "tap100", "7,", "duplicate"],
         ["52:54:00:00:00:0b", "100", "h2", "-", "3"],
     ]
 
@@ -313,8 +314,8 @@ def test_what_is_shown_is_there_for_programs(home: Home) -> None:
         ],
         "vnis": [{"vni": 100, "device": "vx100", "macs": 2, "hosts": ["192.0.2.2"]}],
         "macs": [
-            {"mac": "52:54:00:00:00:0a", "vni": 100, "host": None, "port": "tap100", "moves": 0},
-            {"mac": "52:54:00:00:00:0b", "vni": 100, "host": "192.0.2.2", "port": None, "moves": 3},
+            {"mac": "52:54:00:00:00:0a", "vni": 100, "host": None, "port": "tap100", "moves": 7, "duplicate": True},
+            {"mac": "52:54:00:00:00:0b", "vni": 100, "host": "192.0.2.2", "port": None, "moves": 3, "duplicate": False},
         ],
     }
 

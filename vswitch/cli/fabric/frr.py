@@ -41,13 +41,15 @@ class Vni(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Mac(msgspec.Struct, frozen=True, rename="camel"):
-    """A station; its sequence numbers count how often it has moved (RFC 7432 15)."""
+    """A station; its sequence numbers count how often it has moved. One that does so again and again may be two
+    (RFC 7432 15)."""
 
     type: str
     intf: str | None = None
     remote_vtep: str | None = None
     local_sequence: int = 0
     remote_sequence: int = 0
+    is_duplicate: bool = False
 
 
 class Macs(msgspec.Struct, frozen=True):

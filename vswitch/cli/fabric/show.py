@@ -45,6 +45,7 @@ class StationInfo(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None
     port: str | None
     moves: int
+    duplicate: bool
 
 
 class FabricInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +75,14 @@ def _peer(address: str, peer: frr.Peer) -> PeerInfo:
 def _stations(vni: int, found: frr.Macs) -> Iterator[StationInfo]:
     for mac, station in found.macs.items():
         moves = max(station.local_sequence, station.remote_sequence)
-        yield StationInfo(mac=mac, vni=vni, host=station.remote_vtep, port=station.intf, moves=moves)
+        yield StationInfo(
+            mac=mac,
+            vni=vni,
+            host=station.remote_vtep,
+            port=station.intf,
+            moves=moves,
+            duplicate=station.is_duplicate,
+        )
 
 
 def show(found: FabricInfo, wide: bool) -> None:
@@ -90,7 +98,7 @@ def show(found: FabricInfo, wide: bool) -> None:
             str(station.vni),
             "here" if station.host is None else names.get(station.host, station.host) or "",
             station.port or "-",
-            str(station.moves),
+            f"{station.moves}{', duplicate' if station.duplicate else ''}",
         )
         for station in found.macs
     ]
