@@ -22,6 +22,7 @@ IDLE = PortInfo(
     url="tcp://127.0.0.1:1",
     peer=None,
     up=True,
+    state="forwarding",
     vlan=Vlan(),
     rx_frames=0,
     rx_bytes=0,

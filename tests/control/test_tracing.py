@@ -30,7 +30,8 @@ POLICIES = [
     *("allow_ip=10.0.0.1", f"static={mac_text(mac(2))}", "reserved=forward", "sources=any"),
     *("mirror_of=p0", "mirror_of=p1,p2&mirror=in", "mirror_of=p0&mirror=out"),
 ]
-ADDRESSES = [*map(mac, range(4)), BROADCAST, 0x0100_5E00_0001, 0x0180_C200_000E, 0]
+PROBES = 0x0300_0000_0001  # where the switch's are sent
+ADDRESSES = [*map(mac, range(4)), BROADCAST, 0x0100_5E00_0001, 0x0180_C200_000E, PROBES, 0]
 FRAMES = st.builds(
     frame,
     st.sampled_from(ADDRESSES),
@@ -45,6 +46,7 @@ TRAFFIC = st.lists(st.tuples(st.integers(0, 3), FRAMES), max_size=6)
 def lan(policies: Sequence[str], *, hub: bool = False) -> Iterator[tuple[Ports, list[SwitchPort]]]:
     """Ports that are up, as far as the data plane knows, each with a policy if it goes with those before."""
     ports = Ports(table_size=64, ageing_s=300, hub=hub)
+    ports.bridge.probe_address = PROBES
     made = []
     for number, query in enumerate(policies):
         port = ports.add(f"p{number}", f"p{number}", parse("unix:///x?single=yes"))
@@ -66,7 +68,9 @@ def state(ports: Ports) -> Any:
         (port.name, port.port.rx_frames, drops(port.port), port.port.queued_frames, port.port.queued_bytes)
         for port in ports
     ]
-    return counters, sorted(ports.table.entries(NOW_MS)), ports.table.moves, ports.bridge.copies, ports.bridge.pool.used
+    returned = [port.port.returned for port in ports]
+    table, bridge = ports.table, ports.bridge
+    return counters, returned, sorted(table.entries(NOW_MS)), table.moves, bridge.copies, bridge.pool.used
 
 
 def really(ports: Ports, port: SwitchPort, data: bytes) -> tuple[str | None, list[tuple[str, str | None, str]]]:
@@ -90,15 +94,22 @@ def reason(number: int) -> str | None:
 @given(
     st.lists(st.sampled_from(POLICIES), min_size=4, max_size=4),
     st.booleans(),
+    st.booleans(),
     TRAFFIC,
     st.lists(st.tuples(st.integers(0, 3), FRAMES), min_size=1, max_size=4),
 )
 def test_what_is_said_is_what_then_happens(
-    policies: list[str], parted: bool, before: list[tuple[int, bytes]], frames: list[tuple[int, bytes]]
+    policies: list[str],
+    parted: bool,
+    blocked: bool,
+    before: list[tuple[int, bytes]],
+    frames: list[tuple[int, bytes]],
 ) -> None:
     with lan(policies) as (ports, made):
         if parted:
             ports.wiring.part(Partition([["p0"], ["p1", "p2"]]))
+        if blocked:
+            ports.wiring.set_forwarding(made[1], False)
         for index, data in before:
             receive(ports.bridge, made[index].port.index, [data], 0)
         for index, data in frames:
@@ -161,7 +172,9 @@ async def test_each_step_says_what_it_went_by() -> None:
         assert said.reason == "vlan"
         assert texts(said)[-1].startswith("vlan: its tag says VLAN 10 (vlan=20): dropped (vlan): ")
         said = switch.trace("a", frame(BROADCAST, mac(1)))
-        assert texts(said)[-1] == "egress: not to c: they are down, of other VLANs, isolated, parted or mirrors"
+        assert (
+            texts(said)[-1] == "egress: not to c: they are down or blocked, of other VLANs, isolated, parted or mirrors"
+        )
         with pytest.raises(InputError, match="there is no port 'd'; there are a, b, c"):
             switch.trace("d", b"")
         with pytest.raises(InputError, match="the frame has 70,000 bytes"):

@@ -2,6 +2,7 @@
 
 import heapq
 import logging
+from typing import Literal
 
 import trio
 
@@ -80,6 +81,7 @@ def port_info(port: SwitchPort, table: MacTable) -> PortInfo:
         url=port.url,
         peer=f"{port.peer}, {port.process}" if port.peer and port.process else port.peer,
         up=port.up,
+        state=state(port),
         vlan=vlan(port.policy),
         rx_frames=counters.rx_frames,
         rx_bytes=counters.rx_bytes,
@@ -92,6 +94,13 @@ def port_info(port: SwitchPort, table: MacTable) -> PortInfo:
         checksummed=counters.checksummed,
         macs=table.held(counters.index),
     )
+
+
+def state(port: SwitchPort) -> Literal["down", "blocked", "forwarding"]:
+    """What a port does with frames."""
+    if not port.up:
+        return "down"
+    return "forwarding" if port.port.forwards else "blocked"
 
 
 def internals(ports: Ports) -> Internals:

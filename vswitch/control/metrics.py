@@ -35,6 +35,7 @@ class _OfPort(NamedTuple):
 
 OF_PORTS = (
     _OfPort("up", "gauge", "Whether a peer is plugged in, and the port takes part.", lambda port: port.up),
+    _OfPort("blocked", "gauge", "Whether it takes no part, as there is a loop.", lambda port: not port.port.forwards),
     _OfPort("receive_frames_total", "counter", "Frames that came in.", lambda port: port.port.rx_frames),
     _OfPort("receive_bytes_total", "counter", "Bytes of these, without FCS.", lambda port: port.port.rx_bytes),
     _OfPort("transmit_frames_total", "counter", "Frames that left.", lambda port: port.port.tx_frames),

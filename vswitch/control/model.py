@@ -27,11 +27,14 @@ class Vlan(msgspec.Struct, frozen=True):
 
 
 class PortInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A port. Its state is `blocked` while it is up and takes no part, as there is a loop."""
+
     name: str
     endpoint: str
     url: str
     peer: str | None
     up: bool
+    state: Literal["down", "blocked", "forwarding"]
     vlan: Vlan
     rx_frames: int
     rx_bytes: int

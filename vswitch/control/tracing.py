@@ -20,7 +20,7 @@ from vswitch.ports.ports import Ports
 from vswitch.ports.reasons import REASONS
 
 TAKES_IN = (drops.RUNT, drops.MIRROR, drops.TOO_LONG, drops.RATE_LIMIT)
-ADDRESSES = (drops.BAD_SOURCE, drops.RESERVED)
+ADDRESSES = (drops.BAD_SOURCE, drops.RESERVED, drops.PROBE)
 POLICY = (drops.SPOOFED_MAC, drops.SPOOFED_IP, drops.DHCP_SERVER, drops.ROUTER, drops.LOCKED, drops.MAX_MACS)
 SENDERS = ("static", "locked", "max_macs", "allow_mac", "allow_ip", "dhcp_server", "router")
 
@@ -94,8 +94,9 @@ class _Steps:
             yield from self._leave()
             return
         closed = self._port.port.ingress_policy is not None and self._port.port.ingress_policy.closed != PASSED
+        blocked = self._reason == drops.LOOP and not self._port.port.forwards
         stages: tuple[tuple[Step, Callable[[], str], bool], ...] = (
-            ("port", self._take_in, closed or (self._reason in TAKES_IN)),
+            ("port", self._take_in, closed or blocked or (self._reason in TAKES_IN)),
             ("vlan", self._find_vlan, self._reason == drops.BAD_TAG or self._vlan < 0),
             ("addresses", self._see_addresses, self._reason in ADDRESSES),
             ("policy", self._ask_policy, self._reason in POLICY),
@@ -154,7 +155,7 @@ class _Steps:
         reached = {one.port for one in self._egress}
         others = [port.name for port in self._ports if port is not self._port and port.name not in reached]
         if others and (len(reached) > 1 or self._destination & GROUP_BIT):
-            why = "they are down, of other VLANs, isolated, parted or mirrors"
+            why = "they are down or blocked, of other VLANs, isolated, parted or mirrors"
             yield TraceStep(step="egress", text=f"not to {listed(others)}: {why}")
 
     def _known(self, mac: int) -> tuple[str | None, str]:

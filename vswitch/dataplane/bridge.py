@@ -4,7 +4,8 @@ A chunk is walked once. Neighbouring frames with the same addresses and tag are 
 look-up; neighbours with the same verdict are one run and share one queue entry for each egress. The
 verdict on a flow is taken in one fixed order:
 
-    runt → VLAN → source address → reserved destination → learn → group → look up → same port → may it go there
+    runt → VLAN → source address → reserved destination → own probe → port's state → learn → group → look up → same port
+    → may it go there
 
 A verdict below zero is a drop. Any other names a port, or FLOOD. Where frames do not go to all ports alike, it also has
 the VLAN and the form of the run's frames (vlan.py), from which follows what each egress sends: the run as it is, or
@@ -26,10 +27,12 @@ from vswitch.dataplane.drops import (
     BAD_SOURCE,
     DROP_REASON_COUNT,
     ISOLATED,
+    LOOP,
     NO_DESTINATION,
     PARTITION,
     PASSED,
     PORT_DOWN,
+    PROBE,
     RUNT,
     SAME_PORT,
     STICKY,
@@ -70,6 +73,8 @@ VLAN_SHIFT: Final = 20
 FORM_SHIFT: Final = 32
 NO_VERDICT: Final = -1000
 NO_FLOW: Final = -1000
+NO_ADDRESS: Final = -1
+RETURNED_MAX: Final = 128  # bytes of a probe that are kept
 
 BROKEN: Final = -1  # ingress: the stream cannot be followed any further
 
@@ -96,6 +101,8 @@ class Bridge:
         self.free: list[int] = []  # indices of removed ports
         self.added: i64 = 0  # ports that there ever were
         self.pressed: Port | None = None  # a port that was pressed by what came in last
+        self.probe_address: i64 = NO_ADDRESS  # a group address of our own: what is sent there and comes back is a probe
+        self.returned: list[Port] = []  # where some did
         self.hub = False  # repeat every frame to all other ports, whatever it says
         self.selective = False  # some frames do not go to all ports alike: a port is not plain, or an entry is static
         self._unfinished: i64 = 0  # what is left to do for the frames that are being forwarded
@@ -142,13 +149,14 @@ class Bridge:
     def settle(self, port: Port) -> None:
         """Have a port take part, or not, after it changed: its link, or its policy."""
         port.up = port.linked and port.enabled
-        floods = port.up and port.takes_floods and not port.is_mirror
+        floods = port.up and port.forwards and port.takes_floods and not port.is_mirror
         if floods and port not in self.active:
             self.active.append(port)
         elif not floods and port in self.active:
             self.active.remove(port)
         if not port.up:
             port.clear()
+        if not port.up or not port.forwards:
             self.table.forget_port(port.index)
 
     def receive_max(self) -> i64:
@@ -252,6 +260,12 @@ class Bridge:
         self.pressed = None
         return pressed
 
+    def take_returned(self) -> list[Port]:
+        """The ports by which probes came back since this was asked last; each has its first."""
+        returned = self.returned
+        self.returned = []
+        return returned
+
     def originate(self, port: Port, chunk: bytes) -> None:
         """Queue a frame of the switch's own at a port that is up, whatever its state; it counts as a copy."""
         self.journal.current = UNKNOWN
@@ -303,6 +317,8 @@ class Bridge:
         vlan = self._admit(port, dst, src, tag)
         if vlan < 0:
             return vlan
+        if not port.forwards:
+            return refuse(LOOP)
         why = policy.check_source(chunk, at, length, src)
         if why == PASSED:
             why = policy.check_station(self.table, mac_key(vlan, src), port.index, now)
@@ -334,8 +350,11 @@ class Bridge:
             return vlan
         if (src & GROUP_BIT != 0 or src == 0) and not port.any_source:
             return refuse(BAD_SOURCE)
-        if dst > RESERVED and dst <= RESERVED + 15 and not port.forwards_reserved:
-            return refuse(RESERVED_DROP)
+        if dst & GROUP_BIT != 0:
+            if dst > RESERVED and dst <= RESERVED + 15 and not port.forwards_reserved:
+                return refuse(RESERVED_DROP)
+            if dst == self.probe_address:
+                return refuse(PROBE)
         return vlan
 
     def _learn_and_look_up(self, port: Port, dst: i64, src: i64, vlan: i64, tag: i64, now: i64) -> i64:
@@ -359,6 +378,8 @@ class Bridge:
         """The verdict on frames from one port for another, where ports differ."""
         if not egress.up:
             return refuse(PORT_DOWN)
+        if not egress.forwards:
+            return refuse(LOOP)
         if port.plain and egress.plain:
             return egress.index
         if not egress.vlans.carries(vlan):
@@ -381,6 +402,8 @@ class Bridge:
             self._note(port, chunk, start, end, frames, verdict)
         if verdict < 0:
             port.drop(refuse(verdict), frames)
+            if verdict == refuse(PROBE):
+                self._keep_returned(port, chunk, start)
         elif verdict < FLOOD:
             self._queue(self.ports[verdict], chunk, start, end, frames)
         elif verdict == FLOOD:
@@ -392,6 +415,11 @@ class Bridge:
             self._count_flood(port, copies, frames)
         else:
             self._forward_selected(port, Run(chunk, start, end, frames), verdict)
+
+    def _keep_returned(self, port: Port, chunk: bytes, start: i64) -> None:
+        if len(port.returned) == 0:
+            port.returned = chunk[start : start + PREFIX + min(frame_length(chunk, start), RETURNED_MAX)]
+            self.returned.append(port)
 
     def _forward_selected(self, port: Port, run: Run, verdict: i64) -> None:
         """Queue a run where its VLAN goes, and `port` may reach, with or without a tag as each egress sends it."""

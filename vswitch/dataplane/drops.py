@@ -36,6 +36,8 @@ DROP_REASONS: Final = (
     "bad_header",  # its tunnel's header is cut off, or no data packet's
     "other_tunnel",  # of another VNI or session
     "bad_cookie",  # of its tunnel's session, with another cookie
+    "probe",  # one of our own that look for loops, which came back
+    "loop",  # came in, or was to leave, by a port that is blocked, as there is a loop
 )
 RUNT: Final = 0
 BAD_SOURCE: Final = 1
@@ -65,7 +67,9 @@ BAD_OFFLOAD: Final = 24
 BAD_HEADER: Final = 25
 OTHER_TUNNEL: Final = 26
 BAD_COOKIE: Final = 27
-DROP_REASON_COUNT: Final = 28
+PROBE: Final = 28
+LOOP: Final = 29
+DROP_REASON_COUNT: Final = 30
 
 PASSED: Final = -1  # no reason to drop it
 

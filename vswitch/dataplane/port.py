@@ -74,6 +74,8 @@ class Port:
         self.linked = False
         self.enabled = True  # by its policy
         self.up = False  # linked and enabled
+        self.forwards = True  # its state (IEEE 802.1Q 8.4): else it discards, and has an ingress policy
+        self.returned = b""  # the first probe that came back here since somebody looked, with its prefix
         self.dirty = False  # has something to flush in this turn
         self.blocked = False  # the link is full: nothing is flushed until it is writable
         self.given_up = False  # waiting for the link was in vain; until a quarter of the queue is left

@@ -32,6 +32,7 @@ def twin_of(bridge: Bridge, port: Port, keys: list[int], now: i64) -> Bridge:
         table.settle(port.index, bridge.table.live_of(port.index, now))
     twin = Bridge(table, pool)
     twin.hub = bridge.hub
+    twin.probe_address = bridge.probe_address
     twin.selective = bridge.selective
     twin.service_tpid = bridge.service_tpid
     twin.ports = [_port(it, twin) for it in bridge.ports]
@@ -49,6 +50,7 @@ def _port(port: Port, twin: Bridge) -> Port:
     copied.linked = port.linked
     copied.enabled = port.enabled
     copied.up = port.up
+    copied.forwards = port.forwards
     copied.blocked = port.blocked
     copied.plain = port.plain
     copied.vlans = port.vlans

@@ -58,6 +58,7 @@ def _is_to_know(uplink: SwitchPort, port: SwitchPort, vlan: int) -> bool:
         uplink.is_uplink
         and not port.is_uplink
         and there.up
+        and there.forwards
         and not there.is_mirror
         and there.vlans.carries(vlan)
         and not (there.isolated and here.isolated)

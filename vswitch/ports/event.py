@@ -28,6 +28,7 @@ KINDS = {
     "duplicate_mac": Kind("two guests have one MAC address"),
     "mac_flap": Kind("a MAC address moves between ports again and again"),
     "loop": Kind("frames come back: most likely several links lead to one LAN"),
+    "loop_over": Kind("a port that was blocked, as there was a loop, takes part again", logging.INFO),
     "stalled": Kind("a guest takes nothing, and what is for it is dropped: it is paused or hangs"),
     "too_long": Kind("frames are longer than a port's way out carries"),
     "bad_source": Kind("a guest sends from an address that can never be answered"),

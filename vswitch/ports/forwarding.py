@@ -28,6 +28,7 @@ def start(ports: Ports, nursery: trio.Nursery) -> None:
         ("looking for what is wrong", look_for_what_is_wrong),
         ("looking for silent guests", look_for_silent_guests),
         ("announcing moved stations", announce_moved_stations),
+        ("looking for loops", look_for_loops),
     )
     for what, task in tasks:
         nursery.start_soon(keep_running, ports.failures, what, task, ports, name=what)
@@ -51,9 +52,18 @@ async def drive(ports: Ports) -> None:
 
 
 async def _after_turn(ports: Ports) -> None:
+    ports.loops.look(now_ms())
     ports.reap()
     ports.watchers.tell()
     await ports.watchers.wait_for_room()
+
+
+async def look_for_loops(ports: Ports) -> None:
+    """Probe the ports that are likely to be in one, until cancelled."""
+    while True:
+        await ports.loops.work()
+        ports.loops.probe_regularly(now_ms())
+        ports.reap()
 
 
 async def age(ports: Ports) -> None:

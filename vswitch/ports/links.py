@@ -8,6 +8,7 @@ from vswitch.dataplane.link import Link
 from vswitch.dataplane.loop import EVENTS_MAX, Loop
 from vswitch.ports.diagnosis.silence import Newcomers
 from vswitch.ports.events import Events
+from vswitch.ports.loop_guard import LoopGuard
 from vswitch.ports.port import SwitchPort, now_ms
 from vswitch.ports.registry import Registry
 from vswitch.ports.watchers import Watchers
@@ -25,6 +26,7 @@ class Links:
         failures: Failures,
         events: Events,
         newcomers: Newcomers,
+        loops: LoopGuard,
     ) -> None:
         self._registry = registry
         self._loop = loop
@@ -32,6 +34,7 @@ class Links:
         self._failures = failures
         self._events = events
         self._newcomers = newcomers
+        self._loops = loops
         self.on_plug: dict[str, Callable[[], None]] = {}  # who wants to know of a peer, by the port's name
         self._catching_up: list[tuple[int, trio.Event]] = []  # by the number of polls that it takes
 
@@ -57,6 +60,7 @@ class Links:
         port.process = None
         port.on_lost = on_lost
         port.is_uplink = is_uplink
+        self._loops.plugged(port)
         if is_guest:
             self._newcomers.add(port)
         if port.name in self.on_plug:
@@ -78,6 +82,7 @@ class Links:
         port.link.close()
         port.link = None
         self._newcomers.remove(port)
+        self._loops.unplugged(port)
         port.peer = None
         self._events.say("down", port.name, f"{port.name} down: {why}", ports=[port.name])
 

@@ -59,6 +59,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     reserved: Literal["drop", "forward"] = "drop"
     sources: Literal["stations", "any"] = "stations"
     isolated: bool = False
+    loop: Literal["block", "warn", "off"] = "block"
     max_frame: int = FRAME_MAX
     pad: bool = False
     rate: units.Rate | None = None
@@ -496,6 +497,10 @@ PARAMETERS = {
     "reserved": Parameter(*_one_of("drop", "forward"), "Frames to 01-80-C2-00-00-01 to 0F, which bridges drop."),
     "sources": Parameter(*_one_of("stations", "any"), "Any: frames from a group address or zero are forwarded, too."),
     "isolated": Parameter(values.flag, FLAG, "Reaches only ports that are not isolated."),
+    "loop": Parameter(
+        *_one_of("block", "warn", "off"),
+        "Where what is sent comes back: block the newer port, only say so, or do not look.",
+    ),
     "max_frame": Parameter(
         _max_frame,
         {"anyOf": [values.numbers(FRAME_MAX_MIN, FRAME_MAX), values.SIZE]},

@@ -13,6 +13,7 @@ from vswitch.errors import InputError
 from vswitch.ports.diagnosis.silence import Newcomers
 from vswitch.ports.events import Events
 from vswitch.ports.links import Links
+from vswitch.ports.loop_guard import LoopGuard
 from vswitch.ports.port import PortConfig, SwitchPort
 from vswitch.ports.registry import Registry
 from vswitch.ports.shared import SharedSockets
@@ -27,7 +28,8 @@ class Ports(Registry):
     """All ports of one switch, and its data plane: MAC table, bridge and loop.
 
     `switch` is its name. `links` have peers come and go, `wiring` has policies and partitions, `shared` the sockets
-    with several peers. `events` says what happens, `newcomers` are peers that have to say something soon.
+    with several peers. `events` says what happens, `newcomers` are peers that have to say something soon, `loops`
+    are looked for.
     `swollen` is to be set when a lot of memory was in use that may now be given back, `worked` when frames came in.
     """
 
@@ -43,7 +45,8 @@ class Ports(Registry):
         self.wiring = Wiring(self, self.bridge, self.table, self.loop)
         self.events = Events()
         self.newcomers = Newcomers()
-        self.links = Links(self, self.loop, self.watchers, self.failures, self.events, self.newcomers)
+        self.loops = LoopGuard(self, self.bridge, self.table, self.loop, self.wiring, self.events)
+        self.links = Links(self, self.loop, self.watchers, self.failures, self.events, self.newcomers, self.loops)
         self.shared = SharedSockets(self.bridge, self.loop, self.failures)
         self.swollen = trio.Event()
         self.worked = trio.Event()

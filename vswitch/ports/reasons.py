@@ -89,4 +89,14 @@ REASONS = {
     "bad_cookie": Reason(
         "what comes by the tunnel has another cookie", "give rxcookie= the txcookie that the other end has"
     ),
+    "probe": Reason(
+        "they are the switch's own, which look for loops, and have come back",
+        "look which ports lead to one LAN: vswitch events --code loop",
+        usual=True,
+    ),
+    "loop": Reason(
+        "the port is blocked, as what is sent by another one comes back by it",
+        "take out one of the links that lead to one LAN: vswitch events --code loop",
+        usual=True,
+    ),
 }

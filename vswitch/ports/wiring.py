@@ -73,6 +73,13 @@ class Wiring:
         self._note(port)
         self._bridge.settle(data)
 
+    def set_forwarding(self, port: SwitchPort, forwards: bool) -> None:
+        """Have a port that is up take part, or not: then nothing but our own probes comes in or leaves by it."""
+        self._loop.stamp()
+        port.port.forwards = forwards
+        self._note(port)
+        self._bridge.settle(port.port)
+
     @contextmanager
     def transaction(self) -> Iterator[Callable[[SwitchPort, Policy], None]]:
         """What it answers sets policies that are taken back if the block raises an error."""
@@ -121,7 +128,7 @@ class Wiring:
         """Keep what the data plane goes by that follows from the policies of all ports together."""
         port.port.plain = port.port.vlans.transparent and not port.policy.isolated and not port.port.islands
         for ports, is_one in (
-            (self._selective, not port.port.plain or bool(port.policy.static)),
+            (self._selective, not port.port.plain or bool(port.policy.static) or not port.port.forwards),
             (self._customers, port.policy.qinq is not None),
         ):
             ports.discard(port)
@@ -169,7 +176,8 @@ class Wiring:
         data = port.port
         data.mirrors_in = [mirror.port for mirror in watching if mirror.policy.mirror != "out"]
         data.mirrors_out = [mirror.port for mirror in watching if mirror.policy.mirror != "in"]
-        data.ingress_policy = port.ingress_policy or (IngressPolicy() if data.mirrors_in else None)
+        is_judged = data.mirrors_in or not data.forwards
+        data.ingress_policy = port.ingress_policy or (IngressPolicy() if is_judged else None)
         data.egress_policy = port.egress_policy or (EgressPolicy() if data.mirrors_out else None)
 
 

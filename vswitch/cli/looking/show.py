@@ -99,7 +99,7 @@ def ports(name: str | None, as_json: bool, wide: bool) -> None:
     rows = [
         (
             port.name,
-            "up" if port.up else "down",
+            link(port),
             port.peer or "-",
             _vlan(port.vlan),
             f"{port.rx_frames:,}",
@@ -174,6 +174,11 @@ def ask(name: str | None, operation: Operation[T], as_json: bool) -> T | None:
         return answer
     say(body.decode())
     return None
+
+
+def link(port: model.PortInfo) -> str:
+    """Whether a port takes part."""
+    return "up" if port.state == "forwarding" else port.state
 
 
 def drops(drops: dict[str, int]) -> str:

@@ -17,6 +17,7 @@ import click
 
 from vswitch import units
 from vswitch.cli import table
+from vswitch.cli.looking.show import link
 from vswitch.cli.options import names_switch
 from vswitch.cli.table import Column
 from vswitch.control import client, operations
@@ -133,7 +134,7 @@ def _rows(found: list[Rates], sort: str) -> list[tuple[str, ...]]:
     return [
         (
             it.port.name,
-            "up" if it.port.up else "down",
+            link(it.port),
             short(it.rx_bits),
             short(it.rx_frames),
             short(it.tx_bits),

@@ -34,12 +34,13 @@ class Moves:
         moving = {station for stations, _, _ in found for station in stations}
         self._called = {station: code for station, code in self._called.items() if station in moving}
         for stations, indices, count in found:
-            self._say(stations, indices, count)
+            self._say(stations, indices, count, now_s)
 
-    def _say(self, stations: list[int], indices: frozenset[int], count: int) -> None:
+    def _say(self, stations: list[int], indices: frozenset[int], count: int, now_s: float) -> None:
         found = [port for index in sorted(indices) if (port := self._ports.by_index(index)) is not None]
         names = [port.name for port in found]
-        if len(names) < 2:
+        since_ms = int((now_s - WINDOW_S) * 1000)
+        if len(names) < 2 or any(self._ports.loops.explains(port, since_ms) for port in found):
             return
         say, where = self._ports.events.say, listed(names)
         often = f"{count:,} times within {WINDOW_S:.0f} s"
