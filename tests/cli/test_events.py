@@ -1,6 +1,7 @@
 """`vswitch events`."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -58,3 +59,20 @@ def test_a_code_that_there_is_not_is_refused(home: Home) -> None:
     done = home.run("events", "--code", "lop")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "vswitch: there is no event 'lop'; did you mean 'loop'?\n"
+
+
+def test_a_loop_is_shown_and_what_to_do(home: Home) -> None:
+    """One group, joined twice: before anything is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        group = f"mcast://239.255.77.1:{free.getsockname()[1]}"
+    with home.serve(f"{group}?name=one", f"{group}?name=two"):
+        until(lambda: "two   blocked" in home.run("ports", "--wide").stdout, "the newer one is blocked")
+        [line] = home.run("events", "--code", "loop").stdout.splitlines()
+        assert "two is blocked: what is sent by " in line
+        assert "take one of the links out" in line
+        assert [port["state"] for port in home.ask("ports")] == ["forwarding", "blocked"]
+        assert (
+            "dropped (loop): the port is blocked"
+            in home.run("trace", "two", "52:54:00:00:00:01 > broadcast arp").stdout
+        )

@@ -26,6 +26,7 @@ PORT_SHAPE = {
     "url": str,
     "peer": str,
     "up": bool,
+    "state": str,
     "vlan": {"mode": str, "access": None, "native": None, "tagged": str},
     "rx_frames": int,
     "rx_bytes": int,

@@ -1,6 +1,5 @@
 """Loops of real links: the LAN stays up, one way stays, and what was blocked comes back once the loop is gone."""
 
-import os
 import socket
 from collections.abc import Callable
 
@@ -10,10 +9,9 @@ from trio.testing import MockClock
 
 from tests.endpoints.kinds import GROUP, member, udp_socket
 from tests.frames import BROADCAST, frame, mac
-from tests.namespaces import ip, own_network
-from tests.needs import require
+from tests.namespaces import ip, needed_for_tap, own_network
 from tests.peers import TIMEOUT_S, DatagramPeer, Peer, check_balance, until, up
-from vswitch import VSwitch
+from vswitch import VSwitch, interfaces
 from vswitch.ports.policy import Policy
 from vswitch.protocols.loop_probe import MARK
 
@@ -145,14 +143,13 @@ async def test_a_group_that_is_joined_twice_is_one_way(fast_clock: MockClock) ->
 
 
 async def test_two_taps_in_one_bridge_of_linux_are_one_way(fast_clock: MockClock) -> None:
-    require(os.geteuid() == 0, "only root can make a bridge here")
-    require(os.access("/dev/net/tun", os.R_OK | os.W_OK), "/dev/net/tun cannot be opened here")
+    needed_for_tap()
     with own_network():
         ip("link add br0 type bridge")
         ip("link set br0 up")
         async with VSwitch() as switch, await Peer.plugged_into(switch, name="guest") as guest:
             for name in ("tap1", "tap2"):
-                await switch.attach(f"tap://{name}", name=name)
+                await switch.attach(f"fd://{interfaces.make_tap(name)}", name=name)
                 ip(f"link set {name} master br0 up")
             await until(lambda: blocked(switch) == {"tap2"})
             await guest.send(frame(BROADCAST, mac(1)))

@@ -4,14 +4,14 @@ A chunk is walked once. Neighbouring frames with the same addresses and tag are 
 look-up; neighbours with the same verdict are one run and share one queue entry for each egress. The
 verdict on a flow is taken in one fixed order:
 
-    runt → VLAN → source address → reserved destination → own probe → port's state → learn → group → look up → same port
-    → may it go there
+    runt → VLAN → source address → reserved or own destination → learn → group → look up → same port → may it go there
 
 A verdict below zero is a drop. Any other names a port, or FLOOD. Where frames do not go to all ports alike, it also has
 the VLAN and the form of the run's frames (vlan.py), from which follows what each egress sends: the run as it is, or
 rebuilt, once for all that send it with a tag and once for all that send it without.
 
-Frames of a port with an ingress policy are judged one at a time (policy.py), by the same steps with others in between.
+Frames of a port with an ingress policy are judged one at a time (policy.py), by the same steps with others in between;
+so are those of a port that does not forward.
 
 What comes in with work left to do (offload.py) is unfinished while it is forwarded. It leaves so by ports that take it,
 and is finished once for all others, those with a policy among them, as policies are about what is on the wire.
