@@ -80,6 +80,15 @@ async def test_where_it_does_not_reach_it_is_not(
         assert (left.port.tx_frames, left.port.queued_frames) == (before, 0)
 
 
+async def test_where_an_uplink_is_blocked_nobody_is_sent_there() -> None:
+    async with VSwitch() as switch:
+        (_, left), (_, now) = await plugged(switch, "uplink"), await plugged(switch, "guest")
+        switch._ports.wiring.set_forwarding(left, False)
+        announce(switch._ports, {mac_key(1, mac(1)): (left.port.index, now.port.index)})
+        assert (left.port.tx_frames, left.port.queued_frames) == (0, 0)
+        switch._ports.wiring.set_forwarding(left, True)
+
+
 async def test_ports_that_are_gone_or_down_are_left_out() -> None:
     async with VSwitch() as switch:
         (_, left), (_, now) = await plugged(switch, "uplink"), await plugged(switch, "guest")
