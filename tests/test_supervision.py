@@ -77,6 +77,8 @@ async def everything(directory: Path) -> AsyncIterator[tuple[VSwitch, Peer, Peer
         await switch.attach("udp://127.0.0.1:0?name=remote&remote=127.0.0.1:9")
         await switch.attach(f"unixgram://{directory}/dgram.sock?name=unixgram")
         await switch.attach("mcast://239.255.77.9:47777?name=group")
+        await switch.attach("vxlan://127.0.0.1:0?vni=1&learn&name=segment")
+        await switch.attach("l2tpv3://127.0.0.1:0?remote=127.0.0.1:9&session=1&name=session")
         await switch.attach(f"vde://{directory}/vde?name=vde&mgmt={directory}/mgmt")
         await stack.enter_async_context(await vde_plug(directory / "vde", directory / "client"))
         await stack.enter_async_context(await Peer.plugged_into(switch, name="c"))

@@ -24,6 +24,7 @@ from tests.peers import Peer, until, up
 from tests.vde2 import program
 from vswitch import VSwitch
 from vswitch.endpoints.guests import qemu
+from vswitch.endpoints.tap import open_tap
 from vswitch.protocols import vxlan
 from vswitch.testing.guest_image import GuestImage, build
 
@@ -259,7 +260,7 @@ async def test_linux_is_the_other_end_of_a_session(linux_with_l2tp: GuestImage) 
         ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
         async with VSwitch("cable") as cable, VSwitch() as switch, host_on(switch) as host:
             await cable.attach(ours)
-            await cable.attach("tap://tap0")
+            await cable.attach(f"fd://{open_tap('tap0').fileno()}")  # opened here, where the network is ours
             ip("address add 10.8.0.1/24 dev tap0")
             ip("link set tap0 mtu 9000 up")
             await switch.attach(

@@ -180,6 +180,32 @@ def test_a_vde_guest_names_the_directory() -> None:
     assert lines("vde:///run/lan,1/") == ["vde,id=net0,sock=/run/lan,,1"]
 
 
+@pytest.mark.parametrize(
+    ("more", "theirs"),
+    [
+        ("", ""),
+        ("&rxsession=8", ""),
+        ("&txcookie=8badf00d&rxcookie=00000001", ",txcookie=0x00000001,rxcookie=0x8badf00d"),
+        (
+            "&txcookie=8badf00d00000002&rxcookie=0000000000000001&pincounter&offset=4",
+            ",txcookie=0x0000000000000001,rxcookie=0x8badf00d00000002,cookie64=on,counter=on,pincounter=on,offset=4",
+        ),
+        ("&counter", ",counter=on"),
+    ],
+)
+def test_a_session_is_ours_mirrored(more: str, theirs: str) -> None:
+    ends = "src=127.0.0.2,dst=127.0.0.1,udp=on,srcport=6000,dstport=5000"
+    config = parse(f"l2tpv3://127.0.0.1:5000?remote=127.0.0.2:6000&session=7{more}")
+    sessions = f"txsession={8 if 'rxsession' in more else 7},rxsession=7"
+    assert qemu.l2tpv3_netdev(config) == f"l2tpv3,id=net0,{ends},{sessions}{theirs}"
+    assert qemu.best_netdev(config, (2, 12), qemu.named_guest("web")) == qemu.l2tpv3_netdev(config)
+
+
+def test_a_session_without_udp_has_no_ports() -> None:
+    config = parse("l2tpv3://[fd00::1]?remote=[fd00::2]&session=7&udp=no")
+    assert qemu.l2tpv3_netdev(config) == "l2tpv3,id=net0,src=fd00::2,dst=fd00::1,ipv6=on,txsession=7,rxsession=7"
+
+
 def test_every_path_is_printed_as_an_absolute_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/tmp")
     assert lines("vde://lan") == ["vde,id=net0,sock=/tmp/lan"]
@@ -195,6 +221,8 @@ def test_every_path_is_printed_as_an_absolute_one(monkeypatch: pytest.MonkeyPatc
         ("vde:///run/v?connect", "-netdev vde,id=net0,sock=/run/v"),
         ("udp://[::1]:5", "IPv4"),
         ("udp://127.0.0.1:5?remote=[::1]:7", "IPv4"),
+        ("vxlan://127.0.0.1?vni=5&learn", "is the VXLAN segment 5"),
+        ("l2tpv3://127.0.0.1?remote=127.0.0.2&session=1&txcookie=8badf00d", "a cookie each way of the same length"),
     ],
 )
 def test_where_no_line_of_qemus_plugs_in_it_is_said_what_does(url: str, said: str) -> None:
