@@ -13,6 +13,7 @@ class Authority:
     def __init__(self) -> None:
         import trustme  # by those alone whose tests need it
 
+        _made.append(self)
         self._directory = TemporaryDirectory(prefix="vs-tls-")
         self._ca = trustme.CA()
         self.path = self._file("ca.pem")
@@ -43,8 +44,20 @@ class Authority:
         context.load_cert_chain(*self.issue(name))
         return context
 
+    def clean_up(self) -> None:
+        self._directory.cleanup()
+
     def _file(self, name: str) -> str:
         return str(Path(self._directory.name) / name)
+
+
+_made: list[Authority] = []
+
+
+def clean_up() -> None:
+    """Removes the files of all, at the end."""
+    for made in _made:
+        made.clean_up()
 
 
 @cache

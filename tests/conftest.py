@@ -1,8 +1,10 @@
 """Makes `tests` importable, behind everything else: `vswitch` is the installed one, not the checkout's."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 from vswitch.dataplane import compiled
@@ -13,3 +15,12 @@ sys.path.append(str(Path(__file__).parents[1]))
 # is fast, looks for what is wrong in them, the pure one for what is only in it.
 settings.register_profile("vswitch", deadline=None, max_examples=100 if compiled() else 25)
 settings.load_profile("vswitch")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates() -> Iterator[None]:
+    """Leaves none behind: a worker of pytest-xdist ends without what Python does at its end."""
+    yield
+    from tests.certificates import clean_up
+
+    clean_up()

@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.needs import require
 
@@ -20,10 +21,12 @@ cgroups = "no-conmon"
 """
 
 
-def store_with_image(directory: Path, under: Sequence[str] = ()) -> Mapping[str, str]:
-    """Makes a store in a directory, with one image, busybox; answers the environment in which podman uses it.
+def store_with_image(
+    directory: Path, under: Sequence[str] = (), environment: Mapping[str, str] = MappingProxyType({})
+) -> Mapping[str, str]:
+    """Makes a store in a directory, with one image, busybox; answers what podman needs in its environment to use it.
 
-    `under` is a program, with arguments, that starts podman.
+    `under` is a program, with arguments, that starts podman, and `environment` is what it has already.
     """
     for program, package in (("podman", "podman"), ("runc", "runc"), ("busybox", "busybox-static")):
         require(shutil.which(program), f"{program} not found: install the package {package}")
@@ -37,7 +40,7 @@ def store_with_image(directory: Path, under: Sequence[str] = ()) -> Mapping[str,
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             image.addfile(link)
-    environment = {name: str(directory / name) for name in files}
+    needed = {name: str(directory / name) for name in files}
     command = [*under, "podman", "import", str(directory / "image.tar"), IMAGE]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | environment)
-    return environment
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **environment, **needed})
+    return {**environment, **needed}

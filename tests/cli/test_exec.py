@@ -190,7 +190,7 @@ def test_a_container_that_podman_runs_without_root_is_on_the_lan_before_its_comm
 ) -> None:
     (directory / "resolv.conf").write_text("nameserver 10.0.2.3\nsearch lan\n")
     with ordinary_user() as under:
-        environment = os.environ | store_with_image(directory, under) | {"XDG_RUNTIME_DIR": str(directory)}
+        environment = os.environ | store_with_image(directory, under, {"XDG_RUNTIME_DIR": str(directory)})
 
         def podman(*words: str) -> str:
             done = subprocess.run([*under, "podman", *words], env=environment, capture_output=True, text=True)
@@ -207,7 +207,8 @@ def test_a_container_that_podman_runs_without_root_is_on_the_lan_before_its_comm
             assert "1 packets received" in podman("start", "--attach", "web")
             until(lambda: up(home) == ["user1"], "its port goes with it")
         finally:
-            subprocess.run([*under, "podman", "rm", "--force", "--time=0", "web"], env=environment, capture_output=True)
+            podman("rm", "--force", "--ignore", "--time=0", "web")
+            podman("system", "migrate")  # ends the process that keeps podman's user namespace
 
 
 @pytest.mark.parametrize(
