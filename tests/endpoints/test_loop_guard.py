@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from tests.dataplane.plumbing import check_balance, drops, receive, take
 from tests.frames import BROADCAST, frame, mac
 from vswitch.endpoints.url import parse
-from vswitch.ports.loop_guard import BLOCKED_PERIOD_MS, DOUBLED_MAX, MOVES_MIN, PORTION, UNANSWERED, UPLINK_PERIOD_MS
+from vswitch.ports.loop_guard import (
+    BLOCKED_PERIOD_MS,
+    DOUBLED_MAX,
+    MOVES_MIN,
+    PORTION,
+    SUSPECT_PERIOD_MS,
+    UNANSWERED,
+    UPLINK_PERIOD_MS,
+)
 from vswitch.ports.partition import Partition
 from vswitch.ports.policy import Policy
 from vswitch.ports.port import SwitchPort
@@ -348,6 +356,10 @@ async def test_who_moves_stations_all_the_time_causes_few_probes() -> None:
         for _ in range(1000):
             suspect(switch, one, two)
         assert len(probes(one)) + len(probes(two)) <= 2
+        for _ in range(5 * SUSPECT_PERIOD_MS):
+            switch.now_ms += 1
+            suspect(switch, one, two)
+        assert len(probes(one)) + len(probes(two)) <= 2 * 2 * 5
 
 
 async def test_what_a_guest_plays_back_blocks_nobody_but_himself() -> None:
@@ -423,4 +435,5 @@ def test_a_probe_says_what_was_written_whatever_tags_it_got(peer: int, vlan: int
     assert int.from_bytes(sent[:6]) == mine.address
     assert sent[0] & 3 == 3
     assert sent[6] & 3 == 2
+    assert sent[6:12] != mine.write(Probe(peer ^ 1, vlan, now_ms))[6:12]  # no bridge sees a station move
     assert len(sent) >= 60
