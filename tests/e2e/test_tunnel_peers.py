@@ -109,7 +109,7 @@ async def test_linux_is_met_in_a_group_and_then_sent_to_alone(other: Other, here
     add_vxlan(other, f"group {group}")
     iface = "&iface=here" if ":" in here else ""
     async with VSwitch() as switch, host_on(switch) as host, host_on(switch, 3) as third:
-        await switch.attach(f"vxlan://{here}?vni={VNI}&mcast={group}&insecure{iface}", name="lab")
+        await switch.attach(f"vxlan://{here}?vni={VNI}&mcast={group}&loop=off&insecure{iface}", name="lab")
         assert up(switch) == {"host1", "host3", "lab"}
         await third.ping("10.0.0.1")
         for payload in PAYLOADS:
@@ -160,7 +160,7 @@ async def test_what_is_too_long_for_the_way_is_said_or_cut_up() -> None:
 async def test_vdes_vxlan_plug_is_a_member_of_the_group(other: Other) -> None:
     command = [*MORTAL, *other.inside, program("vde_plug"), f"vxlan://{GROUP}/port={PORT}/vni={VNI}/if=there"]
     async with VSwitch() as switch, await Peer.plugged_into(switch, name="station") as station:
-        await switch.attach(f"vxlan://10.9.0.1?vni={VNI}&mcast={GROUP}&insecure", name="lab")
+        await switch.attach(f"vxlan://10.9.0.1?vni={VNI}&mcast={GROUP}&loop=off&insecure", name="lab")
         async with Pipes.of(command) as plug:
             await meet(plug, station, switch, answers_to=BROADCAST)  # what it learns it cannot use
 
@@ -170,7 +170,7 @@ async def test_vdes_vxvde_plugs_are_answered_where_they_send_from(other: Other) 
     here = ["nsenter", "--target", str(os.getpid()), "--net"]  # it may be started by a thread that is elsewhere
     command = [*MORTAL, *here, program("vde_plug"), f"vxvde://{GROUP}/vni={VNI}/if=here"]
     async with VSwitch() as switch, await Peer.plugged_into(switch, name="station") as station:
-        await switch.attach(f"vxlan://10.9.0.1:14789?vni={VNI}&mcast={GROUP}&vxvde&insecure", name="lab")
+        await switch.attach(f"vxlan://10.9.0.1:14789?vni={VNI}&mcast={GROUP}&loop=off&vxvde&insecure", name="lab")
         async with Pipes.of(command) as plug, Pipes.of(command) as second:
             await meet(plug, station, switch)
             await second.send(frame(BROADCAST, mac(3)))

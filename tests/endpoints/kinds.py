@@ -444,7 +444,7 @@ class Vxlan(Udp):
         self._numbers = itertools.count(2)
 
     async def target(self) -> str | socket.socket:
-        return f"vxlan://{udp_url((self._host, 0))}?vni={VNI}&learn"
+        return f"vxlan://{udp_url((self._host, 0))}?vni={VNI}&learn&loop=off"  # no probes, which uplinks get
 
     async def station(self) -> TunnelPeer:
         sock = udp_socket(f"127.0.0.{next(self._numbers)}", self._there[1])
@@ -462,7 +462,7 @@ class VxlanRemote(Vxlan):
     async def target(self) -> str:
         with udp_socket(self._host) as free:
             self._remote = free.getsockname()
-        return f"vxlan://{udp_url((self._host, 0))}?vni={VNI}&remote={udp_url(self._remote)}"
+        return f"vxlan://{udp_url((self._host, 0))}?vni={VNI}&remote={udp_url(self._remote)}&loop=off"
 
     async def station(self) -> TunnelPeer:
         sock = udp_socket(*self._remote[:2])

@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 class Segment:
-    """A switch, `vxlan://` at 127.0.0.1 of it, a station at another port, and other hosts at 127.0.0.2 and up."""
+    """A switch with `vxlan://` at 127.0.0.1, a station at another port, other hosts at 127.0.0.2 and up; no probes."""
 
     def __init__(self, switch: VSwitch, station: Peer, stack: AsyncExitStack) -> None:
         self.switch = switch
@@ -37,7 +37,7 @@ class Segment:
         self._stack = stack
 
     async def attach(self, parameters: str) -> None:
-        await self.switch.attach(f"vxlan://127.0.0.1:{self.port}?vni={VNI}&{parameters}", name="lab")
+        await self.switch.attach(f"vxlan://127.0.0.1:{self.port}?vni={VNI}&loop=off&{parameters}", name="lab")
 
     def host(self, number: int, port: int | None = None) -> TunnelPeer:
         sock = udp_socket(f"127.0.0.{number}", self.port if port is None else port)
