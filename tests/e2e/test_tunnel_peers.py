@@ -106,7 +106,7 @@ async def test_linux_is_a_remote_end(other: Other, here: str, there: str) -> Non
 
 @pytest.mark.parametrize(("here", "group"), [("10.9.0.1", GROUP), ("[fd00::1]", GROUP6)])
 async def test_linux_is_met_in_a_group_and_then_sent_to_alone(other: Other, here: str, group: str) -> None:
-    add_vxlan(other, f"group {group}")
+    add_vxlan(other, f"group {group} local {'fd00::2' if ':' in group else '10.9.0.2'}")
     iface = "&iface=here" if ":" in here else ""
     async with VSwitch() as switch, host_on(switch) as host, host_on(switch, 3) as third:
         await switch.attach(f"vxlan://{here}?vni={VNI}&mcast={group}&loop=off&insecure{iface}", name="lab")
