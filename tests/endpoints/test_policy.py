@@ -42,6 +42,7 @@ WRITTEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [  # in a URL, in a 
     ("reserved=forward", {"reserved": "forward"}, {"reserved": "forward"}),
     ("sources=any", {"sources": "any"}, {"sources": "any"}),
     ("isolated", {"isolated": True}, {"isolated": True}),
+    ("loop=warn&isolated", {"loop": "warn", "isolated": True}, {"loop": "warn", "isolated": True}),
     ("max_frame=1518", {"max_frame": 1518}, {"max_frame": 1518}),
     ("max_frame=1518B", {"max_frame": "1.518KB"}, {"max_frame": 1518}),
     ("pad=yes", {"pad": True}, {"pad": True}),

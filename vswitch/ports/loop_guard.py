@@ -3,8 +3,8 @@
 A probe (protocols/loop_probe.py) is sent by a port
 
 - when stations have moved to it: in a loop they do so with the first frame that goes round, and go on,
-- once a second, and at once when its peer comes, if that is likely to be a LAN of its own (an uplink), and not the only
-  one,
+- once a second, and at once when its peer comes, if that is likely to be a LAN of its own (an uplink), and another
+  endpoint has one, too,
 - and four times a second while it is blocked.
 
 Else a LAN is as quiet as its guests are. A guest's port is blocked rather than an uplink, which others need.
@@ -18,7 +18,7 @@ that leads to him.
 import math
 import random
 import secrets
-from collections import deque
+from collections import Counter, deque
 from itertools import count
 
 import trio
@@ -93,7 +93,7 @@ class LoopGuard:
         self._peers: dict[SwitchPort, _Peer] = {}
         self._by_number: dict[int, _Peer] = {}
         self._regular: deque[_Peer] = deque()  # uplinks and blocked ports, the next to be probed first
-        self._uplinks = 0
+        self._uplinks = Counter[str]()  # by endpoint: the ports of one, if there are several, are in no loop
         self._blocked = 0
         self._moves_seen = 0
         self._suspected_ms: int | None = None
@@ -104,14 +104,15 @@ class LoopGuard:
         peer = self._peers[port] = _Peer(port, next(self._numbers))
         self._by_number[peer.number] = peer
         if peer.is_uplink:
-            self._uplinks += 1
+            self._uplinks[port.endpoint] += 1
             self._attend(peer)
 
     def unplugged(self, port: SwitchPort) -> None:
         """A port's peer is gone."""
         peer = self._peers.pop(port)
         del self._by_number[peer.number]
-        self._uplinks -= peer.is_uplink
+        if peer.is_uplink:
+            self._uplinks -= Counter((port.endpoint,))  # which leaves out what is zero
         if peer.is_regular:
             self._regular.remove(peer)
         if peer.blocked_in:
@@ -138,7 +139,7 @@ class LoopGuard:
         period_ms = math.inf
         if self._blocked or len(self._regular) > PORTION:
             period_ms = BLOCKED_PERIOD_MS
-        elif self._uplinks > 1:
+        elif len(self._uplinks) > 1:
             period_ms = UPLINK_PERIOD_MS
         with trio.move_on_after(period_ms / 1000):
             await self._woken.wait()
@@ -151,7 +152,7 @@ class LoopGuard:
             self._regular.rotate(-1)
             if peer.blocked_in:
                 self._try_again(peer, now_ms)
-            elif self._uplinks > 1 and peer.is_due(UPLINK_PERIOD_MS, now_ms):
+            elif len(self._uplinks) > 1 and peer.is_due(UPLINK_PERIOD_MS, now_ms):
                 vlans = _vlans(peer.port.policy)
                 self._probe(peer, vlans[peer.probes % len(vlans)], now_ms)
         self._loop.flush(now_ms, FLUSH_S)
