@@ -87,6 +87,7 @@ PARAMETERS = {
     "ip": ('["10.0.0.1/24", "fd00::1/64"]', "10.0.0.1/24,fd00::1/64"),
     "master": ('"br0"', "br0"),
     "ifup": ('"/etc/qemu-ifup"', "/etc/qemu-ifup"),
+    "offload": ("false", "no"),
     "ifdown": ('"/etc/qemu-ifdown"', "/etc/qemu-ifdown"),
     "hostfwd": ('["tcp::2222-:22", "tcp::8080-web:80"]', "tcp::2222-:22,tcp::8080-web:80"),
 }
