@@ -65,6 +65,7 @@ WRITTEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [  # in a URL, in a 
     ),
     ("sticky", {"sticky": True}, {"sticky": True}),
     ("locked=on", {"locked": True}, {"locked": True}),
+    ("loop=warn", {"loop": "warn"}, {"loop": "warn"}),
     ("max_macs=1", {"max_macs": 1}, {"max_macs": 1}),
     (f"allow_mac={ONE_TEXT},52-54-00-12-34-57", {"allow_mac": [ONE_TEXT, TWO_TEXT]}, {"allow_mac": (ONE, TWO)}),
     (

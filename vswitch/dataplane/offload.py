@@ -30,8 +30,8 @@ HEADER_SIZE: Final = 12  # struct virtio_net_hdr_v1
 
 # virtio 1.2, 5.1.6: flags and gso_type
 _NEEDS_CSUM: Final = 1
-_GSO_TCPV4: Final = 1
-_GSO_TCPV6: Final = 4
+GSO_TCPV4: Final = 1
+GSO_TCPV6: Final = 4
 _GSO_ECN: Final = 0x80
 
 _FLAG: Final = 1 << 56  # so that nothing unfinished is 0
@@ -45,6 +45,7 @@ SEGMENT_MIN: Final = 48  # Linux' TCP_MIN_SND_MSS: a frame becomes some 1,400 se
 _TYPES_AT: Final = 12  # where in a frame its tags or its EtherType are
 _TAGS_MAX: Final = 4
 _TCP_MIN: Final = 20
+_TCP_SUM_AT: Final = 16
 _FIN_PSH: Final = 0x09  # on the last segment only
 _CWR: Final = 0x80  # on the first only (RFC 3168 6.1.2)
 
@@ -63,6 +64,11 @@ def unfinished_of(header: bytes) -> i64:
         | (i64(read_i16_le(header, 6)) & _WORD) << _START_SHIFT
         | (i64(read_i16_le(header, 8)) & _WORD)
     )
+
+
+def needs_segments(kind: i64, size: i64, tcp: i64) -> i64:
+    """What is left to do for a frame with TCP from byte `tcp` on, to be cut into segments with `size` bytes of data."""
+    return _FLAG | kind << _TYPE_SHIFT | size << _SIZE_SHIFT | tcp << _START_SHIFT | _TCP_SUM_AT
 
 
 def header_of(unfinished: i64) -> bytes:
@@ -201,7 +207,7 @@ class Segments:
         self._data = self._tcp + 4 * (self._byte(self._tcp + 12) >> 4)
         if self._data < self._tcp + _TCP_MIN or self._data > self._size:
             return False
-        if kind == _GSO_TCPV4:
+        if kind == GSO_TCPV4:
             self._is_ipv4 = True
             return (
                 found == ETHERTYPE_IPV4
@@ -209,7 +215,7 @@ class Segments:
                 and self._tcp == self._ip + 4 * (self._byte(self._ip) & 15)
                 and self._byte(self._ip + 9) == TCP
             )
-        return kind == _GSO_TCPV6 and found == ETHERTYPE_IPV6 and self._tcp >= self._ip + 40
+        return kind == GSO_TCPV6 and found == ETHERTYPE_IPV6 and self._tcp >= self._ip + 40
 
     def _take_sums(self) -> None:
         """What all segments have in common: their headers, and the sums of them without what differs."""

@@ -1,7 +1,8 @@
 """TAP devices: one frame a read, one frame a write (Linux Documentation/networking/tuntap.rst).
 
-A device with IFF_VNET_HDR has a header before each frame that says what is left to do for it (offload.py). What
-is read goes through one buffer, which all links share, since calls never overlap.
+A device with IFF_VNET_HDR has a header before each frame that says what is left to do for it (offload.py). To one that
+`offloads`, segments that follow each other are written as one frame (joining.py). What is read goes through one buffer,
+which all links share, since calls never overlap.
 """
 
 import os
@@ -12,7 +13,8 @@ from mypy_extensions import i64
 
 from vswitch.dataplane.bridge import RECEIVE_MIN, Bridge
 from vswitch.dataplane.datagram import COST, FrameLink, count_too_long
-from vswitch.dataplane.frame import FRAME_MAX, PREFIX, frame_length
+from vswitch.dataplane.frame import FRAME_MAX, PREFIX, skip_frames
+from vswitch.dataplane.joining import JOINER
 from vswitch.dataplane.mmsg import BURST
 from vswitch.dataplane.offload import HEADER_SIZE, header_of, unfinished_of
 from vswitch.dataplane.port import Port
@@ -33,6 +35,8 @@ class Device(Protocol):
 
     @property
     def has_header(self) -> bool: ...
+    @property
+    def offloads(self) -> bool: ...
     def fileno(self) -> int: ...
     def close(self) -> None: ...
 
@@ -45,7 +49,8 @@ class TapLink(FrameLink):
         os.set_blocking(device.fileno(), False)
         super().__init__(device.fileno(), device.fileno(), port, bridge, lasting=True)
         self._device = device
-        self.takes_unfinished = device.has_header
+        self._has_header = device.has_header
+        self.takes_unfinished = device.has_header and device.offloads
 
     def receive(self, now: i64) -> i64:
         most = min(BATCH_MAX, max(RECEIVE_MIN, self.bridge.receive_max()))
@@ -62,7 +67,7 @@ class TapLink(FrameLink):
                 count_too_long(self.port, length)
                 continue
             left: i64 = 0
-            if self.takes_unfinished:
+            if self._has_header:
                 left = unfinished_of(bytes(_HEADER))
             if left != unfinished:
                 self._ingress(start, at, unfinished, now)
@@ -77,7 +82,7 @@ class TapLink(FrameLink):
         """Read a frame to a place in the buffer; answers its length, or -1 if there is none."""
         space = _VIEW[at : at + FRAME_MAX + 1]
         try:
-            if self.takes_unfinished:
+            if self._has_header:
                 return os.readv(self.fd, [_HEADER, space]) - HEADER_SIZE
             return os.readv(self.fd, [space])
         except BlockingIOError:
@@ -104,14 +109,20 @@ class TapLink(FrameLink):
         count: i64 = 0
         try:
             while at < run.end and count < most:
-                end = at + PREFIX + frame_length(run.chunk, at)
+                joined: i64 = 1
+                if self.takes_unfinished and run.unfinished == 0:
+                    joined = JOINER.join(run.chunk, at, run.end, most - count)
+                end = skip_frames(run.chunk, at, joined)
                 frame = chunk[at + PREFIX : end]
-                if self.takes_unfinished:
+                if joined > 1:
+                    data = [chunk[start:after] for start, after in JOINER.data]
+                    os.writev(self.fd, [header_of(JOINER.unfinished), JOINER.headers, *data])
+                elif self._has_header:
                     os.writev(self.fd, [header, frame])
                 else:
                     os.write(self.fd, frame)
                 at = end
-                count += 1
+                count += joined
         except OSError as error:
             if count == 0:
                 return self._refused(error.errno if error.errno is not None else 0)

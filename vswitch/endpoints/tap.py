@@ -172,6 +172,7 @@ class TapDevice:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self.has_header = bool(flags_of(fd) & _IFF_VNET_HDR)
+        self.offloads = False  # leaves work to us, and takes frames with work left to do
 
     def fileno(self) -> int:
         return self._fd
@@ -179,6 +180,7 @@ class TapDevice:
     def move(self) -> "TapDevice":
         """The same, to close instead of this one."""
         moved = TapDevice(self._fd)
+        moved.offloads = self.offloads
         self._fd = -1
         return moved
 
@@ -251,7 +253,8 @@ def _set_up(tap: TapDevice, *, offload: bool = True) -> None:
     for request, nothing in ((_TUNSETTXFILTER, bytes(4)), (_TUNDETACHFILTER, bytes(16))):
         with suppress(OSError):
             fcntl.ioctl(fd, request, nothing)
-    fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS if tap.has_header and offload else 0)
+    tap.offloads = tap.has_header and offload
+    fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS if tap.offloads else 0)
 
 
 def _exists(name: str) -> bool:
