@@ -51,7 +51,7 @@ networks = st.sampled_from(
     st.integers(0, 2**32 - 1),
     st.sampled_from(["A", "PA"]),
     st.sampled_from([[], [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]]),
-    st.binary(min_size=101, max_size=3000),
+    st.binary(min_size=101, max_size=800),
     st.integers(60, 100),
 )
 def test_segments_become_what_was_cut(

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -275,3 +276,34 @@ def test_where_the_system_cuts_nothing_up_each_frame_is_a_message() -> None:
         frames = [frame(BROADCAST, mac(1), 1514, payload=bytes([at])) for at in range(100)]
         made.send(link, frames)
         assert received(peer) == [HEADER + data for data in frames]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([60, 300, 1450, 1450, 9000, 40_000]), st.integers(1, 50)), min_size=1, max_size=6
+    )
+)
+def test_what_the_system_has_joined_is_taken_apart(groups: list[tuple[int, int]]) -> None:
+    frames = [
+        frame(BROADCAST, mac(7), size, payload=number.to_bytes(2))
+        for size, count in groups
+        for number in range(min(count, 60_000 // size))
+    ]
+    with ExitStack() as stack:
+        here, there = (Tunnel(stack, vxlan.encapsulation(VNI), any_port=False) for _ in range(2))
+        link = here.plug(there.sock.getsockname())
+        there.plug(here.sock.getsockname())
+        here.send(link, frames)
+        there.run()
+        assert there.arrived() == frames
+
+
+def test_datagrams_that_come_as_one_message_are_judged_one_by_one() -> None:
+    """The system joins what has one sender and one length, whatever is in it."""
+    with tunnel(vxlan.encapsulation(VNI), any_port=False) as (made, peer, link):
+        right, other = HEADER + frame(BROADCAST, mac(7), 100), vxlan.header(VNI + 1) + frame(BROADCAST, mac(7), 100)
+        segment = [(socket.IPPROTO_UDP, 103, len(right).to_bytes(2, sys.byteorder))]  # UDP_SEGMENT
+        peer.sendmsg([right, other, right, right[:-50]], segment, 0, made.sock.getsockname())
+        made.run()
+        assert made.arrived() == [right[8:], right[8:], right[8:-50]]
+        assert drops(link.port) == {"other_tunnel": 1}

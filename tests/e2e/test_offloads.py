@@ -1,5 +1,6 @@
 """Two kernels' TCP over TAP devices that leave checksums and segmentation undone."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,12 @@ def talk(server: int, client: int, address: str) -> None:
         assert (sent.wait(30), served.wait(30)) == (0, 0)
 
 
+def received(pid: int, tap: str) -> int:
+    """How many packets have come in by a device."""
+    words = f"nsenter --target {pid} --net ip -json -stats link show {tap}"
+    return int(json.loads(subprocess.check_output(words.split()))[0]["stats64"]["rx"]["packets"])
+
+
 @pytest.mark.parametrize("address", ["10.0.0.2", "fd00::2"])
 def test_what_one_device_leaves_to_do_the_other_takes(home: Home, elsewhere: int, address: str) -> None:
     with home.serve("tap://ta?name=a", "tap://tb?name=b", under=[needed_for_tap(), "--net"]) as serving:
@@ -113,6 +120,7 @@ def test_what_a_device_leaves_to_do_is_done_for_a_stream(home: Home, elsewhere: 
                 set_up(serving.pid, "ta", 1)
                 set_up(elsewhere, "tb", 2)
                 talk(elsewhere, serving.pid, address)
+                assert SIZE / received(elsewhere, "tb") > 4000, "segments were joined"
                 wire = next(port for port in home.get("ports") if port["name"].startswith("wire"))
                 assert far.stop() == 0
         assert wire["segmented"] > 0

@@ -94,7 +94,8 @@ def test_a_policy_can_be_switched_on_and_off_again(ports: Ports, query: str) -> 
     before = state(ports)
     ports.wiring.set_policy(port, policy(query))
     assert port.policy == policy(query)
-    assert state(ports) != before
+    is_the_guards_alone = query == "loop=warn"  # not the data plane's
+    assert (state(ports) == before) == is_the_guards_alone
     ports.wiring.set_policy(port, Policy())
     assert state(ports) == before
 

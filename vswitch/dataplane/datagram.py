@@ -137,7 +137,7 @@ class DatagramLink(FrameLink):
                 longest = length
             if length <= FRAME_MAX:
                 write_i32_be(batch, i32(length))
-                receiver.copy(number, 0, length, batch)
+                receiver.copy(number, length, batch)
             else:
                 count_too_long(self.port, length)
             number += 1

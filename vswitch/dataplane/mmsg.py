@@ -28,6 +28,9 @@ IOVEC: Final = struct.Struct("@PN")  # struct iovec: address, size
 HEADER: Final = struct.Struct("@PIPNPNi0PI0P")  # struct mmsghdr: a struct msghdr, and the datagram's length
 HEADER_SIZE: Final = HEADER.size
 AT_LENGTH: Final = struct.calcsize("@PIPNPNi0P")
+AT_CONTROL_LENGTH: Final = struct.calcsize("@PIPNP0N")
+CONTROL_SIZE: Final = 24  # struct cmsghdr, and a number
+AT_SEGMENT: Final = struct.calcsize("@Nii")
 BYTES_AT: Final = (
     bytes.__basicsize__ - 1
 )  # where in a bytes object its bytes are (CPython Include/cpython/bytesobject.h)
@@ -53,22 +56,29 @@ class Area:
         ctypes.memmove(self.address, content, len(content))
 
 
-def _headers(vectors: Area, each: int, names: Area | None = None) -> bytes:
+def _headers(vectors: Area, each: int, names: Area | None = None, controls: Area | None = None) -> bytes:
     """A message header for each datagram of a burst, which has `each` of the vectors."""
     headers = []
     for number in range(BURST):
         place = vectors.address + number * each * IOVEC.size
         name, name_size = (0, 0) if names is None else (names.address + number * NAME_SIZE, NAME_SIZE)
-        headers.append(HEADER.pack(name, name_size, place, each, 0, 0, 0, 0))
+        control, size = (0, 0) if controls is None else (controls.address + number * CONTROL_SIZE, CONTROL_SIZE)
+        headers.append(HEADER.pack(name, name_size, place, each, control, size, 0, 0))
     return b"".join(headers)
 
 
+SLACK: Final = 128
+_NOTHING: Final = bytes(SLACK)
 OVERFLOW_SIZE: Final = FRAME_MAX + 1  # one byte more tells that a frame is too long
 
 
 @final
 class Receiver:
-    """Receives bursts into slots of one size. What was received stays until the next call."""
+    """Receives bursts into slots of one size. What was received stays until the next call.
+
+    One that is `named` knows who has sent each datagram, and whether the system has joined several of one sender and
+    one length (UDP_GRO, udp(7)).
+    """
 
     def __init__(self, slot_size: i64, slots: Area, overflow: Area, named: bool = False) -> None:
         self.slot_size = slot_size
@@ -82,20 +92,24 @@ class Receiver:
         self._vectors = Area(b"".join(vectors))
         self._names = Area(BURST * NAME_SIZE if named else 0)
         self._named = named
-        self._fresh = _headers(self._vectors, 2, self._names if named else None)
+        self._controls = Area(BURST * CONTROL_SIZE if named else 0)
+        self._fresh = _headers(self._vectors, 2, *((self._names, self._controls) if named else ()))
         self._headers = Area(self._fresh)
         self._lengths = b""
         self._frames = b""
+        self._said = b""  # of the datagrams that were joined
+        self.data = b""  # where `open` has found a datagram
 
     def receive(self, fd: i64, most: i64) -> i64:
         """Receive up to `most` datagrams; answers how many, or -1 with `ctypes.get_errno()` set."""
         if self._named:
-            self._headers.write(self._fresh)  # the last call has put the size of each name there
+            self._headers.write(self._fresh)  # the last call has put the size of each name and control message there
         count: i64 = _recvmmsg(fd, self._headers.address, most, DONTWAIT, None)
         if count > 0:
             self._lengths = self._headers.read(0, count * HEADER_SIZE)
-            self._frames = self._slots.read(0, count * self.slot_size)
+            self._frames = self._slots.read(0, count * self.slot_size + SLACK)
             if self._named:
+                self._said = self._controls.read(0, count * CONTROL_SIZE)
                 self.names = self._names.read(0, count * NAME_SIZE)
         return count
 
@@ -106,17 +120,34 @@ class Receiver:
             return i64(read_i32_le(self._lengths, at))
         return i64(read_i32_be(self._lengths, at))
 
-    def word(self, number: i64, at: i64) -> i64:
-        """Eight bytes of a datagram that was received, or what is behind it in its slot."""
-        return read_i64_be(self._frames, number * self.slot_size + at)
+    def segment(self, number: i64, length: i64) -> i64:
+        """The length of each of the datagrams, but the last, that are one of `length`; that, if it is by itself."""
+        at = number * HEADER_SIZE + AT_CONTROL_LENGTH
+        if LITTLE_ENDIAN:
+            if read_i32_le(self._lengths, at) == 0:
+                return length
+            return max(1, i64(read_i32_le(self._said, number * CONTROL_SIZE + AT_SEGMENT)))
+        if read_i64_be(self._lengths, at) == 0:
+            return length
+        return max(1, i64(read_i32_be(self._said, number * CONTROL_SIZE + AT_SEGMENT)))
 
-    def copy(self, number: i64, skip: i64, length: i64, target: BytesWriter) -> None:
-        """Append a datagram that was received, without its first bytes; `length` is with them."""
+    def open(self, number: i64, length: i64) -> i64:
+        """Where a datagram starts in `data` that was received; SLACK bytes behind it may be read, too."""
         start = number * self.slot_size
         if length <= self.slot_size:
-            target.write(self._frames[start + skip : start + length])
+            self.data = self._frames
+            return start
+        rest = self._overflow.read(number * OVERFLOW_SIZE, min(length, OVERFLOW_SIZE) - self.slot_size)
+        self.data = b"".join((self._frames[start : start + self.slot_size], rest, _NOTHING))
+        return 0
+
+    def copy(self, number: i64, length: i64, target: BytesWriter) -> None:
+        """Append a datagram that was received."""
+        start = number * self.slot_size
+        if length <= self.slot_size:
+            target.write(self._frames[start : start + length])
         else:
-            target.write(self._frames[start + skip : start + self.slot_size])
+            target.write(self._frames[start : start + self.slot_size])
             target.write(self._overflow.read(number * OVERFLOW_SIZE, length - self.slot_size))
 
 
@@ -157,7 +188,7 @@ def append_i64(target: BytesWriter, number: i64) -> None:
 
 
 _OVERFLOW: Final = Area(BURST * OVERFLOW_SIZE)
-_SLOTS: Final = [Area(BURST * size) for size in SLOT_SIZES]
+_SLOTS: Final = [Area(BURST * size + SLACK) for size in SLOT_SIZES]
 RECEIVERS: Final = [Receiver(size, slots, _OVERFLOW) for size, slots in zip(SLOT_SIZES, _SLOTS, strict=True)]
 NAMED_RECEIVERS: Final = [
     Receiver(size, slots, _OVERFLOW, named=True) for size, slots in zip(SLOT_SIZES, _SLOTS, strict=True)

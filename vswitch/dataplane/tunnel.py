@@ -4,9 +4,10 @@ What has to be there in a header is compared as two words: to parse each one wou
 frame. A `TunnelSocket` has several peers, each a `TunnelLink` of its own, and tells them apart by address.
 
 Frames of one length that leave for one peer, one after another, are one message, which the system cuts up
-(UDP_SEGMENT, udp(7)): that takes a large part of the cost of a datagram away. Headers and frames are sent from where
-they are. Flows are spread over a few sockets by a hash, so that the network may spread datagrams by their source port
-(RFC 7348, 5); those of one flow keep their order, as they leave by one socket.
+(UDP_SEGMENT, udp(7)), and what comes so may be handed over as one message, too (UDP_GRO): that takes a large part of
+the cost of a datagram away. Headers and frames are sent from where they are. Flows are spread over a few sockets by a
+hash, so that the network may spread datagrams by their source port (RFC 7348, 5); those of one flow keep their order,
+as they leave by one socket.
 """
 
 import errno
@@ -20,7 +21,7 @@ from mypy_extensions import i32, i64
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import COST, SHRINK_AFTER, FrameLink, SharedSource, count_too_long, size_of
 from vswitch.dataplane.drops import BAD_COOKIE, BAD_HEADER, OTHER_TUNNEL
-from vswitch.dataplane.frame import AT_DST, AT_TPID, FRAME_MAX, PREFIX, frame_length
+from vswitch.dataplane.frame import AT_DST, AT_TPID, FRAME_MAX, PREFIX, copy, frame_length
 from vswitch.dataplane.mmsg import (
     BURST,
     BYTES_AT,
@@ -41,10 +42,13 @@ from vswitch.dataplane.run import Run
 HEAD_MAX: Final = 96  # with what comes before it; together with the frame's addresses it fits the smallest slot
 WANTED_MAX: Final = 16  # bytes of a header that are compared
 MESSAGE_MAX: Final = 65000  # bytes of datagrams that are handed over as one message
+JOINED_MOST: Final = 16  # datagrams at a time that the system may have joined
+BYTES_OF_COST: Final = 8  # a message of 64 KB takes as long as eight small datagrams
 NO_PORT: Final = b"\0\0"
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
 CONTROL: Final = struct.Struct("@NiiH6x")  # struct cmsghdr, and the length of a segment
 CONTROL_LEN: Final = struct.calcsize("@NiiH")
 
@@ -139,13 +143,15 @@ class TunnelSocket(SharedSource):
     def receive(self, now: i64) -> i64:
         receiver = NAMED_RECEIVERS[self._level]
         most = min(BURST, max(1, self.bridge.receive_max() // receiver.slot_size))
+        if self._level == len(NAMED_RECEIVERS) - 1:  # each may be as long as a message
+            most = min(most, JOINED_MOST)
         count = receiver.receive(self.fd, most)
         if count < 0:
             return 0 if last_errno() == errno.EAGAIN else COST
-        head = self._encapsulation
         names = receiver.names
         batch = BytesWriter()
         longest: i64 = 0
+        total: i64 = 0
         sender: TunnelLink | None = None  # of what is in the batch
         last: i64 = -1  # whose name the next one's is compared with
         number: i64 = 0
@@ -158,28 +164,42 @@ class TunnelSocket(SharedSource):
                 last = number
             length = receiver.length(number)
             longest = max(longest, length)
-            word_0 = receiver.word(number, head.wanted_at)
-            word_1 = receiver.word(number, head.wanted_at + 8)
-            if (
-                length < head.size
-                or (word_0 ^ head.want_0) & head.mask_0 != 0
-                or (word_1 ^ head.want_1) & head.mask_1 != 0
-            ):
-                self._refuse(sender, length, BAD_HEADER if length < head.size else head.why(word_0, word_1))
-            elif length - head.size > FRAME_MAX:
-                self._refuse_long(sender, length - head.size)
-            elif sender is not None:
-                write_i32_be(batch, i32(length - head.size))
-                receiver.copy(number, head.size, length, batch)
-            else:
-                frame = BytesWriter()
-                receiver.copy(number, head.size, length, frame)
-                self.set_aside(self._name(names, number), frame.getvalue())
+            total += length
+            step = receiver.segment(number, length)
+            at = receiver.open(number, length)
+            end = at + length
+            while True:  # an empty one is one, too
+                size = min(step, end - at)
+                self._take(receiver.data, at, size, sender, batch, number)
+                at += size
+                if at >= end:
+                    break
             number += 1
         self._adapt(longest)
         if sender is not None and len(batch) > 0:
             self.bridge.ingress(sender.port, batch.getvalue(), 0, now)
-        return count * COST
+        return count * COST + total // BYTES_OF_COST
+
+    def _take(
+        self, data: bytes, at: i64, length: i64, sender: "TunnelLink | None", batch: BytesWriter, number: i64
+    ) -> None:
+        """Add the frame of a datagram to a batch, or refuse it; `number` is that of its sender's name."""
+        head = self._encapsulation
+        word_0 = read_i64_be(data, at + head.wanted_at)
+        word_1 = read_i64_be(data, at + head.wanted_at + 8)
+        size = length - head.size
+        if size < 0:
+            self._refuse(sender, length, BAD_HEADER)
+        elif (word_0 ^ head.want_0) & head.mask_0 != 0 or (word_1 ^ head.want_1) & head.mask_1 != 0:
+            self._refuse(sender, length, head.why(word_0, word_1))
+        elif size > FRAME_MAX:
+            self._refuse_long(sender, size)
+        elif sender is not None:
+            write_i32_be(batch, i32(size))
+            copy(batch, data, at + head.size, at + length)
+        else:
+            name = self._name(NAMED_RECEIVERS[self._level].names, number)
+            self.set_aside(name, data[at + head.size : at + length])
 
     def _is_same(self, names: bytes, one: i64, other: i64) -> bool:
         """Whether two datagrams are of one peer."""

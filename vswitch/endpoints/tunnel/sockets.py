@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Any
 
-from vswitch.dataplane.tunnel import SOL_UDP, UDP_SEGMENT
+from vswitch.dataplane.tunnel import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from vswitch.endpoints import socket_filter
 
 RECEIVE_BUFFER = 1 << 22
@@ -61,12 +61,17 @@ def can_segment(sock: socket.socket) -> bool:
 
 
 def set_up(sock: socket.socket, *, fragment: bool) -> None:
-    """Have a socket refuse what is too long for its path (EMSGSIZE), or have it cut up on the way. Raises OSError."""
+    """Have a socket refuse what is too long for its path (EMSGSIZE), or have it cut up on the way. Raises OSError.
+
+    Datagrams of one length, one after another, are received as one message where the system does that (Linux 5.0, UDP).
+    """
     how = _PMTUDISC_DONT if fragment else _PMTUDISC_DO
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     sock.setblocking(False)
