@@ -11,7 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from tests.dataplane.test_offload import TCPV4, TCPV6, finished, left_to_do
+from tests.dataplane.test_offload import TCPV4, TCPV6, A, B, finished, left_to_do
 from tests.frames import framed
 from vswitch.dataplane.joining import Joiner
 
@@ -34,7 +34,7 @@ def long(data: bytes, size: int = SEGMENT, network: Packet | None = None, **tcp:
     says: dict[str, Any] = {"sport": 1, "dport": 2, "seq": 5, "ack": 9, "flags": "A"}
     layer = TCP(**(says | tcp))
     kind = TCPV4 if IP in network else TCPV6
-    return left_to_do(Ether() / network / layer / Raw(data), size, kind)
+    return left_to_do(Ether(src=A, dst=B) / network / layer / Raw(data), size, kind)
 
 
 def cut(raw: bytes, unfinished: int) -> list[bytes]:
@@ -51,7 +51,7 @@ networks = st.sampled_from(
     st.integers(0, 2**32 - 1),
     st.sampled_from(["A", "PA"]),
     st.sampled_from([[], [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]]),
-    st.binary(min_size=101, max_size=800),
+    st.binary(min_size=101, max_size=3000),
     st.integers(60, 100),
 )
 def test_segments_become_what_was_cut(
@@ -113,12 +113,12 @@ def test_what_is_not_the_same_connection_going_on_is_not_joined(
 @pytest.mark.parametrize(
     "first",
     [
-        Ether() / IP(flags="DF") / UDP() / Raw(bytes(100)),
-        Ether() / Dot1Q(vlan=7) / IP(flags="DF") / TCP(flags="A") / Raw(bytes(100)),
-        Ether() / IP() / TCP(flags="A") / Raw(bytes(100)),
-        Ether() / IP(flags="DF") / TCP(flags="S") / Raw(bytes(100)),
-        Ether() / IP(flags="DF") / TCP(flags="A"),
-        Ether() / IP(flags="DF", options=b"\1\1\1\1") / TCP(flags="A") / Raw(bytes(100)),
+        Ether(src=A, dst=B) / IP(flags="DF") / UDP() / Raw(bytes(100)),
+        Ether(src=A, dst=B) / Dot1Q(vlan=7) / IP(flags="DF") / TCP(flags="A") / Raw(bytes(100)),
+        Ether(src=A, dst=B) / IP() / TCP(flags="A") / Raw(bytes(100)),
+        Ether(src=A, dst=B) / IP(flags="DF") / TCP(flags="S") / Raw(bytes(100)),
+        Ether(src=A, dst=B) / IP(flags="DF") / TCP(flags="A"),
+        Ether(src=A, dst=B) / IP(flags="DF", options=b"\1\1\1\1") / TCP(flags="A") / Raw(bytes(100)),
     ],
 )
 def test_what_nothing_may_follow_stays_by_itself(first: Packet) -> None:
