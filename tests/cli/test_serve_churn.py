@@ -10,7 +10,7 @@ from tests.cli.program import FRESH, STOP_TIMEOUT_S, Home, Serving, rss
 from tests.cli.traffic import traffic
 from tests.waiting import until
 
-PEERS = int(os.environ.get("CHURN", "12000"))
+PEERS = int(os.environ.get("CHURN", "6000"))
 PER_S = 800
 AT_A_TIME = 500
 LOOK_S = 0.02
