@@ -282,7 +282,9 @@ def debian_parts(work: Path, kernel: str, wanted: Wanted) -> Parts:
 def download(work: Path, packages: Sequence[str], arch: str) -> list[Path]:
     """The packages, and those of the libraries they need, as .deb files. The system's package lists will do
     if they are there and still true; if not, we fetch our own, which needs no root either."""
-    of_arch = (f"-oAPT::Architecture={arch}", f"-oAPT::Architectures={arch}", *APT_OPTIONS)
+    # Where a system keeps no digest of its package lists, as containers do, each call would make one, in a second.
+    digest_file = f"-oDir::Cache::pkgcache={work / 'pkgcache.bin'}"
+    of_arch = (f"-oAPT::Architecture={arch}", f"-oAPT::Architectures={arch}", digest_file, *APT_OPTIONS)
     try:
         return download_with(work / "packages", packages, of_arch)
     except SourceError:
