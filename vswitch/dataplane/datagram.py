@@ -21,7 +21,7 @@ from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.drops import TOO_LONG, UNREACHABLE
 from vswitch.dataplane.frame import FRAME_MAX, PREFIX, frame_length
 from vswitch.dataplane.link import Link, Source
-from vswitch.dataplane.mmsg import BURST, RECEIVERS, SENDER, last_errno
+from vswitch.dataplane.mmsg import BURST, RECEIVERS, SENDER, Slots, last_errno
 from vswitch.dataplane.port import Port
 from vswitch.dataplane.run import Run
 
@@ -30,7 +30,6 @@ STRANGERS_MAX: Final = 64  # datagrams of unknown peers that wait for the contro
 
 ERRORS_MAX: Final = 32  # in a row: a link that has nothing else is lost, lasting or not
 
-SHRINK_AFTER: Final = 32  # bursts that smaller slots would have held
 FULL: Final = -1  # what became of frames, if they were not sent
 GONE: Final = -2
 
@@ -117,12 +116,11 @@ class DatagramLink(FrameLink):
         self._out.setblocking(False)
         super().__init__(sock.fileno(), self._out.fileno(), port, bridge, lasting)
         self.patient = sock.family == socket.AF_UNIX
-        self._level: i64 = 0  # which receiver, by the size of its slots
-        self._small_bursts: i64 = 0
+        self._slots = Slots(RECEIVERS)
         self._errors: i64 = 0  # since something came
 
     def receive(self, now: i64) -> i64:
-        receiver = RECEIVERS[self._level]
+        receiver = self._slots.receiver
         most = min(BURST, max(1, self.bridge.receive_max() // receiver.slot_size))
         count = receiver.receive(self.fd, most)
         if count < 0:
@@ -141,7 +139,7 @@ class DatagramLink(FrameLink):
             else:
                 count_too_long(self.port, length)
             number += 1
-        self._adapt(longest)
+        self._slots.adapt(longest)
         if len(batch) > 0:
             self.bridge.ingress(self.port, batch.getvalue(), 0, now)
         return count * COST
@@ -154,19 +152,6 @@ class DatagramLink(FrameLink):
         if not self.lasting or self._errors > ERRORS_MAX:  # else it is the answer to an earlier frame
             self.lost = os.strerror(error)
         return COST
-
-    def _adapt(self, longest: i64) -> None:
-        """Use slots that hold what comes: to read large ones that are mostly empty costs more than a frame."""
-        if longest > RECEIVERS[self._level].slot_size and self._level < len(RECEIVERS) - 1:
-            self._level += 1
-            self._small_bursts = 0
-        elif self._level > 0 and longest <= RECEIVERS[self._level - 1].slot_size:
-            self._small_bursts += 1
-            if self._small_bursts >= SHRINK_AFTER:
-                self._small_bursts = 0
-                self._level -= 1
-        else:
-            self._small_bursts = 0
 
     def _send(self, most: i64) -> i64:
         port = self.port

@@ -46,6 +46,16 @@ def frame_length(chunk: bytes, at: i64) -> i64:
     return i64(read_i32_be(chunk, at)) & 0xFFFF_FFFF
 
 
+def u16(chunk: bytes, at: i64) -> i64:
+    """A number of 16 bits, in network order."""
+    return i64(read_i16_be(chunk, at)) & 0xFFFF
+
+
+def u32(chunk: bytes, at: i64) -> i64:
+    """A number of 32 bits, in network order."""
+    return i64(read_i32_be(chunk, at)) & 0xFFFF_FFFF
+
+
 def wire_tag(chunk: bytes, at: i64, length: i64, tpid: i64, service_tpid: i64) -> i64:
     """The VID that a frame's outermost tag has, UNTAGGED, or CUT_OFF.
 

@@ -7,10 +7,10 @@ such a frame on cuts it where these were cut. Only what is right is joined, as t
 
 from typing import Final, final
 
-from librt.strings import read_i16_be, read_i32_be, read_i64_be
+from librt.strings import read_i16_be, read_i64_be
 from mypy_extensions import i64
 
-from vswitch.dataplane.frame import PREFIX, frame_length
+from vswitch.dataplane.frame import PREFIX, frame_length, u16, u32
 from vswitch.dataplane.offload import GSO_TCPV4, GSO_TCPV6, needs_segments, sum_of
 from vswitch.dataplane.policy import ETHERTYPE_IPV4, ETHERTYPE_IPV6, TCP
 
@@ -35,7 +35,6 @@ _ACK: Final = 0x10
 _PSH: Final = 0x08
 _PSH_IN_WORD: Final = 0x0008_0000
 _WORD: Final = 0xFFFF
-_HALF: Final = 0xFFFF_FFFF
 
 
 @final
@@ -77,7 +76,7 @@ class Joiner:
             if count == 1:
                 self.data = [(first + self._data, first + self._data + self._size)]
             self.data.append((start + self._data, start + size))
-            self._next = (self._next + more) & _HALF
+            self._next = (self._next + more) & 0xFFFF_FFFF
             pushed = i64(chunk[start + self._tcp + _FLAGS + 1]) & _PSH
             total += more
             count += 1
@@ -98,20 +97,20 @@ class Joiner:
             if (
                 chunk[at + _IP] != _PLAIN_IPV4
                 or chunk[at + _IP + 9] != TCP
-                or _u16(chunk, at + _IP + 6) != _DONT_FRAGMENT
-                or _u16(chunk, at + _IP + 2) != size - _IP
+                or u16(chunk, at + _IP + 6) != _DONT_FRAGMENT
+                or u16(chunk, at + _IP + 2) != size - _IP
             ):
                 return False
         elif kind == ETHERTYPE_IPV6 and size > _TCP6 + _OPTIONS:
             self._tcp = _TCP6
-            if chunk[at + _IP + 6] != TCP or _u16(chunk, at + _IP + 4) != size - _TCP6:
+            if chunk[at + _IP + 6] != TCP or u16(chunk, at + _IP + 4) != size - _TCP6:
                 return False
         else:
             return False
         tcp = at + self._tcp
         self._data = self._tcp + 4 * (i64(chunk[tcp + _FLAGS]) >> 4)
         self._size = size - self._data
-        self._next = (_u32(chunk, tcp + _SEQUENCE) + self._size) & _HALF
+        self._next = (u32(chunk, tcp + _SEQUENCE) + self._size) & 0xFFFF_FFFF
         return self._data >= self._tcp + _OPTIONS and self._size > 0 and chunk[tcp + _FLAGS + 1] == _ACK
 
     def _follows(self, chunk: bytes, first: i64, at: i64, size: i64) -> bool:
@@ -126,16 +125,16 @@ class Joiner:
         here = first + self._tcp
         there = at + self._tcp
         if (
-            _u32(chunk, here) != _u32(chunk, there)
-            or _u32(chunk, there + _SEQUENCE) != self._next
-            or _u32(chunk, here + _ACKNOWLEDGED) != _u32(chunk, there + _ACKNOWLEDGED)
-            or _u32(chunk, here + _FLAGS) | _PSH_IN_WORD != _u32(chunk, there + _FLAGS) | _PSH_IN_WORD
-            or _u16(chunk, here + _URGENT) != _u16(chunk, there + _URGENT)
+            u32(chunk, here) != u32(chunk, there)
+            or u32(chunk, there + _SEQUENCE) != self._next
+            or u32(chunk, here + _ACKNOWLEDGED) != u32(chunk, there + _ACKNOWLEDGED)
+            or u32(chunk, here + _FLAGS) | _PSH_IN_WORD != u32(chunk, there + _FLAGS) | _PSH_IN_WORD
+            or u16(chunk, here + _URGENT) != u16(chunk, there + _URGENT)
         ):
             return False
         option: i64 = _OPTIONS
         while option < self._data - self._tcp:
-            if _u32(chunk, here + option) != _u32(chunk, there + option):
+            if u32(chunk, here + option) != u32(chunk, there + option):
                 return False
             option += 4
         return True
@@ -144,18 +143,18 @@ class Joiner:
         """Whether IP says the same but for lengths, and what goes with them. Its first two bytes were compared."""
         if self._tcp == _TCP4:
             return (
-                _u32(chunk, first + 20) == _u32(chunk, at + 20)
+                u32(chunk, first + 20) == u32(chunk, at + 20)
                 and read_i64_be(chunk, first + 26) == read_i64_be(chunk, at + 26)
-                and _u16(chunk, at + _IP + 2) == size - _IP
+                and u16(chunk, at + _IP + 2) == size - _IP
             )
         return (
-            _u16(chunk, first + 16) == _u16(chunk, at + 16)
-            and _u16(chunk, first + 20) == _u16(chunk, at + 20)
+            u16(chunk, first + 16) == u16(chunk, at + 16)
+            and u16(chunk, first + 20) == u16(chunk, at + 20)
             and read_i64_be(chunk, first + 22) == read_i64_be(chunk, at + 22)
             and read_i64_be(chunk, first + 30) == read_i64_be(chunk, at + 30)
             and read_i64_be(chunk, first + 38) == read_i64_be(chunk, at + 38)
             and read_i64_be(chunk, first + 46) == read_i64_be(chunk, at + 46)
-            and _u16(chunk, at + _IP + 4) == size - _TCP6
+            and u16(chunk, at + _IP + 4) == size - _TCP6
         )
 
     def _is_right(self, chunk: bytes, at: i64, size: i64) -> bool:
@@ -179,7 +178,7 @@ class Joiner:
         if self._tcp == _TCP4:
             length = _two(size - _IP)
             right = sum_of(chunk, ip_start, ip_start + 10) + sum_of(chunk, ip_start + 12, tcp)
-            right += size - _IP - _u16(chunk, ip_start + 2)
+            right += size - _IP - u16(chunk, ip_start + 2)
             ip = chunk[ip_start : ip_start + 2] + length + chunk[ip_start + 4 : ip_start + 10]
             ip += _two(_WORD - right % _WORD) + chunk[ip_start + 12 : tcp]
         else:
@@ -200,14 +199,6 @@ class Joiner:
 
 def _two(word: i64) -> bytes:
     return bytes((word >> 8, word & 0xFF))
-
-
-def _u16(chunk: bytes, at: i64) -> i64:
-    return i64(read_i16_be(chunk, at)) & _WORD
-
-
-def _u32(chunk: bytes, at: i64) -> i64:
-    return i64(read_i32_be(chunk, at)) & _HALF
 
 
 JOINER: Final = Joiner()

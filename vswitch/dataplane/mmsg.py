@@ -19,6 +19,7 @@ from vswitch.dataplane.frame import FRAME_MAX, PREFIX, frame_length
 from vswitch.dataplane.run import Run
 
 BURST: Final = 64  # datagrams that one call takes
+SHRINK_AFTER: Final = 32  # bursts that smaller slots would have held
 SLOT_SIZES: Final = (128, 2048, 16384)
 DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 NAME_SIZE: Final = 32  # room for where a datagram came from, a struct sockaddr_in6 at most
@@ -149,6 +150,36 @@ class Receiver:
         else:
             target.write(self._frames[start : start + self.slot_size])
             target.write(self._overflow.read(number * OVERFLOW_SIZE, length - self.slot_size))
+
+
+@final
+class Slots:
+    """Which of some receivers a socket goes by: to read large slots that are mostly empty costs more than a frame."""
+
+    def __init__(self, receivers: list[Receiver]) -> None:
+        self.receiver = receivers[0]
+        self._receivers = receivers
+        self._level: i64 = 0
+        self._small_bursts: i64 = 0
+
+    def are_largest(self) -> bool:
+        return self._level == len(self._receivers) - 1
+
+    def adapt(self, longest: i64) -> None:
+        """Go by slots that hold what comes; `longest` is the longest datagram of a burst."""
+        if longest > self.receiver.slot_size and not self.are_largest():
+            self._become(self._level + 1)
+        elif self._level > 0 and longest <= self._receivers[self._level - 1].slot_size:
+            self._small_bursts += 1
+            if self._small_bursts >= SHRINK_AFTER:
+                self._become(self._level - 1)
+        else:
+            self._small_bursts = 0
+
+    def _become(self, level: i64) -> None:
+        self._level = level
+        self.receiver = self._receivers[level]
+        self._small_bursts = 0
 
 
 @final

@@ -10,7 +10,7 @@ A frame that is not what its header says is left out: the header may be a guest'
 
 from typing import Final, final
 
-from librt.strings import BytesWriter, read_i16_be, read_i16_le, read_i32_be, read_i64_be, write_i16_le, write_i32_be
+from librt.strings import BytesWriter, read_i16_be, read_i16_le, read_i64_be, write_i16_le, write_i32_be
 from mypy_extensions import i16, i32, i64, u8
 
 from vswitch.dataplane.frame import (
@@ -22,6 +22,8 @@ from vswitch.dataplane.frame import (
     TPID_9300,
     copy,
     frame_length,
+    u16,
+    u32,
 )
 from vswitch.dataplane.policy import ETHERTYPE_IPV4, ETHERTYPE_IPV6, TCP
 from vswitch.dataplane.run import Run
@@ -221,12 +223,12 @@ class Segments:
         """What all segments have in common: their headers, and the sums of them without what differs."""
         chunk, ip, tcp = self._chunk, self._at + self._ip, self._at + self._tcp
         self._headers = chunk[self._at : self._at + self._data]
-        self._first_id = _u16(chunk, ip + 4)
-        self._first_sequence = _u32(chunk, tcp + 4)
+        self._first_id = u16(chunk, ip + 4)
+        self._first_sequence = u32(chunk, tcp + 4)
         self._flags = i64(chunk[tcp + 13])
-        self._ip_sum = sum_of(chunk, ip, tcp) - _u16(chunk, ip + 2) - self._first_id - _u16(chunk, ip + 10)
+        self._ip_sum = sum_of(chunk, ip, tcp) - u16(chunk, ip + 2) - self._first_id - u16(chunk, ip + 10)
         addresses = sum_of(chunk, ip + 12, ip + 20) if self._is_ipv4 else sum_of(chunk, ip + 8, ip + 40)
-        self._tcp_sum = sum_of(chunk, tcp, self._at + self._data) - _u32(chunk, tcp + 4) - _u16(chunk, tcp + 16)
+        self._tcp_sum = sum_of(chunk, tcp, self._at + self._data) - u32(chunk, tcp + 4) - u16(chunk, tcp + 16)
         self._tcp_sum += addresses + TCP - self._flags
 
     def append(self, out: BytesWriter, number: i64) -> None:
@@ -276,10 +278,10 @@ def sum_of(chunk: bytes, start: i64, end: i64) -> i64:
         total += ((word >> 32) & _HALF) + (word & _HALF)
         start += 8
     if end - start >= 4:
-        total += _u32(chunk, start)
+        total += u32(chunk, start)
         start += 4
     if end - start >= 2:
-        total += _u16(chunk, start)
+        total += u16(chunk, start)
         start += 2
     if start < end:
         total += i64(chunk[start]) << 8
@@ -300,11 +302,3 @@ def _signed(word: i64) -> i16:
     """16 bits, as librt has them."""
     word &= _WORD
     return i16(word - 0x10000 if word >= 0x8000 else word)
-
-
-def _u16(chunk: bytes, at: i64) -> i64:
-    return i64(read_i16_be(chunk, at)) & _WORD
-
-
-def _u32(chunk: bytes, at: i64) -> i64:
-    return i64(read_i32_be(chunk, at)) & _HALF

@@ -19,7 +19,7 @@ from librt.strings import BytesWriter, read_i16_be, read_i32_be, read_i64_be, wr
 from mypy_extensions import i32, i64
 
 from vswitch.dataplane.bridge import Bridge
-from vswitch.dataplane.datagram import COST, SHRINK_AFTER, FrameLink, SharedSource, count_too_long, size_of
+from vswitch.dataplane.datagram import COST, FrameLink, SharedSource, count_too_long, size_of
 from vswitch.dataplane.drops import BAD_COOKIE, BAD_HEADER, OTHER_TUNNEL
 from vswitch.dataplane.frame import AT_DST, AT_TPID, FRAME_MAX, PREFIX, copy, frame_length
 from vswitch.dataplane.mmsg import (
@@ -32,6 +32,7 @@ from vswitch.dataplane.mmsg import (
     NAME_SIZE,
     NAMED_RECEIVERS,
     Area,
+    Slots,
     append_i64,
     last_errno,
     sendmmsg,
@@ -137,13 +138,12 @@ class TunnelSocket(SharedSource):
         self._encapsulation = encapsulation
         self._is_six = sock.family == socket.AF_INET6
         self._any_port = any_port
-        self._level: i64 = 0  # which receiver, by the size of its slots
-        self._small_bursts: i64 = 0
+        self._slots = Slots(NAMED_RECEIVERS)
 
     def receive(self, now: i64) -> i64:
-        receiver = NAMED_RECEIVERS[self._level]
+        receiver = self._slots.receiver
         most = min(BURST, max(1, self.bridge.receive_max() // receiver.slot_size))
-        if self._level == len(NAMED_RECEIVERS) - 1:  # each may be as long as a message
+        if self._slots.are_largest():  # each may be as long as a message
             most = min(most, JOINED_MOST)
         count = receiver.receive(self.fd, most)
         if count < 0:
@@ -175,7 +175,7 @@ class TunnelSocket(SharedSource):
                 if at >= end:
                     break
             number += 1
-        self._adapt(longest)
+        self._slots.adapt(longest)
         if sender is not None and len(batch) > 0:
             self.bridge.ingress(sender.port, batch.getvalue(), 0, now)
         return count * COST + total // BYTES_OF_COST
@@ -198,7 +198,7 @@ class TunnelSocket(SharedSource):
             write_i32_be(batch, i32(size))
             copy(batch, data, at + head.size, at + length)
         else:
-            name = self._name(NAMED_RECEIVERS[self._level].names, number)
+            name = self._name(self._slots.receiver.names, number)
             self.set_aside(name, data[at + head.size : at + length])
 
     def _is_same(self, names: bytes, one: i64, other: i64) -> bool:
@@ -239,19 +239,6 @@ class TunnelSocket(SharedSource):
             self.bridge.stranger(length)
         else:
             count_too_long(sender.port, length)
-
-    def _adapt(self, longest: i64) -> None:
-        """Use slots that hold what comes, as a `DatagramLink` does."""
-        if longest > NAMED_RECEIVERS[self._level].slot_size and self._level < len(NAMED_RECEIVERS) - 1:
-            self._level += 1
-            self._small_bursts = 0
-        elif self._level > 0 and longest <= NAMED_RECEIVERS[self._level - 1].slot_size:
-            self._small_bursts += 1
-            if self._small_bursts >= SHRINK_AFTER:
-                self._small_bursts = 0
-                self._level -= 1
-        else:
-            self._small_bursts = 0
 
 
 @final
