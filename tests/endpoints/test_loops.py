@@ -149,8 +149,9 @@ async def test_two_taps_in_one_bridge_of_linux_are_one_way(fast_clock: MockClock
         ip("link set br0 up")
         async with VSwitch() as switch, await Peer.plugged_into(switch, name="guest") as guest:
             for name in ("tap1", "tap2"):
-                await switch.attach(f"fd://{interfaces.make_tap(name)}", name=name)
-                ip(f"link set {name} master br0 up")
+                tap = interfaces.make_tap(name)
+                ip(f"link set {name} master br0 up")  # before: a device that is down drops what Linux says by the other
+                await switch.attach(f"fd://{tap}", name=name)
             await until(lambda: blocked(switch) == {"tap2"})
             await guest.send(frame(BROADCAST, mac(1)))
             await until(at_rest(switch))
