@@ -63,7 +63,13 @@ Process = Forked | subprocess.Popen[bytes]
 @cache
 def _forks(path: str) -> Forks:
     """For this Python path; loads everything but what tests networks, which few commands do."""
-    modules = ["vswitch.switch", *sorted({f"vswitch.cli.{file}" for file in COMMANDS.values()})]
+    modules = [
+        "vswitch.switch",
+        "rich.console",
+        "rich.table",
+        "encodings.idna",
+        *sorted({f"vswitch.cli.{file}" for file in COMMANDS.values()}),
+    ]
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
     with default_signals():
         return Forks(modules, inherited | {"PYTHONPATH": path})

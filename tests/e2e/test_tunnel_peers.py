@@ -110,7 +110,6 @@ async def test_linux_is_met_in_a_group_and_then_sent_to_alone(other: Other, here
     iface = "&iface=here" if ":" in here else ""
     async with VSwitch() as switch, host_on(switch) as host, host_on(switch, 3) as third:
         await switch.attach(f"vxlan://{here}?vni={VNI}&mcast={group}&loop=off&insecure{iface}", name="lab")
-        assert up(switch) == {"host1", "host3", "lab"}
         await third.ping("10.0.0.1")
         for payload in PAYLOADS:
             await host.ping("10.0.0.2", payload=payload)

@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.cli.program import Home
 from tests.signals import default_signals
+from tests.testing.nested import PYTEST
 from tests.waiting import until
 from vswitch.testing.guest_image import default_cache
 
@@ -69,17 +69,7 @@ def network_of(pid: str) -> str:
 def running(home: Home, tests: str, test: str, **env: str) -> Iterator[Run]:
     """Of some tests, one runs, in a home of its own; nothing of it is left after the block."""
     (home.root / "test_it.py").write_text(tests)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-sq",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:asyncio",
-        f"test_it.py::{test}",
-    ]
+    command = [*PYTEST, "-sq", f"test_it.py::{test}"]
     own = {"PATH": os.environ["PATH"], "VSWITCH_CACHE": str(CACHE), MARK: home.root.name}
     with default_signals():
         process = subprocess.Popen(

@@ -5,12 +5,14 @@ import os
 import sys
 
 import pytest
+import pytest_asyncio.plugin  # noqa: F401  # for the runs in this process: each would load it again
 
 import vswitch.testing
 from tests.cli.program import package_root
 from vswitch.testing.guest_image import default_cache
 
-PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:schemathesis")
+ONLY_OURS = ("-p", "no:cacheprovider", "--disable-plugin-autoload", "-p", "trio", "-p", "vswitch")
+PYTEST = (sys.executable, "-m", "pytest", *ONLY_OURS)
 CACHE = default_cache()  # pytester has a home of its own
 
 
@@ -37,7 +39,7 @@ def run(pytester: pytest.Pytester, *arguments: str, apart: bool = False) -> pyte
         *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what this process has loaded cannot be rewritten
         *("-o", "asyncio_default_fixture_loop_scope=function"),  # pytest-asyncio warns if it is unset
     ]
-    result = start("-p", "no:cacheprovider", *quiet, *arguments)
+    result = start("-p", "no:cacheprovider", "-p", "no:schemathesis", *quiet, *arguments)
     gc.collect()  # of a run in this process, what it leaves behind would be closed in the midst of another test
     return result
 

@@ -136,7 +136,12 @@ def test_where_nobody_is_at_the_terminal_it_goes_on(home: Home, pytester: pytest
     )
     assert "2 failed, 2 passed" in done.stdout
     done = subprocess.run(
-        [*command, "-n", "2"], env=home.env, cwd=pytester.path, capture_output=True, text=True, timeout=60
+        [*command, "-p", "xdist", "-n", "2"],
+        env=home.env,
+        cwd=pytester.path,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 4
     assert "--vswitch-pause asks at the terminal, which -n leaves to nobody; use -n 0" in done.stderr

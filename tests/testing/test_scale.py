@@ -5,6 +5,7 @@ import trio
 
 from tests.cli.program import package_root
 from tests.e2e.guest import guest_image
+from tests.testing.nested import ONLY_OURS
 from vswitch.testing import Guest, GuestImage, Lan, Nic, Result
 from vswitch.testing.lan import COMING_UP_MAX
 from vswitch.testing.running import Running
@@ -118,7 +119,6 @@ def test_of_several_workers_one_makes_the_template_that_all_use(
     monkeypatch.setenv("VSWITCH_CACHE", str(cache))
     monkeypatch.setenv("PYTHONPATH", package_root(), prepend=":")
     pytester.makepyfile(WORKERS.format(made=str(pytester.path / "made")))
-    plugins = ("-p", "no:cacheprovider", "-p", "no:asyncio")
-    pytester.runpytest_subprocess(*plugins, "-n", "4").assert_outcomes(passed=4)
+    pytester.runpytest_subprocess(*ONLY_OURS, "-p", "xdist", "-n", "4").assert_outcomes(passed=4)
     (kept,) = [path for path in (own / "templates").iterdir() if path.suffix != ".lock"]
     assert sorted(path.name for path in kept.iterdir()) == ["manifest.json", "memory", "state"]

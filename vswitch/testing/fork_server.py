@@ -3,6 +3,7 @@
 A child goes on as `python -m MODULE` would, and ends as that does; all that it is spared is the loading.
 """
 
+import atexit
 import ctypes
 import gc
 import json
@@ -12,6 +13,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -27,7 +29,24 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what the collector looks at would be copied in each child
     program = _next_program(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module(program, run_name="__main__", alter_sys=True)
+    _run(program)
+
+
+def _run(program: str) -> None:
+    """The program up to its end. What it has loaded is not taken down first: that takes longer than short programs."""
+    code: object = None
+    try:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+    if code is None or isinstance(code, int):
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
+        atexit._run_exitfuncs()
+        with suppress(OSError, ValueError):  # the interpreter says what it cannot write
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit((code or 0) & 0xFF)
+    raise SystemExit(code)
 
 
 def _next_program(asking: socket.socket) -> str:
