@@ -1,10 +1,14 @@
 """`vswitch plug`: standard input and output as a port, so that whatever carries bytes joins two LANs."""
 
+import errno
+import fcntl
 import os
 import queue
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import click
@@ -15,6 +19,7 @@ from vswitch.errors import InputError, RefusedError
 
 STDIN, STDOUT = 0, 1
 PIECE = 1 << 18
+PIPE_SIZE = 1 << 20  # what /proc/sys/fs/pipe-max-size lets everybody have
 FRAME_MAX = 69_632  # QEMU's NET_BUFSIZE
 GONE = "it was detached, the switch has ended, or what came in were no frames"
 
@@ -41,6 +46,8 @@ def plug(parameters: tuple[str, ...], port: str | None, vde: bool, name: str | N
         )
     for end in (STDIN, STDOUT):
         os.set_blocking(end, True)  # whoever made it may have wanted something else
+        with suppress(OSError):  # not a pipe, or not as large
+            fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     called, cable = plug_in(name, port, parameters)
     click.echo(f"{called} is plugged in", err=True)
     up, down = (_to_switch_vde, _from_switch_vde) if vde else (_to_switch, _from_switch)
@@ -79,9 +86,27 @@ def _from_switch(cable: socket.socket) -> str:
 
 
 def _move(source: int, target: int) -> None:
-    """All bytes there are."""
+    """All bytes there are; between a pipe and a socket the kernel carries them (splice(2))."""
+    while True:
+        try:
+            # It must not wait inside: the pipe is locked meanwhile, also for who has its other end.
+            if not os.splice(source, target, PIECE, flags=os.SPLICE_F_NONBLOCK):
+                return
+        except BlockingIOError:
+            _wait(source, select.POLLIN)
+            _wait(target, select.POLLOUT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            break  # neither is a pipe
     while data := os.read(source, PIECE):
         _write(target, data)
+
+
+def _wait(descriptor: int, event: int) -> None:
+    waiting = select.poll()
+    waiting.register(descriptor, event)
+    waiting.poll()
 
 
 def _write(target: int, data: bytes) -> None:
