@@ -1,6 +1,8 @@
 """Stream links and the loop, over real sockets: splits, bad input, peers that go away or never read."""
 
+import select
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -345,3 +347,34 @@ def test_what_a_peer_has_sent_before_it_is_gone_is_taken_in_at_once(switch: Swit
     assert switch.loop.polls == 3 + 1
     assert switch.links[0].lost is not None
     assert unframed(receive(b)) == frames
+
+
+def test_a_turn_waits_in_vain_ever_less_often(switch: Switch) -> None:
+    a, _ = switch.plug(), switch.plug()
+    lingered = []
+    for _ in range(600):
+        a.send(framed([frame(BROADCAST, mac(1))]))
+        before = switch.loop.lingered
+        assert not switch.loop.turn(0, 10.0)
+        lingered.append(switch.loop.lingered > before)
+    assert [turn for turn, did in enumerate(lingered) if did] == [0, 2, 5, 10, 19, 36, 69, 134, 263, 520]
+    assert switch.loop.answered == 0
+
+
+def test_an_answer_is_forwarded_in_the_turn_of_the_question(switch: Switch) -> None:
+    """Within a moment, which depends on the machine: of many answers, some come in time."""
+    a, b = switch.plug(), switch.plug()
+
+    def answer() -> None:
+        with select.epoll() as waiting:
+            waiting.register(b, select.EPOLLIN)
+            while waiting.poll() and b.recv(1 << 16):
+                b.send(framed([frame(mac(1), mac(2))]))
+
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
+    while switch.loop.answered < 2:
+        a.send(framed([frame(BROADCAST, mac(1))]))
+        switch.run()
+    b.shutdown(socket.SHUT_RDWR)
+    answering.join()

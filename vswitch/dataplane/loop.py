@@ -8,6 +8,10 @@ budget does not reach are flushed first in the next turn.
 A unix datagram peer that sends faster than another reads is not read for a moment, once half of the other's queue is
 full: the system has it wait, as it would without a switch between the two. That a port does not drain in time
 is found out once; from then on what does not fit is dropped, until the port has caught up.
+
+Once nothing is ready, a turn lingers: who has just been sent a frame may answer at once, and to come back by trio takes
+longer than to forward the answer. Where this is in vain it is tried ever less often, as for peers within this process,
+which can answer only after the turn.
 """
 
 import select
@@ -23,6 +27,8 @@ from vswitch.dataplane.port import Port
 
 FLUSH_BYTES: Final = 512 * 1024
 EVENTS_MAX: Final = 64
+LINGER_S: Final = 0.001  # the least that epoll knows
+LINGER_SKIPPED_MAX: Final = 256  # turns from one vain attempt to the next
 WAIT_MS: Final = 10  # how long a source may wait for a port at a time
 LAST_BATCHES: Final = 16  # that are taken in of a peer that takes no more
 
@@ -37,7 +43,8 @@ class Loop:
 
     `lost` collects those that failed, already unregistered; whoever drives the loop closes them. `callers` are the
     shared sockets with strangers to see to: a turn ends early for them. `failures` are errors that no link should
-    raise; they end that link only. `polls` counts how often epoll was asked for what is ready.
+    raise; they end that link only. `polls` counts how often epoll was asked for what is ready, `lingered` how often a
+    turn waited for more, and `answered` how often more came.
     """
 
     def __init__(self, bridge: Bridge) -> None:
@@ -56,6 +63,10 @@ class Loop:
         self.waiting: list[Source] = []  # sources that wait for a port
         self._events: list[tuple[int, int]] = []
         self._next_event: i64 = 0
+        self.lingered: i64 = 0
+        self.answered: i64 = 0
+        self._linger_skipped: i64 = 0  # turns that are still to pass before the next attempt
+        self._linger_pause: i64 = 1  # and how many after that, if it is in vain
 
     def add(self, link: Link) -> None:
         """Start a link: its port goes up. Its descriptors belong to it from now on. Raises OSError."""
@@ -141,13 +152,15 @@ class Loop:
             self._flush(deadline, now)
             if len(self.bridge.dirty) > 0:
                 return True
+        busy = False
         while True:
             if self._next_event >= len(self._events):
                 self._events = self.epoll.poll(0, EVENTS_MAX)
                 self.polls += 1
                 self._next_event = 0
-                if len(self._events) == 0:
+                if len(self._events) == 0 and not (busy and self._linger(deadline)):
                     return False
+            busy = True
             work: i64 = 0
             full = pool.used + COPIES_MAX
             while self._next_event < len(self._events) and work < FLUSH_BYTES and pool.used < full:
@@ -180,6 +193,23 @@ class Loop:
     def flush(self, now: i64, budget: float) -> None:
         """Send what was queued beside a turn, for `budget` seconds at most; `lost` links are to be seen to then."""
         self._flush(time.monotonic() + budget, now)
+
+    def _linger(self, deadline: float) -> bool:
+        """Wait for more as long as that pays; answers whether it has come."""
+        if self._linger_skipped > 0:
+            self._linger_skipped -= 1
+            return False
+        if len(self.lost) > 0 or len(self.waiting) > 0 or time.monotonic() >= deadline:
+            return False
+        self._events = self.epoll.poll(LINGER_S, EVENTS_MAX)
+        self.lingered += 1
+        if len(self._events) > 0:
+            self.answered += 1
+            self._linger_pause = 1
+            return True
+        self._linger_skipped = self._linger_pause
+        self._linger_pause = min(2 * self._linger_pause, LINGER_SKIPPED_MAX)
+        return False
 
     def _receive(self, source: Source, now: i64) -> i64:
         """Have a source receive. One that raises what none should is lost, or loses that batch."""
