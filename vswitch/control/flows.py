@@ -5,8 +5,8 @@ from ipaddress import ip_address
 
 from vswitch.control.model import FlowInfo
 from vswitch.dataplane.drops import DROP_REASONS
-from vswitch.dataplane.frame import TPIDS
-from vswitch.edges.flows import REASON_BITS, TCP, UDP, Flow
+from vswitch.dataplane.frame import TCP, TPIDS, UDP
+from vswitch.edges.flows import REASON_BITS, Flow
 
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
 ETHER_TYPES = {

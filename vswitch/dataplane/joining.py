@@ -10,9 +10,8 @@ from typing import Final, final
 from librt.strings import read_i16_be, read_i64_be
 from mypy_extensions import i64
 
-from vswitch.dataplane.frame import PREFIX, frame_length, u16, u32
+from vswitch.dataplane.frame import ETHERTYPE_IPV4, ETHERTYPE_IPV6, PREFIX, TCP, frame_length, u16, u32
 from vswitch.dataplane.offload import GSO_TCPV4, GSO_TCPV6, needs_segments, sum_of
-from vswitch.dataplane.policy import ETHERTYPE_IPV4, ETHERTYPE_IPV6, TCP
 
 LENGTH_MAX: Final = 0xFFFF  # of an IP packet
 

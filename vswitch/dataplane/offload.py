@@ -14,7 +14,10 @@ from librt.strings import BytesWriter, read_i16_be, read_i16_le, read_i64_be, wr
 from mypy_extensions import i16, i32, i64, u8
 
 from vswitch.dataplane.frame import (
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
     PREFIX,
+    TCP,
     TPID_8021AD,
     TPID_8021Q,
     TPID_9100,
@@ -25,7 +28,6 @@ from vswitch.dataplane.frame import (
     u16,
     u32,
 )
-from vswitch.dataplane.policy import ETHERTYPE_IPV4, ETHERTYPE_IPV6, TCP
 from vswitch.dataplane.run import Run
 
 HEADER_SIZE: Final = 12  # struct virtio_net_hdr_v1

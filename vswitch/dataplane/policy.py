@@ -26,15 +26,22 @@ from vswitch.dataplane.drops import (
 from vswitch.dataplane.frame import (
     AT_TPID,
     BROADCAST,
+    ETHERTYPE_ARP,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    ETHERTYPE_MIN,
     FRAME_MAX,
     GROUP_BIT,
     HEADER,
+    ICMP,
     PREFIX,
+    TCP,
     TPID_8021AD,
     TPID_8021Q,
     TPID_9100,
     TPID_9200,
     TPID_9300,
+    UDP,
     copy,
     frame_length,
 )
@@ -219,14 +226,6 @@ class EgressPolicy:
 
 
 ZEROS: Final = bytes(PAD_TO)
-
-ETHERTYPE_IPV4: Final = 0x0800
-ETHERTYPE_ARP: Final = 0x0806
-ETHERTYPE_IPV6: Final = -31011  # 0x86dd, read as a signed 16-bit integer
-ETHERTYPE_MIN: Final = 0x0600  # below it is a length, and the type behind that
-ICMP: Final = 1
-TCP: Final = 6
-UDP: Final = 17
 
 
 def may_be_control(chunk: bytes, at: i64, length: i64) -> bool:

@@ -21,7 +21,18 @@ from mypy_extensions import i32, i64
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import COST, FrameLink, SharedSource, count_too_long, size_of
 from vswitch.dataplane.drops import BAD_COOKIE, BAD_HEADER, OTHER_TUNNEL
-from vswitch.dataplane.frame import AT_DST, AT_TPID, FRAME_MAX, PREFIX, copy, frame_length
+from vswitch.dataplane.frame import (
+    AT_DST,
+    AT_TPID,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    FRAME_MAX,
+    PREFIX,
+    TCP,
+    UDP,
+    copy,
+    frame_length,
+)
 from vswitch.dataplane.mmsg import (
     BURST,
     BYTES_AT,
@@ -53,8 +64,6 @@ UDP_GRO: Final = 104
 CONTROL: Final = struct.Struct("@NiiH6x")  # struct cmsghdr, and the length of a segment
 CONTROL_LEN: Final = struct.calcsize("@NiiH")
 
-IPV4: Final = 0x0800
-IPV6: Final = -0x7923  # 0x86DD, signed
 IP_AT: Final = AT_TPID + 2
 IPV4_LEAST: Final = 14 + 20
 IPV6_LEAST: Final = 14 + 40
@@ -441,17 +450,17 @@ def flow_hash(chunk: bytes, at: i64, length: i64) -> i64:
     ip = at + IP_AT
     protocol: i64 = -1
     ports: i64 = 0
-    if kind == IPV4 and length >= IPV4_LEAST:
+    if kind == ETHERTYPE_IPV4 and length >= IPV4_LEAST:
         word = _mix(word, read_i64_be(chunk, ip + 12))
         if i64(read_i16_be(chunk, ip + 6)) & 0x3FFF == 0:
             protocol = i64(read_i16_be(chunk, ip + 8)) & 0xFF
             ports = 4 * ((i64(read_i16_be(chunk, ip)) >> 8) & 0xF)
-    elif kind == IPV6 and length >= IPV6_LEAST:
+    elif kind == ETHERTYPE_IPV6 and length >= IPV6_LEAST:
         word = _mix(_mix(word, read_i64_be(chunk, ip + 8)), read_i64_be(chunk, ip + 16))
         word = _mix(_mix(word, read_i64_be(chunk, ip + 24)), read_i64_be(chunk, ip + 32))
         protocol = (i64(read_i16_be(chunk, ip + 6)) >> 8) & 0xFF
         ports = 40
-    if (protocol == 6 or protocol == 17) and length >= 14 + ports + 4:
+    if protocol in (TCP, UDP) and length >= 14 + ports + 4:
         word = _mix(word, i64(read_i32_be(chunk, ip + ports)) << 8 | protocol)
     return word >> 32
 

@@ -14,13 +14,17 @@ from mypy_extensions import i64
 
 from vswitch.dataplane.frame import (
     AT_TPID,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
     HEADER,
     PREFIX,
+    TCP,
     TPID_8021AD,
     TPID_8021Q,
     TPID_9100,
     TPID_9200,
     TPID_9300,
+    UDP,
     frame_length,
 )
 from vswitch.dataplane.journal import IN, UNKNOWN, Entry
@@ -30,11 +34,6 @@ FLOWS_MAX: Final = 8192
 FLOWS_OF_PORT_MAX: Final = 512
 VERDICTS_MAX: Final = 16  # that a flow tells apart, and ports that a flood tells of
 REASON_BITS: Final = 8
-
-ETHERTYPE_IPV4: Final = 0x0800
-ETHERTYPE_IPV6: Final = -31011  # 0x86dd, read as a signed 16-bit integer
-TCP: Final = 6
-UDP: Final = 17
 
 Key = tuple[int, int, int, int, int, int, int, int, int]
 NO_KEY: Final = (0, 0, 0, 0, 0, 0, 0, 0, 0)
