@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.cli.program import MORTAL, Home
+from tests.cli.program import FRESH, MORTAL, Home
+from tests.e2e import iperf3
 from tests.e2e.guest import Guest, Nic, boot, guest_image
 from tests.e2e.rig import rig
 from tests.endpoints.kinds import TunnelPeer, udp_socket
@@ -25,6 +26,7 @@ from tests.vde2 import program
 from vswitch import VSwitch
 from vswitch.endpoints.guests import qemu
 from vswitch.endpoints.tap import open_tap
+from vswitch.endpoints.url import parse
 from vswitch.protocols import vxlan
 from vswitch.testing.guest_image import GuestImage, build
 
@@ -32,6 +34,9 @@ VNI, PORT = 42, 4789
 GROUP, GROUP6 = "239.1.1.1", "ff05::4"
 PAYLOADS = (b"ping", bytes(1400), bytes(8000))
 MTU = 9200  # of the cable
+TAP_MTU = 9000
+QEMU_MTU = 2048 - 14  # as long as QEMU's l2tpv3 has room for
+PING_HEADERS = 20 + 8  # IPv4, ICMP
 
 
 class Other:
@@ -246,22 +251,74 @@ def test_without_rights_ip_protocol_115_is_refused_in_words(home: Home) -> None:
         assert "IP protocol 115 takes root's rights (CAP_NET_RAW); use UDP on both sides" in serving.error
 
 
+# A guest, the host side and another host
+
+
+@pytest.fixture
+def other_in_vxlan(other: Other) -> Other:
+    """At 10.0.0.2 in the segment."""
+    needed_for_tap()
+    for tool, package in (("iperf3", "iperf3"), ("ethtool", "ethtool"), ("busybox", "busybox-static")):
+        require(shutil.which(tool), f"{tool} not found: install the package {package}")
+    add_vxlan(other, "remote 10.9.0.1 local 10.9.0.2")
+    other.run("ethtool -K vx tx off")  # no card is there to finish checksums (docs/tunnels.md)
+    return other
+
+
+VXLAN_URL = f"vxlan://10.9.0.1?vni={VNI}&remote=10.9.0.2&insecure"
+
+
+async def check_all_reach_each_other(guest: Guest, other: Other, mtu: int) -> None:
+    """The guest is 10.0.0.3, by a link of that MTU, the host side 10.0.0.1, and the other host 10.0.0.2."""
+    here = ["nsenter", "--target", str(os.getpid()), "--net"]  # not where the thread is that starts a program
+    for address in ("10.0.0.1", "10.0.0.2"):
+        for size in (56, mtu - PING_HEADERS):
+            assert (await guest.run(f"ping -c 1 -s {size} {address}")).ok, (address, size)
+    for size in (56, TAP_MTU - PING_HEADERS):
+        await trio.run_process([*here, "busybox", "ping", "-c", "1", "-s", str(size), "10.0.0.2"], capture_stdout=True)
+    assert (await guest.run(iperf3.SERVE_IN_GUEST)).ok
+    await iperf3.check_both_ways(here, "10.0.0.3", iperf3.PORTS[:2], mtu)
+    await iperf3.check_both_ways(other.inside, "10.0.0.3", iperf3.PORTS[2:], mtu)
+    with iperf3.serving(other.inside, iperf3.PORTS[:2]):
+        await iperf3.check_both_ways(here, "10.0.0.2", iperf3.PORTS[:2], TAP_MTU)
+
+
+@pytest.fixture
+def guests() -> None:
+    guest_image()
+
+
+async def test_a_guest_of_qemus_session_a_tap_and_linux_vxlan_are_one_lan(
+    guests: None, other_in_vxlan: Other, home: Home
+) -> None:
+    session = "l2tpv3://127.0.0.1:5000?remote=127.0.0.2:6000&session=7&counter"
+    netdev = (qemu.l2tpv3_netdev(parse(session)) or "").replace("id=net0,", "")
+    with home.serve(f"tap://lab0?ip=10.0.0.1/24&mtu={TAP_MTU}", VXLAN_URL, session, under=FRESH) as serving:
+        async with boot(Guest("guest", Nic(netdev, ip="10.0.0.3/24"))) as (guest,):
+            assert (await guest.run(f"ip link set eth0 mtu {QEMU_MTU}")).ok
+            await check_all_reach_each_other(guest, other_in_vxlan, QEMU_MTU)
+        assert serving.stop() == 0
+
+
 @pytest.fixture
 def linux_with_l2tp() -> GuestImage:
     guest_image()  # skips where there are none
     return build(packages=("iproute2",), modules=("l2tp_eth", "l2tp_netlink"))
 
 
-async def test_linux_is_the_other_end_of_a_session(linux_with_l2tp: GuestImage) -> None:
+async def test_linux_is_the_other_end_of_a_session(linux_with_l2tp: GuestImage, other_in_vxlan: Other) -> None:
     """In a guest, as it takes modules that few machines have loaded."""
-    needed_for_tap()
-    with own_network(), ExitStack() as stack:
+    with ExitStack() as stack:
         ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-        async with VSwitch("cable") as cable, VSwitch() as switch, host_on(switch) as host:
+        async with VSwitch("cable") as cable, VSwitch() as switch, host_on(switch, 4) as host:
             await cable.attach(ours)
             await cable.attach(f"fd://{open_tap('tap0').fileno()}")  # opened here, where the network is ours
             ip("address add 10.8.0.1/24 dev tap0")
             ip("link set tap0 mtu 9000 up")
+            await switch.attach(f"fd://{open_tap('lab0').fileno()}")
+            ip("address add 10.0.0.1/24 dev lab0")
+            ip(f"link set lab0 mtu {TAP_MTU} up")
+            await switch.attach(VXLAN_URL)
             await switch.attach(
                 "l2tpv3://10.8.0.1:5000?remote=10.8.0.2:6000&session=11&rxsession=12&txcookie=8badf00d"
                 "&rxcookie=0102030405060708&counter&insecure",
@@ -275,9 +332,9 @@ async def test_linux_is_the_other_end_of_a_session(linux_with_l2tp: GuestImage) 
                     " udp_sport 6000 udp_dport 5000;"
                     "/bin/ip l2tp add session name l2 tunnel_id 1 session_id 11 peer_session_id 12"
                     " cookie 0102030405060708 peer_cookie 8badf00d seq both;"
-                    "ip link set l2 mtu 8900 up; ip address add 10.0.0.2/24 dev l2"
+                    "ip link set l2 mtu 8900 up; ip address add 10.0.0.3/24 dev l2"
                 )
                 assert done.ok, done
                 for payload in PAYLOADS:
-                    await host.ping("10.0.0.2", payload=payload)
-                assert (await linux.run("ping -c 1 -s 4000 10.0.0.1")).ok
+                    await host.ping("10.0.0.3", payload=payload)
+                await check_all_reach_each_other(linux, other_in_vxlan, 8900)
