@@ -11,10 +11,11 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from tests.dataplane.plumbing import bridge, check_balance, drops, policed, take
+from tests.dataplane.plumbing import bridge, check_balance, drops, policed, take, taken
 from tests.frames import framed
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.frame import FRAME_MAX
+from vswitch.dataplane.journal import IN, OUT
 from vswitch.dataplane.offload import HEADER_SIZE, SEGMENT_MIN, finish, header_of, shifted, sum_of, unfinished_of
 from vswitch.dataplane.port import Port
 from vswitch.dataplane.run import Run
@@ -200,6 +201,15 @@ def test_a_flood_is_finished_for_those_that_need_it() -> None:
     assert [port.segmented for port in switch.ports] == [0, 0, 2, 2]
     assert [port.queued_frames for port in switch.ports] == [0, 0, 8, 8]
     check_balance(switch)
+
+
+def test_who_watches_sees_what_is_left_to_do() -> None:
+    raw, unfinished = left_to_do(Ether(src=A, dst=B) / IP() / TCP() / Raw(bytes(4000)), 1000, TCPV4)
+    switch = taking(3, 0, 1)
+    switch.journal.on = True
+    switch.ingress_unfinished(switch.ports[0], framed([raw]), unfinished, 0)
+    noted = [(entry.port, entry.direction, entry.frames, entry.unfinished) for entry in taken(switch)]
+    assert noted == [(0, IN, 1, unfinished), (1, OUT, 1, unfinished), (2, OUT, 4, 0)]
 
 
 def test_a_checksum_is_counted_for_each_port_that_needs_it() -> None:

@@ -13,6 +13,7 @@ from tests.captures import IN, OUT, Interface, Read, parse
 from tests.frames import BROADCAST, frame, framed, mac
 from vswitch.dataplane.drops import DROP_REASONS, PASSED, QUEUE_FULL
 from vswitch.dataplane.journal import UNKNOWN, Entry
+from vswitch.dataplane.offload import GSO_TCPV4, needs_segments, unfinished_of
 from vswitch.edges.capture import SNAPLEN_MAX, Budget, Capture, Piece
 
 NOW_NS = 1_795_363_200_123_456_789
@@ -111,6 +112,25 @@ def test_each_reason_to_drop_a_frame_is_its_comment(everybody: Write) -> None:
     data = frame(BROADCAST, mac(1))
     read = everybody(content(made(), *(entry(data, reason=number) for number in range(len(DROP_REASONS)))))
     assert [packet.comment for packet in read.packets] == [f"dropped: {reason}" for reason in DROP_REASONS]
+
+
+def test_what_is_left_to_do_for_a_frame_is_its_comment(everybody: Write) -> None:
+    data = frame(BROADCAST, mac(1), 60_000)
+    whole = entry(data)
+    left = [needs_segments(GSO_TCPV4, 1448, 34), unfinished_of(bytes([1, 0, 0, 0, 0, 0, 34, 0, 16, 0]))]
+    entries = [
+        Entry(0, IN, reason, whole.chunk, whole.start, whole.end, 1, 0, NOW_NS, unfinished)
+        for unfinished in left
+        for reason in (PASSED, QUEUE_FULL)
+    ]
+    read = everybody(content(made(), *entries))
+    assert [packet.comment for packet in read.packets] == [
+        "left to do: segments of 1448 bytes of data, each with its checksum",
+        "dropped: queue_full; left to do: segments of 1448 bytes of data, each with its checksum",
+        "left to do: its checksum",
+        "dropped: queue_full; left to do: its checksum",
+    ]
+    assert {packet.data for packet in read.packets} == {data}
 
 
 @pytest.mark.parametrize("snaplen", [1, 59, 60, 61, 64, SNAPLEN_MAX])

@@ -473,7 +473,7 @@ class Bridge:
         reason: i64 = PASSED
         if verdict < 0:
             reason = refuse(verdict)
-        self.journal.came_in(port.serial, reason, chunk, start, end, frames)
+        self.journal.came_in(port.serial, reason, chunk, start, end, frames, self._unfinished)
 
     def _drop_too_long(self, egress: Port, chunk: bytes, start: i64, end: i64, length_max: i64, frames: i64) -> None:
         """Count the `frames` frames of chunk[start:end] that are longer than `length_max`; their ids are lost."""

@@ -20,6 +20,7 @@ class Entry:
     """`frames` whole frames, with their prefixes, at chunk[start:end], came in or left by `port` (its serial).
 
     `first` is the first one's id, or UNKNOWN; `reason` why they were dropped there, or PASSED; `time_ns` is since 1970.
+    `unfinished` is what is left to do for them (offload.py).
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Entry:
         frames: i64,
         first: i64,
         time_ns: i64,
+        unfinished: i64 = 0,
     ) -> None:
         self.port = port
         self.direction = direction
@@ -43,6 +45,7 @@ class Entry:
         self.frames = frames
         self.first = first
         self.time_ns = time_ns
+        self.unfinished = unfinished
 
 
 class Sink:
@@ -70,20 +73,32 @@ class Journal:
         self.current: i64 = UNKNOWN  # the id of the first frame of the run that is being forwarded
         self._following: i64 = 0
 
-    def came_in(self, port: i64, reason: i64, chunk: bytes, start: i64, end: i64, frames: i64) -> Entry:
+    def came_in(
+        self, port: i64, reason: i64, chunk: bytes, start: i64, end: i64, frames: i64, unfinished: i64 = 0
+    ) -> Entry:
         """A run came in, and is forwarded next unless there is a reason not to."""
         self.current = self._following
         self._following += frames
-        entry = Entry(port, IN, reason, chunk, start, end, frames, self.current, self.time_ns)
+        entry = Entry(port, IN, reason, chunk, start, end, frames, self.current, self.time_ns, unfinished)
         self.entries.append(entry)
         return entry
 
-    def left(self, port: i64, reason: i64, chunk: bytes, start: i64, end: i64, frames: i64, skipped: i64) -> None:
+    def left(
+        self,
+        port: i64,
+        reason: i64,
+        chunk: bytes,
+        start: i64,
+        end: i64,
+        frames: i64,
+        skipped: i64,
+        unfinished: i64 = 0,
+    ) -> None:
         """A part of the current run, after `skipped` frames of it, was queued at a port, or dropped there."""
         first = self.current
         if first != UNKNOWN:
             first += skipped
-        self.entries.append(Entry(port, OUT, reason, chunk, start, end, frames, first, self.time_ns))
+        self.entries.append(Entry(port, OUT, reason, chunk, start, end, frames, first, self.time_ns, unfinished))
 
     def add(self, sink: Sink) -> None:
         """Hand what happens from now on to one more sink."""

@@ -98,6 +98,13 @@ def leaves_segments(unfinished: i64) -> bool:
     return (unfinished >> _TYPE_SHIFT) & 0xFF != 0
 
 
+def in_words(unfinished: i64) -> str:
+    """What is left to do, for people."""
+    if leaves_segments(unfinished):
+        return f"left to do: segments of {(unfinished >> _SIZE_SHIFT) & _WORD} bytes of data, each with its checksum"
+    return "left to do: its checksum"
+
+
 @final
 class Finished:
     """What a run has become: whole frames, and how many were left out."""

@@ -130,7 +130,7 @@ class Port:
         if self.journal.on and kept > 0:
             if kept < frames:
                 end = skip_frames(chunk, start, kept)
-            self.journal.left(self.serial, PASSED, chunk, start, end, kept, 0)
+            self.journal.left(self.serial, PASSED, chunk, start, end, kept, 0, unfinished)
 
     def _enqueue(self, chunk: bytes, start: i64, end: i64, frames: i64, unfinished: i64) -> i64:
         """The same; answers how many fitted."""
@@ -139,7 +139,7 @@ class Port:
             kept = count_frames(chunk, start, fits)
             self.drop(QUEUE_FULL, frames - kept)
             if self.journal.on:
-                self.journal.left(self.serial, QUEUE_FULL, chunk, fits, end, frames - kept, kept)
+                self.journal.left(self.serial, QUEUE_FULL, chunk, fits, end, frames - kept, kept, unfinished)
             if kept == 0:
                 return 0
             end = fits
@@ -195,7 +195,7 @@ class Port:
         self.drop(reason, 1)
         if self.journal.on:
             self.journal.current = UNKNOWN
-            self.journal.left(self.serial, reason, run.chunk, run.start, run.start + size, 1, 0)
+            self.journal.left(self.serial, reason, run.chunk, run.start, run.start + size, 1, 0, run.unfinished)
         self._charge(-1, -size)
         if run.start + size == run.end:
             del self._runs[:1]
@@ -231,7 +231,7 @@ class Port:
         if self.journal.on:
             self.journal.current = UNKNOWN
             for run in self.waiting():
-                self.journal.left(self.serial, PORT_DOWN, run.chunk, run.start, run.end, run.frames, 0)
+                self.journal.left(self.serial, PORT_DOWN, run.chunk, run.start, run.end, run.frames, 0, run.unfinished)
         self._runs = []
         self.head_sent = 0
         self._scatter = BytesWriter()

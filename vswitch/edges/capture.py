@@ -16,6 +16,7 @@ from mypy_extensions import i64
 from vswitch.dataplane.drops import DROP_REASONS, PASSED
 from vswitch.dataplane.frame import PREFIX, frame_length
 from vswitch.dataplane.journal import Entry, Sink
+from vswitch.dataplane.offload import in_words
 from vswitch.edges.pcapng import (
     SWITCH_DESCRIPTION,
     SWITCH_NAME,
@@ -234,7 +235,9 @@ class Capture(Sink):
 
     def _take_run(self, entry: Entry, interface: i64) -> None:
         comment = b""
-        if entry.reason != PASSED:
+        if entry.unfinished != 0:
+            comment = _comment_on_unfinished(entry)
+        elif entry.reason != PASSED:
             comment = COMMENTS[entry.reason]
         out = self._out
         chunk = entry.chunk
@@ -288,3 +291,9 @@ class Capture(Sink):
         if self.is_complete():
             return False
         return self.matches is None or self.matches(chunk[at + PREFIX : at + PREFIX + length])
+
+
+def _comment_on_unfinished(entry: Entry) -> bytes:
+    """A frame of up to 64 KB is shown as it passes, with what its sender has left to do."""
+    said = in_words(entry.unfinished)
+    return comment_option(said if entry.reason == PASSED else f"dropped: {DROP_REASONS[entry.reason]}; {said}")
