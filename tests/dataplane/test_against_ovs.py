@@ -27,6 +27,7 @@ import msgspec
 import pytest
 
 from tests.dataplane.plumbing import FEWER, bridge, check_balance, drops, policed, receive, set_policy, take
+from tests.dataplane.rings import Cards
 from tests.frames import BROADCAST, frame, mac
 from tests.ovs import OpenVSwitch, open_vswitch
 from vswitch.ports.policy import Policy
@@ -100,13 +101,17 @@ class Pair:
             for egress, sent in self.ovs.send(name(source), data).items():
                 expected[number(egress)].append(self.allowing(source, number(egress), data, sent))
         before = drops(self.ours.ports[source])
-        receive(self.ours, source, frames, self.now_ms)
         self.frames += len(frames)
-        assert [take(port) for port in self.ours.ports] == expected, (source, self.policies, frames)
+        assert self.exchange(source, frames) == expected, (source, self.policies, frames)
         after = drops(self.ours.ports[source])
         for why in ("runt", "bad_source", "reserved"):
             assert after.get(why, 0) - before.get(why, 0) == refused.get(why, 0)
         check_balance(self.ours)
+
+    def exchange(self, source: int, frames: list[bytes]) -> list[list[bytes]]:
+        """What each port sends of what comes in here by one of them."""
+        receive(self.ours, source, frames, self.now_ms)
+        return [take(port) for port in self.ours.ports]
 
     def check_tables(self) -> None:
         ours = {(vlan, address, name(port)) for vlan, address, port, _ in self.ours.table.entries(self.now_ms)}
@@ -138,6 +143,17 @@ class Pair:
         if has_tag(data) and has_tag(sent) and len(sent) == len(data) and not is_customer:
             return sent[:14] + bytes([sent[14] & ~DEI | data[14] & DEI]) + sent[15:]
         return sent
+
+
+class PairWithCards(Pair):
+    """Guests by vhost-user are at all ports of ours."""
+
+    def __init__(self, kinds: list[Kind], ovs: OpenVSwitch) -> None:
+        super().__init__(kinds, ovs)
+        self.cards = Cards(self.ours)
+
+    def exchange(self, source: int, frames: list[bytes]) -> list[list[bytes]]:
+        return self.cards.exchange(source, frames, self.now_ms)
 
 
 def name(port: int) -> str:
@@ -205,12 +221,14 @@ def run(pair: Pair, kinds: list[Kind], any_frame: Callable[[int], bytes], rng: r
     pair.check_tables()
 
 
-def open_pair(kinds: list[Kind], rng: random.Random, stack: ExitStack, *, vlan_limit: int = 1) -> Pair:
+def open_pair(
+    kinds: list[Kind], rng: random.Random, stack: ExitStack, *, vlan_limit: int = 1, pair: type[Pair] = Pair
+) -> Pair:
     """Both switches, with any of these ports."""
     chosen = [rng.choice(kinds) for _ in range(PORTS)]
     settings = {name(number): text for number, (_, text) in enumerate(chosen)}
     ovs = open_vswitch(settings, ageing_s=AGEING_S, forward_bpdu=True, vlan_limit=vlan_limit)
-    return Pair(chosen, stack.enter_context(ovs))
+    return pair(chosen, stack.enter_context(ovs))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -220,6 +238,15 @@ def test_forwards_like_open_vswitch(seed: int) -> None:
     kinds = [rng.choice(pair) for pair in zip(PLAIN, forwarding, strict=True)]
     with ExitStack() as stack:
         run(open_pair(kinds, rng, stack), kinds, lambda _: plain_frame(rng), rng, FRAMES * 3 // 4 // len(SEEDS))
+
+
+def test_forwards_like_open_vswitch_between_guests_by_vhost_user() -> None:
+    rng = random.Random(1)
+    with ExitStack() as stack:
+        pair = open_pair(PLAIN, rng, stack, pair=PairWithCards)
+        assert isinstance(pair, PairWithCards)
+        stack.callback(pair.cards.close)
+        run(pair, PLAIN, lambda _: plain_frame(rng), rng, FRAMES // 4 // len(SEEDS))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

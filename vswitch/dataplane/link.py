@@ -5,6 +5,7 @@ its own port and nobody else. A frame cut by a chunk's end is kept and joined, a
 """
 
 import errno
+import select
 import socket
 from collections.abc import Callable
 from typing import Final, final
@@ -48,6 +49,7 @@ class Link(Source):
     def __init__(self, fd: i64, room_fd: i64, port: Port, bridge: Bridge) -> None:
         super().__init__(fd, bridge)
         self.room_fd = room_fd  # is writable when a full peer takes frames again
+        self.room_event: i64 = select.EPOLLOUT  # or what else epoll tells of it then
         self.port = port
         self.takes_unfinished = False  # passes on what is left to do for frames (offload.py)
 

@@ -338,7 +338,7 @@ class Loop:
         waiting = self._full.get(fd)
         if waiting is not None:
             if len(waiting) > 0:
-                mask |= WRITABLE
+                mask |= waiting[0].room_event
             else:
                 del self._full[fd]
         before = self._masks[fd]
