@@ -1,16 +1,18 @@
 """An endpoint that connects: one port that keeps trying, with growing pauses."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
+from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import Link
 from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.ports.port import SwitchPort
+from vswitch.ports.ports import Ports
 
 FIRST_TRY_S = 0.25
 CONNECT_TIMEOUT_S = 10.0
@@ -23,17 +25,35 @@ STABLE_S = 5.0  # a link that held this long starts again with the shortest paus
 class Connection(Protocol):
     """What a connector has connected."""
 
-    def link(self, port: Port) -> Link:
-        """The link of a port to the peer."""
-        ...
-
-    async def ended(self) -> str:
-        """Returns when the connection is over, and why, if something else than its link can tell."""
+    async def use(self, ports: Ports, port: SwitchPort, peer: str) -> None:
+        """Have a port use it until it ends. Raises OSError if the system refuses that."""
         ...
 
     def close(self) -> None:
         """Close everything; the link may have closed some of it already."""
         ...
+
+
+class LinkConnection(ABC):
+    """One that is the port's link from its beginning to its end."""
+
+    @abstractmethod
+    def link(self, port: Port, bridge: Bridge) -> Link:
+        """The link of a port to the peer."""
+
+    @abstractmethod
+    async def ended(self) -> str:
+        """Returns when the connection is over, and why, if something else than its link can tell."""
+
+    async def use(self, ports: Ports, port: SwitchPort, peer: str) -> None:
+        lost = trio.CancelScope()
+        ports.links.plug(port, self.link(port.port, ports.bridge), peer, lost.cancel, is_uplink=True)
+        why = "removed"
+        try:
+            with lost:
+                why = await self.ended()
+        finally:
+            ports.links.unplug(port, why)
 
 
 class Connector(Endpoint):
@@ -69,19 +89,10 @@ class Connector(Endpoint):
             connection = await self._try_connect(CONNECT_TIMEOUT_S)
 
     async def _use(self, port: SwitchPort, connection: Connection) -> None:
-        """Have the port use a connection until that ends."""
-        lost = trio.CancelScope()
         try:
-            self.ports.links.plug(port, connection.link(port.port), self._peer, lost.cancel, is_uplink=True)
+            await connection.use(self.ports, port, self._peer)
         except OSError as error:
             log.warning("%s: cannot use the connection: %s", self.name, error.strerror)
-            return
-        why = "removed"
-        try:
-            with lost:
-                why = await connection.ended()
-        finally:
-            self.ports.links.unplug(port, why)
 
     @property
     def _peer(self) -> str:

@@ -24,7 +24,7 @@ from vswitch.endpoints.accepting import Acceptor
 from vswitch.endpoints.endpoint import Endpoint, log
 from vswitch.endpoints.sock_diag import SockDiag
 from vswitch.endpoints.stream import liveness
-from vswitch.endpoints.stream.connector import Connection, Connector
+from vswitch.endpoints.stream.connector import Connection, Connector, LinkConnection
 from vswitch.endpoints.url import EndpointConfig
 from vswitch.errors import InputError, RefusedError
 from vswitch.ports.port import SwitchPort
@@ -162,18 +162,17 @@ class StreamConnector(Connector):
     """tcp:// and unix:// with `connect`."""
 
     async def connect(self) -> Connection:
-        return StreamConnection(await connect(self.config), self.ports.bridge)
+        return StreamConnection(await connect(self.config))
 
 
-class StreamConnection:
+class StreamConnection(LinkConnection):
     """A connected stream socket."""
 
-    def __init__(self, sock: socket.socket, bridge: Bridge) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._bridge = bridge
 
-    def link(self, port: Port) -> StreamLink:
-        return StreamLink(self._sock, port, self._bridge)
+    def link(self, port: Port, bridge: Bridge) -> StreamLink:
+        return StreamLink(self._sock, port, bridge)
 
     async def ended(self) -> str:
         return await liveness.death(self._sock)
@@ -224,7 +223,7 @@ async def connect(config: EndpointConfig) -> socket.socket:
 
     Raises OSError.
     """
-    if config.scheme == "unix":
+    if config.path:
         return await _connect_to(socket.AF_UNIX, config.path, config)
     addresses = await inet.resolve(config.host, config.port, socket.SOCK_STREAM)
     refused: OSError = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

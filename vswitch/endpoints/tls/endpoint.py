@@ -11,7 +11,7 @@ from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.link import StreamLink
 from vswitch.dataplane.port import Port
 from vswitch.endpoints import inet
-from vswitch.endpoints.stream.connector import Connection, Connector
+from vswitch.endpoints.stream.connector import Connection, Connector, LinkConnection
 from vswitch.endpoints.stream.endpoint import Listener, connect, peer_text, tune
 from vswitch.endpoints.tls.connection import TlsConnection
 from vswitch.endpoints.tls.credentials import Credentials
@@ -162,14 +162,14 @@ class SecureConnector(Connector):
             await connection.handshake()
             self._peer_name = connection.name
             here, there = map(stack.enter_context, socket.socketpair())
-            return SecureConnection(connection, here, there, self.ports.bridge, stack.pop_all())
+            return SecureConnection(connection, here, there, stack.pop_all())
 
     @property
     def _peer(self) -> str:
         return f"{super()._peer}, TLS {self._peer_name}"
 
 
-class SecureConnection:
+class SecureConnection(LinkConnection):
     """A connection that is verified, and the pair of sockets it is carried by; `stack` closes all of it."""
 
     def __init__(
@@ -177,16 +177,14 @@ class SecureConnection:
         connection: TlsConnection,
         here: socket.socket,
         there: socket.socket,
-        bridge: Bridge,
         stack: contextlib.ExitStack,
     ) -> None:
         self._connection = connection
         self._here, self._there = here, there
-        self._bridge = bridge
         self._stack = stack
 
-    def link(self, port: Port) -> StreamLink:
-        return StreamLink(self._there, port, self._bridge)
+    def link(self, port: Port, bridge: Bridge) -> StreamLink:
+        return StreamLink(self._there, port, bridge)
 
     async def ended(self) -> str:
         return await self._connection.carry(self._here)

@@ -11,7 +11,7 @@ import trio
 from vswitch.dataplane.bridge import Bridge
 from vswitch.dataplane.datagram import DatagramLink
 from vswitch.dataplane.port import Port
-from vswitch.endpoints.stream.connector import Connection, Connector
+from vswitch.endpoints.stream.connector import Connection, Connector, LinkConnection
 from vswitch.endpoints.vde import directory
 from vswitch.protocols import vde
 
@@ -38,22 +38,19 @@ class VdeClient(Connector):
                 sock.connect(vde.parse_reply(reply))
             except vde.BadRequest as error:
                 raise ConnectionRefusedError(f"it answers with {error}") from None
-            return VdeConnection(stack.pop_all(), ctl, sock, self.ports.bridge)
+            return VdeConnection(stack.pop_all(), ctl, sock)
 
 
-class VdeConnection:
+class VdeConnection(LinkConnection):
     """A port on another switch; `stack` closes it."""
 
-    def __init__(
-        self, stack: contextlib.ExitStack, ctl: trio.socket.SocketType, sock: socket.socket, bridge: Bridge
-    ) -> None:
+    def __init__(self, stack: contextlib.ExitStack, ctl: trio.socket.SocketType, sock: socket.socket) -> None:
         self._stack = stack
         self._ctl = ctl
         self._sock = sock
-        self._bridge = bridge
 
-    def link(self, port: Port) -> DatagramLink:
-        return DatagramLink(self._sock, port, self._bridge)
+    def link(self, port: Port, bridge: Bridge) -> DatagramLink:
+        return DatagramLink(self._sock, port, bridge)
 
     async def ended(self) -> str:
         with contextlib.suppress(OSError):
