@@ -27,8 +27,8 @@ GROUND = [
     "version",
 ]
 DATA_PLANE_MAY_IMPORT = {
-    *("collections", "ctypes", "errno", "librt", "mypy_extensions", "os", "select", "socket", "struct", "sys", "time"),
-    "typing",
+    *("collections", "ctypes", "errno", "fcntl", "librt", "mmap", "mypy_extensions", "os", "select", "socket"),
+    *("struct", "sys", "threading", "time", "typing"),
 }
 SERVE_MUST_NOT_IMPORT = {"scapy"}
 

@@ -69,6 +69,30 @@ def test_a_named_guest_of_a_url_needs_nothing_and_leaves_nothing(home: Home) -> 
     assert not home.directory.exists()
 
 
+# A guest that shares its memory
+
+
+def test_a_vhost_user_guest_is_told_to_share_its_memory_and_a_person_what_to_change(home: Home) -> None:
+    done = home.run("qemu-args", "vhost-user:///run/lan.vhost", "--guest", "web", "--qemu-version", "9.2")
+    assert done.returncode == 0
+    assert done.stdout == (
+        "-m 1G -object memory-backend-memfd,id=ram,share=on,size=1G -machine memory-backend=ram"
+        " -chardev socket,id=vhost-net0,path=/run/lan.vhost,reconnect-ms=1000"
+        " -netdev vhost-user,id=net0,chardev=vhost-net0"
+        f" -device virtio-net-pci,netdev=net0,mac={qemu.named_guest('web').mac}\n"
+    )
+    assert done.stderr == "# -m and size= are both the guest's memory: change 1G in both places\n"
+
+
+def test_serve_prints_the_same_for_each_of_two_guests(home: Home) -> None:
+    with home.serve("vhost-user://lan.vhost") as serving:
+        lines = [line.strip() for line in serving.lines]
+        assert "-m and size= are both the guest's memory: change 1G in both places" in lines
+        whole = [line for line in lines if line.startswith("-m 1G -object memory-backend-memfd,")]
+        assert len({mac(line) for line in whole}) == 2
+        assert all(f"path={home.root}/lan.vhost," in line for line in whole)
+
+
 # Guests without a name
 
 

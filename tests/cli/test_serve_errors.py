@@ -84,7 +84,10 @@ def vswitch(home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["serve", ""], "not an endpoint URL"),
         (["serve", "127.0.0.1:1234"], "tcp://127.0.0.1:1234"),
         (["serve", "tpc://127.0.0.1:1234"], "unknown kind of endpoint 'tpc'; did you mean 'tcp'?"),
-        (["serve", "html://127.0.0.1:1234"], "tcp, unix, mcast, udp, unixgram, vde, tap, vxlan, l2tpv3, user, fd"),
+        (
+            ["serve", "html://127.0.0.1:1234"],
+            "tcp, unix, vhost-user, mcast, udp, unixgram, vde, tap, vxlan, l2tpv3, user",
+        ),
         (["serve", "tcp://127.0.0.1"], "the port is missing"),
         (["serve", "tcp://127.0.0.1:0", "tcp://127.0.0.1:65536"], "65535"),
         (["serve", "tcp://[::1%l\u1bbbo]:1234"], "cannot be an interface's name"),

@@ -38,6 +38,7 @@ PORT_SHAPE = {
     "segmented": int,
     "checksummed": int,
     "macs": int,
+    "virtio": None,
 }
 MAC_SHAPE = {"mac": str, "vlan": int, "port": str, "age_s": float, "static": bool}
 STATUS_SHAPE: dict[str, Any] = {

@@ -34,6 +34,7 @@ IDLE = PortInfo(
     segmented=0,
     checksummed=0,
     macs=0,
+    virtio=None,
 )
 
 

@@ -22,6 +22,7 @@ PARAMETERS = {
     "connect": ("true", "yes"),
     "single": ("true", "on"),
     "any_user": ("true", "true"),
+    "unsealed": ("true", "yes"),
     "insecure": ("true", ""),
     "tls": ('["cert.pem", "key.pem", "ca.pem"]', "cert.pem,key.pem,ca.pem"),
     "tls_name": ('"lab.example"', "lab.example"),
@@ -100,6 +101,7 @@ REMOTES = {
 TARGETS = {
     "tcp": "tcp://127.0.0.1:1234",
     "unix": "unix:///run/lan.sock",
+    "vhost-user": "vhost-user:///run/lan.vhost",
     "fd": "fd://3",
     "mcast": "mcast://230.0.0.1:1234",
     "udp": "udp://127.0.0.1:1234",
@@ -115,7 +117,13 @@ WITHOUT_NAME = {"fd", "helper", "br"}  # of tap://: they say which device is mea
 NEEDED = {"vxlan": ("vni=42", "remote=127.0.0.3"), "l2tpv3": ("session=7", "remote=127.0.0.1:9")}
 NOT_WITH_REMOTE = ("mcast", "vxvde")
 
-ONE_PEER = {"tcp": "single&", "unix": "single&", "udp": "remote=127.0.0.1:9&", "unixgram": "remote=/run/vm.sock&"}
+ONE_PEER = {
+    "tcp": "single&",
+    "unix": "single&",
+    "vhost-user": "single&",
+    "udp": "remote=127.0.0.1:9&",
+    "unixgram": "remote=/run/vm.sock&",
+}
 
 Reader = Callable[[str], SwitchConfig]
 Refused = Callable[[str], str]

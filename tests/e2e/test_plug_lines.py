@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,6 +24,7 @@ from tests.frames import BROADCAST, frame, mac
 from tests.hosts import Host
 from tests.needs import require
 from tests.peers import TIMEOUT_S, Peer, until
+from vswitch import VSwitch
 from vswitch.endpoints.guests import libvirt, qemu
 from vswitch.endpoints.url import EndpointConfig, parse
 from vswitch.testing.qemu import Qemu, QemuError
@@ -61,6 +62,8 @@ URLS = [
     "unixgram://{directory}/lan",
     "unixgram://{directory}/lan?remote={directory}/g",
     "vde://{directory}/vde",
+    "vhost-user://{directory}/v",
+    "vhost-user://{directory}/v?connect",
 ]
 
 
@@ -68,7 +71,7 @@ def config_for(url: str, directory: Path) -> EndpointConfig:
     return parse(url.format(directory=directory, port=free_port("127.0.0.1"), port6=free_port("::1")))
 
 
-def vde_switch(stack: ExitStack, directory: Path) -> None:
+def vde_switch(stack: AsyncExitStack, directory: Path) -> None:
     """A VDE switch, without which QEMU does not start."""
     program = shutil.which("vde_switch")
     require(program, "vde_switch not found: install the package vde2")
@@ -79,34 +82,41 @@ def vde_switch(stack: ExitStack, directory: Path) -> None:
     stack.callback(process.terminate)
 
 
-async def check_starts(arguments: list[str], directory: Path) -> None:
+async def check_starts(arguments: list[str], config: EndpointConfig) -> None:
     """A machine with PCI slots starts with these arguments and does not complain."""
-    with ExitStack() as stack:
-        if any(word.startswith("vde,") for word in arguments):
-            vde_switch(stack, directory / "vde")
-            await until((directory / "vde" / "ctl").exists)
+    async with AsyncExitStack() as stack:
+        if config.scheme == "vde":
+            path = Path(config.path)
+            vde_switch(stack, path)
+            await until((path / "ctl").exists)
+        elif config.scheme == "vhost-user":  # QEMU waits for the switch
+            switch = await stack.enter_async_context(VSwitch())
+            await switch.attach(config.url)
         machine = ["-machine", "q35", "-accel", "tcg", "-S", "-device", ROOT_PORT]
         running = stack.enter_context(closing(Qemu(*machine, *arguments)))
         await running.started()
         (nic,) = await running.qmp("query-rx-filter")
         assert nic["main-mac"] == GUEST.mac
-        assert running.output == ""
+        waits = "info: QEMU waiting for connection on"  # which vhost-user says when it listens
+        assert [line for line in running.output.splitlines() if waits not in line] == []
 
 
 @pytest.mark.parametrize("url", URLS)
 async def test_qemu_starts_with_each_line(url: str, directory: Path) -> None:
-    for netdev in qemu.netdevs(config_for(url, directory), VERSION, GUEST):
-        arguments = shlex.split(qemu.arguments(netdev.text, GUEST.mac))
+    config = config_for(url, directory)
+    for netdev in qemu.netdevs(config, VERSION, GUEST):
+        arguments = shlex.split(qemu.arguments(netdev, GUEST.mac))
         # The slot is for the root port here, which a lone guest does not have.
-        await check_starts([f"{word},addr=2" if word.startswith("virtio") else word for word in arguments], directory)
+        await check_starts([f"{word},addr=2" if word.startswith("virtio") else word for word in arguments], config)
 
 
 @pytest.mark.parametrize("url", URLS)
 async def test_qemu_starts_with_each_commandline_element(url: str, directory: Path) -> None:
-    text = libvirt.xml(config_for(url, directory), VERSION, GUEST, None)
+    config = config_for(url, directory)
+    text = libvirt.xml(config, VERSION, GUEST, None)
     (element,) = ElementTree.fromstring(f"<x>{text}</x>")
     if element.tag != "interface":  # which is libvirt's to understand
-        await check_starts([argument.attrib["value"] for argument in element], directory)
+        await check_starts([argument.attrib["value"] for argument in element], config)
 
 
 def switch_end(config: EndpointConfig) -> socket.socket:

@@ -86,9 +86,26 @@ def test_where_libvirt_joins_a_group_is_where_its_route_goes() -> None:
 )
 @pytest.mark.parametrize("version", [(7, 2), (9, 2)])
 def test_what_libvirt_has_no_element_for_is_qemus_arguments(url: str, version: qemu.Version) -> None:
-    netdev = qemu.best_netdev(parse(url), version, WEB, "vswitch0")
+    netdev = qemu.best_netdev(parse(url), version, WEB, "vswitch0").text
     device = f"virtio-net-pci,netdev=vswitch0,mac={WEB.mac},addr=0x10"
     assert arguments(element(url, version)) == ["-netdev", netdev, "-device", device]
+
+
+@pytest.mark.parametrize(("query", "mode"), [("", "client"), ("?connect", "server"), ("?max_frame=1414", "client")])
+def test_vhost_user_is_an_interface_with_a_comment_on_the_domains_memory(query: str, mode: str) -> None:
+    config = parse(f"vhost-user:///run/a,b{query}")
+    found = element(config)
+    assert (found.tag, found.attrib) == ("interface", {"type": "vhostuser"})
+    mac, source, model, *more = found
+    assert (mac.attrib, model.attrib) == ({"address": WEB.mac}, {"type": "virtio"})
+    assert (source.tag, source.attrib) == ("source", {"type": "unix", "path": "/run/a,b", "mode": mode})
+    again = [("reconnect", {"enabled": "yes", "timeout": "1"})] if mode == "client" else []
+    assert [(child.tag, child.attrib) for child in source] == again
+    assert [(child.tag, child.attrib) for child in more] == (
+        [("mtu", {"size": "1400"})] if "max_frame" in query else []
+    )
+    text = libvirt.xml(config, (7, 2), WEB, None)
+    assert "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>" in text
 
 
 def test_a_qemu_without_the_netdev_is_an_error() -> None:
@@ -118,7 +135,7 @@ def test_a_comment_says_where_it_goes(url: str, where: str) -> None:
 
 @pytest.mark.parametrize("url", ["tcp://127.0.0.1:5", "mcast://230.0.0.1:5", "udp://127.0.0.1:5", "unix:///run/a"])
 def test_a_card_is_told_its_mtu_by_arguments_as_libvirt_refuses_to_in_these_elements(url: str) -> None:
-    netdev = qemu.best_netdev(parse(url), (7, 2), WEB, "vswitch0")
+    netdev = qemu.best_netdev(parse(url), (7, 2), WEB, "vswitch0").text
     device = f"virtio-net-pci,netdev=vswitch0,mac={WEB.mac},host_mtu=1400,addr=0x10"
     assert arguments(element(f"{url}?max_frame=1414")) == ["-netdev", netdev, "-device", device]
 

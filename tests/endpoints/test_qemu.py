@@ -18,6 +18,11 @@ TCP = parse("tcp://127.0.0.1:1234")
 UNIX = parse("unix:///run/lan.sock")
 
 
+def plain(text: str) -> qemu.Netdev:
+    """One that nothing has to go with."""
+    return qemu.Netdev(text, qemu.ANY_VERSION)
+
+
 @pytest.mark.parametrize(
     ("version", "reconnect"),
     [
@@ -78,13 +83,13 @@ def test_a_comma_in_a_path_is_doubled() -> None:
 def test_a_shell_hands_the_line_to_qemu_as_it_was_meant(name: str) -> None:
     netdev = qemu.stream_netdev(EndpointConfig(scheme="unix", path=f"/run/{name}"), (7, 2))
     assert netdev is not None
-    words = shlex.split(qemu.arguments(netdev, "52:54:00:00:00:01"))
+    words = shlex.split(qemu.arguments(plain(netdev), "52:54:00:00:00:01"))
     assert words == ["-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01"]
 
 
 @pytest.mark.parametrize("special", "*?[]{}~!#<>|&;()'\"`$\\ ")
 def test_a_character_that_means_something_to_a_shell_is_quoted(special: str) -> None:
-    line = qemu.arguments(f"x{special}y", "52:54:00:00:00:01")
+    line = qemu.arguments(plain(f"x{special}y"), "52:54:00:00:00:01")
     assert f" x{special}y " not in line
     assert shlex.split(line)[1] == f"x{special}y"
 
@@ -92,7 +97,7 @@ def test_a_character_that_means_something_to_a_shell_is_quoted(special: str) -> 
 def test_plain_lines_have_no_quotes() -> None:
     netdev = qemu.stream_netdev(TCP, (9, 2))
     assert netdev is not None
-    assert qemu.arguments(netdev, "52:54:00:00:00:01").split()[1] == netdev
+    assert qemu.arguments(plain(netdev), "52:54:00:00:00:01").split()[1] == netdev
 
 
 ANY = qemu.unnamed_guest("52:54:00:c4:00:dd")
@@ -108,8 +113,8 @@ def test_an_old_qemu_gets_what_it_knows_first() -> None:
     stream, plain = lines("tcp://127.0.0.1:1")
     assert stream.startswith("stream,")
     assert lines("tcp://127.0.0.1:1", (6, 2)) == [plain, stream]
-    assert qemu.best_netdev(TCP, (9, 2), ANY).startswith("stream,id=net0,server=off,reconnect-ms=")
-    assert qemu.best_netdev(TCP, (6, 2), ANY) == "socket,id=net0,connect=127.0.0.1:1234"
+    assert qemu.best_netdev(TCP, (9, 2), ANY).text.startswith("stream,id=net0,server=off,reconnect-ms=")
+    assert qemu.best_netdev(TCP, (6, 2), ANY).text == "socket,id=net0,connect=127.0.0.1:1234"
 
 
 @pytest.mark.parametrize("url", ["unix:///run/lan.sock", "tcp://[::1]:1", "unixgram:///run/lan.sock"])
@@ -180,6 +185,40 @@ def test_a_vde_guest_names_the_directory() -> None:
     assert lines("vde:///run/lan,1/") == ["vde,id=net0,sock=/run/lan,,1"]
 
 
+MEMORY = ["-m", "1G", "-object", "memory-backend-memfd,id=ram,share=on,size=1G", "-machine", "memory-backend=ram"]
+
+
+@pytest.mark.parametrize(
+    ("query", "version", "ends", "card"),
+    [
+        ("", (7, 2), "reconnect=1", ",vectors=0"),
+        ("", (8, 0), "reconnect=1", ""),
+        ("", (9, 1), "reconnect=1", ""),
+        ("", (9, 2), "reconnect-ms=1000", ""),
+        ("?connect", (5, 0), "server=on,wait=off", ",vectors=0"),
+        ("?connect", (10, 0), "server=on,wait=off", ""),
+    ],
+)
+def test_a_vhost_user_guest_shares_its_memory_by_a_socket(
+    query: str, version: qemu.Version, ends: str, card: str
+) -> None:
+    netdev = qemu.best_netdev(parse(f"vhost-user:///run/a,b{query}"), version, ANY)
+    assert qemu.words(netdev, A, 1400) == [
+        *MEMORY,
+        *("-chardev", f"socket,id=vhost-net0,path=/run/a,,b,{ends}"),
+        *("-netdev", "vhost-user,id=net0,chardev=vhost-net0"),
+        *("-device", f"virtio-net-pci,netdev=net0,mac={A}{card},host_mtu=1400"),
+    ]
+    memory, *others = netdev.notes
+    assert memory.startswith("-m and size= are both the guest's memory")
+    assert any("KVM" in note for note in others) == bool(card)
+
+
+def test_what_an_old_qemu_cannot_do_with_its_memory_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"QEMU 4\.2 .* 5\.0 or newer"):
+        qemu.best_netdev(parse("vhost-user:///run/lan"), (4, 2), ANY)
+
+
 @pytest.mark.parametrize(
     ("more", "theirs"),
     [
@@ -198,7 +237,7 @@ def test_a_session_is_ours_mirrored(more: str, theirs: str) -> None:
     config = parse(f"l2tpv3://127.0.0.1:5000?remote=127.0.0.2:6000&session=7{more}")
     sessions = f"txsession={8 if 'rxsession' in more else 7},rxsession=7"
     assert qemu.l2tpv3_netdev(config) == f"l2tpv3,id=net0,{ends},{sessions}{theirs}"
-    assert qemu.best_netdev(config, (2, 12), qemu.named_guest("web")) == qemu.l2tpv3_netdev(config)
+    assert qemu.best_netdev(config, (2, 12), qemu.named_guest("web")).text == qemu.l2tpv3_netdev(config)
 
 
 def test_a_session_without_udp_has_no_ports() -> None:
@@ -346,8 +385,8 @@ def test_a_card_is_told_the_mtu_of_a_user_network(given: str, mtu: int, told: in
 
 
 def test_the_mtu_is_the_devices() -> None:
-    assert qemu.words("n", A, 1400)[-1] == f"virtio-net-pci,netdev=net0,mac={A},host_mtu=1400"
-    assert qemu.arguments("n", A, 1400) == f"-netdev n -device virtio-net-pci,netdev=net0,mac={A},host_mtu=1400"
+    assert qemu.words(plain("n"), A, 1400)[-1] == f"virtio-net-pci,netdev=net0,mac={A},host_mtu=1400"
+    assert qemu.arguments(plain("n"), A, 1400) == f"-netdev n -device virtio-net-pci,netdev=net0,mac={A},host_mtu=1400"
 
 
 def test_addresses_are_given_in_order_and_then_the_one_that_was_longest_ago() -> None:

@@ -188,8 +188,8 @@ def test_a_name_of_another_type_is_answered_with_what_it_should_be(value: object
         ("127.0.0.1:1234", "tcp://127.0.0.1:1234"),
         ("/run/lan.sock", "unix:///"),
         ("tcp:127.0.0.1:1234", "tcp://127.0.0.1:1234"),
-        ("foo://x", "tcp, unix, mcast, udp, unixgram, vde, tap, vxlan, l2tpv3, user, fd"),
-        ("://x", "tcp, unix, mcast, udp, unixgram, vde, tap, vxlan, l2tpv3, user, fd"),
+        ("foo://x", "tcp, unix, vhost-user, mcast, udp, unixgram, vde, tap, vxlan, l2tpv3, user, fd"),
+        ("://x", "tcp, unix, vhost-user, mcast, udp, unixgram, vde, tap, vxlan, l2tpv3, user, fd"),
         ("tcp://", "tcp://127.0.0.1:1234"),
         ("tcp://127.0.0.1", "tcp://127.0.0.1:1234"),
         ("tcp://127.0.0.1:", "tcp://127.0.0.1:1234"),
@@ -267,6 +267,7 @@ def test_a_unix_path_may_have_107_bytes_and_no_more() -> None:
     [
         ("unix://{}.sock", "{}.sock"),
         ("unix://{}.sock?connect", "{}.sock"),
+        ("vhost-user://{}.vhost", "{}.vhost"),
         ("unixgram://{}.sock", "{}.sock"),
         ("unixgram:///tmp/a?remote={}.sock", "{}.sock"),
         ("vde://{}.vde", "{}.vde"),

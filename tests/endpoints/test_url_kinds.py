@@ -25,6 +25,7 @@ from vswitch.values import UNIX_PATH_MAX
 MCAST = "mcast://230.0.0.1:1234"
 UDP = "udp://127.0.0.1:1234"
 UNIXGRAM = "unixgram:///run/lan.sock"
+VHOST = "vhost-user:///run/lan.vhost"
 VDE = "vde:///run/lan"
 TAP = "tap://tap0"
 ADDRESSES = (IPv4Interface("10.0.0.1/24"), IPv6Interface("fd00::1/64"))
@@ -47,6 +48,11 @@ ADDRESSES = (IPv4Interface("10.0.0.1/24"), IPv6Interface("fd00::1/64"))
         (f"{UDP}?idle=2s", {"scheme": "udp", "host": "127.0.0.1", "port": 1234, "idle": 2.0}),
         (UNIXGRAM, {"scheme": "unixgram", "path": "/run/lan.sock"}),
         (f"{UNIXGRAM}?remote=/a%26b", {"scheme": "unixgram", "path": "/run/lan.sock", "remote": "/a&b"}),
+        (VHOST, {"scheme": "vhost-user", "path": "/run/lan.vhost"}),
+        (
+            f"{VHOST}?connect&unsealed",
+            {"scheme": "vhost-user", "path": "/run/lan.vhost", "connect": True, "unsealed": True},
+        ),
         (VDE, {"scheme": "vde", "path": "/run/lan"}),
         (f"{VDE}///", {"scheme": "vde", "path": "/run/lan"}),
         ("vde:///", {"scheme": "vde", "path": "/"}),
@@ -135,6 +141,9 @@ def test_what_is_not_written_has_its_default() -> None:
         (f"{UNIXGRAM}?remote=%1b[31m", "control character"),
         (f"{UNIXGRAM}?remote", "write it like /run/guest.sock"),
         (f"{UNIXGRAM}?insecure", "it takes name, queue, remote, qmp, netdev, limit, idle"),
+        ("vhost-user://", "write vhost-user:///run/lan.sock"),
+        (f"{VHOST}?any_user", "it takes name, queue, connect, single, qmp, netdev, unsealed"),
+        ("unix:///run/lan.sock?unsealed", "it takes name, queue, connect, single, qmp, netdev"),
         ("vde://", "write vde:///run/lan.vde"),
         ("vde://" + "x" * (UNIX_PATH_MAX - VDE_NAME_MAX + 1), f"at most {UNIX_PATH_MAX - VDE_NAME_MAX} bytes"),
         ("vde://" + "x" * 500, "bytes"),
@@ -207,12 +216,13 @@ def test_what_is_written_wrongly_is_answered_with_what_would_be_right(url: str, 
         "mcast://230.0.0.1:0",
         "udp://lan",
         "unixgram://",
+        "vhost-user://",
         "vde://",
         "tap://",
     ],
 )
 def test_the_url_that_an_error_suggests_is_one(url: str) -> None:
-    suggested = re.findall(r"\w+://\S+", refused(url).removeprefix(url))
+    suggested = re.findall(r"[\w-]+://\S+", refused(url).removeprefix(url))
     assert suggested
     for suggestion in suggested:
         parse(suggestion.rstrip(";,"))

@@ -57,6 +57,11 @@ async def test_a_machine_that_cannot_be_leaves_nothing_behind(clock: MockClock) 
             await lan.host("a", vlna=10)
         with pytest.raises(InputError, match=r"^b-2: unknown parameter 'vlna'"):
             await lan.guest("b", nics=[Nic(), Nic(port={"vlna": 10})], image=Kernel("none"))
+        nic = Nic(transport="vhost-user", port={"vlna": 10})
+        with pytest.raises(InputError, match=r"^b: unknown parameter 'vlna'"):
+            await lan.guest("b", nics=[nic], image=Kernel("none"))
+        with pytest.raises(InputError, match="transport is 'vhost'; there are stream, vhost-user"):
+            Nic(transport="vhost")
         with pytest.raises(InputError, match=r"^b: ip, vlan: of which card\? say it in nics"):
             await lan.guest("b", nics=[Nic()], ip="10.0.0.1", vlan=10, image=Kernel("none"))
         assert (lan.guests, lan.hosts, lan.switch.ports()) == ({}, {}, [])

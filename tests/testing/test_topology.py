@@ -90,6 +90,12 @@ def test_all_that_a_file_may_say(file: Path) -> None:
     assert own == GuestSpec("own", {"append": "quiet", "image": image, "nics": [Nic()]})
 
 
+def test_a_card_may_share_its_guests_memory(file: Path) -> None:
+    file.write_text("[[guest]]\nname = 'a'\ntransport = 'vhost-user'\nvlan = 10")
+    (guest,) = read(str(file)).guests
+    assert guest.options["nics"] == [Nic(transport="vhost-user", port={"vlan": 10})]
+
+
 def test_a_switch_without_a_name_has_the_files(file: Path) -> None:
     file.write_text("")
     assert read(str(file)) == topology.Topology("office", read(str(file)).switch, ())
@@ -120,6 +126,11 @@ def test_a_switch_without_a_name_has_the_files(file: Path) -> None:
         ("[[guest]]\nname = 'a'\n[[guest.nic]]\nname = 'b'", 4, "[[guest]] 1: [[nic]] 1: unknown entry 'name'"),
         ("[[guest]]\nname = 'a'\n[[guest.nic]]\n\n[[guest.nic]]\nvlan = 'x'", 6, "[[guest]] 1: [[nic]] 2: vlan: "),
         ("[[guest]]\nname = 'a'\nip = '10.0.0.1/99'", 3, "[[guest]] 1: ip: '10.0.0.1/99' is no IPv4 address"),
+        (
+            "[[guest]]\nname = 'a'\ntransport = 'vhost'",
+            3,
+            "[[guest]] 1: transport: 'vhost' is none of stream, vhost-user",
+        ),
         ("[[guest]]\nname = 'a'\nmac = 'nonsense'", 3, "[[guest]] 1: mac: 'nonsense' is not a MAC address"),
         ("[[guest]]\nname = 'a'\ncpus = -3", 3, "[[guest]] 1: cpus: a machine has 1 at least"),
         ("[[guest]]\nname = 'a'\npackages = ['No Such!']", 3, "[[guest]] 1: packages: 'No Such!' is no name of a pack"),

@@ -69,8 +69,9 @@ def libvirt_xml(target: str, name: str | None, guest: str | None, qemu_version: 
 
 
 def _line(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest, mtu: int | None) -> str:
-    line = qemu.arguments(qemu.best_netdev(config, version, guest), guest.mac, mtu)
-    for remark in remarks(config.policy):
+    netdev = qemu.best_netdev(config, version, guest)
+    line = qemu.arguments(netdev, guest.mac, mtu)
+    for remark in (*netdev.notes, *remarks(config.policy)):
         click.echo(f"# {remark}", err=True)  # standard output is for a command line, which no comment may cut short
     return line
 

@@ -18,6 +18,7 @@ from vswitch.control.model import (
     PartitionInfo,
     PortInfo,
     Totals,
+    Virtio,
     Vlan,
     VlanInfo,
 )
@@ -93,6 +94,7 @@ def port_info(port: SwitchPort, table: MacTable) -> PortInfo:
         segmented=counters.segmented,
         checksummed=counters.checksummed,
         macs=table.held(counters.index),
+        virtio=None if port.virtio is None else Virtio(features=port.virtio),
     )
 
 

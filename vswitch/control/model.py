@@ -26,8 +26,17 @@ class Vlan(msgspec.Struct, frozen=True):
     tagged: tuple[int, ...] | Literal["all"] = "all"
 
 
+class Virtio(msgspec.Struct, frozen=True, kw_only=True):
+    """What the driver of a card has agreed on whose back end we are, as virtio 1.2 names it."""
+
+    features: list[str]
+
+
 class PortInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A port. Its state is `blocked` while it is up and takes no part, as there is a loop."""
+    """A port. Its state is `blocked` while it is up and takes no part, as there is a loop.
+
+    `virtio` is that of a vhost-user port whose rings run.
+    """
 
     name: str
     endpoint: str
@@ -46,6 +55,7 @@ class PortInfo(msgspec.Struct, frozen=True, kw_only=True):
     segmented: int
     checksummed: int
     macs: int
+    virtio: Virtio | None
 
 
 class MacInfo(msgspec.Struct, frozen=True, kw_only=True):

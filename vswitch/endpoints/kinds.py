@@ -13,6 +13,7 @@ from vswitch.endpoints.url import EndpointConfig
 from vswitch.endpoints.user.endpoint import UserNetwork
 from vswitch.endpoints.vde.client import VdeClient
 from vswitch.endpoints.vde.endpoint import VdeSwitch
+from vswitch.endpoints.vhost_user.endpoint import VhostConnector, VhostListener
 from vswitch.ports.ports import Ports
 
 _KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it connects
@@ -29,6 +30,8 @@ _KINDS: dict[tuple[str, bool], type[Endpoint]] = {  # by scheme and whether it c
     ("user", False): UserNetwork,
     ("vde", False): VdeSwitch,
     ("vde", True): VdeClient,
+    ("vhost-user", False): VhostListener,
+    ("vhost-user", True): VhostConnector,
 }
 
 

@@ -59,6 +59,7 @@ class EndpointConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect: bool = False
     single: bool = False
     any_user: bool = False
+    unsealed: bool = False  # vhost-user: memory may be of a file that can shrink
     insecure: bool = False
     tls: TlsFiles | None = None
     tls_name: str | None = None
@@ -481,6 +482,7 @@ PARAMETERS = {
     "connect": Parameter(values.flag, FLAG, "Connect instead of listening."),
     "single": Parameter(values.flag, FLAG, "One peer only; the endpoint is itself the port."),
     "any_user": Parameter(values.flag, FLAG, "Let other users of this machine in."),
+    "unsealed": Parameter(values.flag, FLAG, "Take memory of a file that its owner could cut: that ends the switch."),
     "insecure": Parameter(values.flag, FLAG, "Bind beyond loopback. Anyone who reaches the address can join."),
     "limit": Parameter(_limit, _PEERS_MOST, "Most peers at a time: 256."),
     "idle": Parameter(_idle, values.DURATION, "A peer that sends nothing for so long loses its port: 300s."),
@@ -531,6 +533,7 @@ SCHEMES: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
         (*_COMMON, "connect", "single", *_GUEST, "any_user", "insecure", *tls.PARAMETERS),
     ),
     "unix": (partial(_read_unix, "unix"), (*_COMMON, "connect", "single", *_GUEST)),
+    "vhost-user": (partial(_read_unix, "vhost-user"), (*_COMMON, "connect", "single", *_GUEST, "unsealed")),
     "mcast": (_read_mcast, (*_COMMON, "iface", "insecure")),
     "udp": (partial(_read_inet, "udp://"), (*_COMMON, "remote", *_GUEST, *_PEERS, "any_user", "insecure")),
     "unixgram": (partial(_read_unix, "unixgram"), (*_COMMON, "remote", *_GUEST, *_PEERS)),

@@ -39,6 +39,7 @@ class SwitchPort:
         self.peer: str | None = None
         self.process: str | None = None  # of the peer, where `peer` does not say it; None while nobody has asked
         self.link: Link | None = None
+        self.virtio: list[str] | None = None  # what its guest's card has agreed on, if we are its back end
         self.is_uplink = False  # a LAN of its own is likely to be behind it
         self.counted_from = (0, 0, 0, 0)  # what a VDE console that has reset the counters takes off from them
         self.on_lost: Callable[[], None] = lambda: None

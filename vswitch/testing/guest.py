@@ -18,7 +18,7 @@ from vswitch.testing import snapshot, template
 from vswitch.testing.faults import Fault, Restore
 from vswitch.testing.guest_image import GuestImage
 from vswitch.testing.link import DHCP, Link
-from vswitch.testing.machine import Card, Machine, own_words
+from vswitch.testing.machine import Card, Machine, own_words, quoted
 from vswitch.testing.namespace import Namespace
 from vswitch.testing.program import needed
 from vswitch.testing.qemu import Qemu, QemuError, telling_lines
@@ -317,16 +317,23 @@ class Guest:
         """Raises QemuError if it does not come up."""
         self._expected_to_end = False
         with ExitStack() as stack:  # what is QEMU's own when it has started
-            cables = [stack.enter_context(await link.plug()).fileno() for link in self.links]
-            cards = [
-                Card(f"socket,fd={cable}", link.mac, link.nic.device)
-                for link, cable in zip(self.links, cables, strict=True)
-            ]
+            cables: list[int] = []
+            cards = [await self._card(link, stack, cables) for link in self.links]
             static = ["" if link.nic.ip == DHCP else link.interface for link in self.links]
             own = own_words(self.name, static, self._gateway)
             running = Running(self.name, self.machine, cards, own, descriptors=cables, origin=found)
         self._running = running
         await running.come_up()
+
+    async def _card(self, link: Link, stack: ExitStack, cables: list[int]) -> Card:
+        """A card that is plugged in; what QEMU has to be given for it is added to `cables`."""
+        if not link.nic.shares_memory:
+            cables.append(stack.enter_context(await link.plug()).fileno())
+            return Card(f"socket,fd={cables[-1]}", link.mac, link.nic.device)
+        device = link.nic.device
+        if "-pci" in device and self.machine.accelerator == "tcg":
+            device += ",vectors=0"  # see endpoints/guests/qemu.py
+        return Card("vhost-user", link.mac, device, f"socket,path={quoted(await link.listen())}")
 
     async def _mount(self) -> None:
         """Has it see the directories that are shared with it (Linux' filesystems/9p). Raises QemuError."""

@@ -210,7 +210,10 @@ class Lan(Expectations, NetworkFaults, LocalStations, WithInternet):
         name or address that is taken, GuestImageError if there is no image, QemuError if it does not come up.
         """
         cards = _cards(name, nics, Nic(ip="" if netboot and ip is None else ip, port=port))  # nobody would tell it
-        machine = QemuMachine(image, login, accelerator, memory, cpus, arguments, append, share, arch, board)
+        shares_memory = any(card.shares_memory for card in cards)
+        machine = QemuMachine(
+            image, login, accelerator, memory, cpus, arguments, append, share, arch, board, shares_memory
+        )
         machine.check(name)
         if image is None and not netboot:
             build = partial(guest_image.build, packages=packages, modules=image_modules(modules, share), arch=arch)

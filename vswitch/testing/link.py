@@ -3,12 +3,14 @@
 import ipaddress
 import socket
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vswitch import Attachment, InputError, VSwitch
 
 Interface = ipaddress.IPv4Interface
 DHCP = "dhcp"
+STREAM, VHOST_USER = TRANSPORTS = ("stream", "vhost-user")
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,24 @@ class Nic:
 
     `ip`: an address (`10.0.0.9`, of the LAN's network), or with its prefix length; "" for none, None for the next one
     that is free; "dhcp" has a tiny guest ask for one. `mac`: made from the machine's name unless given. `device`: as
-    QEMU's `-device` has it. `port`: the URL parameters of the switch's port: `{"vlan": 10}`.
+    QEMU's `-device` has it. `port`: the URL parameters of the switch's port: `{"vlan": 10}`. `transport`: how frames
+    reach the switch, by a `stream` or by memory that the guest shares, `vhost-user`.
     """
 
     ip: str | None = None
     mac: str = ""
     device: str = ""
     port: dict[str, Any] = field(default_factory=dict)
+    transport: str = STREAM
+
+    @property
+    def shares_memory(self) -> bool:
+        return self.transport == VHOST_USER
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a transport that there is not."""
+        if self.transport not in TRANSPORTS:
+            raise InputError(f"transport is {self.transport!r}; there are {', '.join(TRANSPORTS)}")
 
 
 class Link:
@@ -36,6 +49,7 @@ class Link:
         self.nic = nic
         self._switch = switch
         self._attachment: Attachment | None = None
+        self._directory: TemporaryDirectory[str] | None = None  # of a socket's path
 
     def __repr__(self) -> str:
         return f"<Link {' '.join(filter(None, [self.name, self.ip, self.mac]))}>"
@@ -60,11 +74,26 @@ class Link:
             raise InputError(f"{self.name}: {str(error).partition(': ')[2]}") from None
         return theirs
 
+    async def listen(self) -> str:
+        """The path of a socket where the front end of a card that shares its memory is to connect; as `plug`."""
+        await self.unplug()
+        self._directory = TemporaryDirectory(prefix="vs-")
+        path = f"{self._directory.name}/card"
+        try:
+            url = f"{VHOST_USER}://{path}?single"
+            self._attachment = await self._switch.attach(url, name=self.name, **self.nic.port)
+        except InputError as error:  # which names the path
+            raise InputError(f"{self.name}: {str(error).partition(': ')[2]}") from None
+        return path
+
     async def unplug(self) -> None:
         """Take the cable out; the port goes."""
         if self._attachment is not None:
             attachment, self._attachment = self._attachment, None
             await attachment.detach()
+        if self._directory is not None:
+            directory, self._directory = self._directory, None
+            directory.cleanup()
 
 
 class WithOneCable:

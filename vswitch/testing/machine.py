@@ -89,6 +89,7 @@ class Machine:
     shares: Sequence[Share] = ()
     arch: str = X86_64
     board: str = ""  # as QEMU's -machine has it; "" for the usual one
+    shares_memory: bool = False  # with the switch, as vhost-user takes it
 
     @property
     def has_pci(self) -> bool:
@@ -112,11 +113,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Card:
-    """A network card. `netdev` is what QEMU takes after `-netdev`, without its id."""
+    """A network card. `netdev` is what QEMU takes after `-netdev`, without its id; `chardev` the same after `-chardev`,
+    for a netdev that has one."""
 
     netdev: str
     mac: str
     device: str = "virtio-net-pci"
+    chardev: str = ""
 
 
 def command_line(
@@ -162,7 +165,10 @@ def command_line(
     for index, card in enumerate(cards):
         # The tiny guest boots from nowhere else; only cards on PCI can be told so.
         rom = ",romfile=" if isinstance(machine.image, GuestImage) and "-pci" in card.device else ""
-        arguments += ["-netdev", f"{card.netdev},id=net{index}"]
+        if card.chardev:
+            arguments += ["-chardev", f"{card.chardev},id=card{index}"]
+        at = f",chardev=card{index}" if card.chardev else ""
+        arguments += ["-netdev", f"{card.netdev},id=net{index}{at}"]
         place = place_of(index) if len(cards) > CARDS_IN_SLOTS else ""
         arguments += ["-device", f"{card.device},id=nic{index},netdev=net{index},mac={card.mac}{rom}{place}"]
     return [*arguments, *machine.arguments]

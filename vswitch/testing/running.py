@@ -38,6 +38,7 @@ class Running:
         self.has_answered = False
         self.origin = origin
         self._name = name
+        self._machine = machine
         self._own = own
         self._state = -1
         with ExitStack() as stack, ExitStack() as passed:
@@ -51,7 +52,7 @@ class Running:
                 cards,
                 shell=channels[0].theirs.fileno() if channels else -1,
                 words=kernel_words(machine.arch, *own),
-                memory=_memory(origin),
+                memory=_memory(machine, origin),
             )
             inherited = list(descriptors)
             if origin is not None:
@@ -64,7 +65,7 @@ class Running:
 
     @property
     def has_named_memory(self) -> bool:
-        return bool(_memory(self.origin))
+        return bool(_memory(self._machine, self.origin))
 
     async def come_up(self) -> None:
         """Returns when it takes commands, or has started if there is no shell. Raises QemuError if it does not."""
@@ -108,8 +109,10 @@ class Running:
         self._resources.close()
 
 
-def _memory(origin: Template | Snapshot | None) -> str:
+def _memory(machine: Machine, origin: Template | Snapshot | None) -> str:
     """The memory backend of a machine, if it is to have one."""
+    if machine.shares_memory:
+        return "memory-backend-memfd,share=on"
     if isinstance(origin, Template):
         return origin.memory()
     return "memory-backend-ram" if origin is not None and origin.facts.named_memory else ""

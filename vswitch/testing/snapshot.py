@@ -183,7 +183,9 @@ def _checked(name: str) -> str:
 
 
 def _directory(machine: Machine, devices: Sequence[str]) -> Path:
-    """Of the snapshots of such a machine."""
+    """Of the snapshots of such a machine. Raises InputError if there can be none."""
+    if machine.shares_memory:
+        raise InputError("its memory is shared by vhost-user, and QEMU keeps no such machine; give it other cards")
     kind = template.key(machine, devices), _files(machine.image), machine.arguments, machine.append, machine.login
     return default_cache() / SNAPSHOTS / hashlib.sha256(repr(kind).encode()).hexdigest()[:16]
 

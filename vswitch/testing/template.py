@@ -81,11 +81,13 @@ class Template:
 async def find(machine: Machine, devices: Sequence[str]) -> Template | None:
     """The template for such a machine with such cards, made if need be; None if it has to boot.
 
-    Only the tiny guest has one, as it comes, with virtio cards. Raises NoTemplateError, the first time, where none can
-    be made.
+    Only the tiny guest has one, as it comes, with virtio cards. Who shares its memory cannot have a private copy of a
+    template's. Raises NoTemplateError, the first time, where none can be made.
     """
     image = machine.image
-    if not isinstance(image, GuestImage) or machine.arguments or machine.append or machine.shares:
+    if not isinstance(image, GuestImage) or machine.arguments or machine.append:
+        return None
+    if machine.shares or machine.shares_memory:
         return None
     if not (image.kernel.parent / WANTED).exists() or {device.partition(",")[0] for device in devices} - DEVICES:
         return None

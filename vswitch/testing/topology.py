@@ -41,7 +41,7 @@ from vswitch.ports import policy
 from vswitch.testing import guest_image
 from vswitch.testing.boards import ARCHES, X86_64
 from vswitch.testing.guest_image import GuestImageError
-from vswitch.testing.link import Nic
+from vswitch.testing.link import STREAM, TRANSPORTS, Nic
 from vswitch.testing.machine import Disk, Image, Kernel, Login, Share
 from vswitch.values import check_name, instead
 
@@ -72,6 +72,7 @@ CARD: dict[str, tuple[type, str]] = {
     "ip": (str, 'ip = "10.0.0.9"'),
     "mac": (str, 'mac = "52:54:00:00:00:01"'),
     "device": (str, 'device = "e1000"'),
+    "transport": (str, 'transport = "vhost-user"'),
 }
 PORT = ("queue", *policy.PARAMETERS)
 LOGIN = tuple(field.name for field in fields(Login))
@@ -238,6 +239,8 @@ def _nic(table: Mapping[str, Any]) -> Nic:
             policy.read_mac(card["mac"])
         except InputError as error:
             raise WrongError(f"mac: {error}", "mac") from None
+    if card.get("transport", STREAM) not in TRANSPORTS:
+        raise WrongError(f"transport: {card['transport']!r} is none of {', '.join(TRANSPORTS)}", "transport")
     port = {key: table[key] for key in PORT if key in table}
     try:
         parse("fd://0", port)  # what plugs it in takes the same

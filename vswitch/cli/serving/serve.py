@@ -274,12 +274,13 @@ async def _how_to_plug_in(switch: VSwitch, endpoint: Attachment, version: qemu.V
     except InputError as error:
         return "\n".join([*lines, f"  {error}"])
     mtu = qemu.host_mtu(policy, switch.attachments.configs().values())
+    lines += [f"  {note}" for note in choices[0][0].notes]
     title = "  add to each guest's QEMU one of:" if several else "  add to a guest's QEMU:"
     for number, netdevs in enumerate(zip(*choices, strict=True)):
         suits = "for any QEMU" if netdevs[0].since == qemu.ANY_VERSION else "from QEMU 7.2 on"
         lines.append(title if number == 0 else f"  or, {suits}:")
         for netdev, mac in zip(netdevs, macs, strict=True):
-            lines.append(f"    {qemu.arguments(netdev.text, mac, mtu)}")
+            lines.append(f"    {qemu.arguments(netdev, mac, mtu)}")
     return "\n".join(lines)
 
 

@@ -1,11 +1,13 @@
 """What to write into a libvirt domain for an endpoint: an `<interface>`, or QEMU's own arguments.
 
-libvirt has elements for TCP (`client`, `server`), UDP and multicast, over IPv4 and with numeric addresses. For
-the rest there is `<qemu:commandline>`. Its multicast guests join where the route to the group goes. It refuses `<mtu>`
-in these elements, so that a guest whose card has to be told its MTU gets QEMU's arguments, too.
+libvirt has elements for TCP (`client`, `server`), UDP and multicast, over IPv4 and with numeric addresses, and for
+vhost-user. For the rest there is `<qemu:commandline>`. Its multicast guests join where the route to the group goes. It
+takes `<mtu>` with vhost-user only, so that a guest whose card has to be told its MTU gets QEMU's arguments elsewhere,
+too.
 """
 
 import ipaddress
+import os
 import socket
 from xml.etree import ElementTree
 
@@ -29,6 +31,10 @@ _MCAST_HINT = (
     "libvirt joins the group where the route to it goes, which is not where this endpoint is: run "
     "'ip route add {group} dev {device}' as root, or serve the group with the iface= of that route"
 )
+_MEMORY_HINT = (
+    "<domain> needs <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>; "
+    "QEMU before 8.0 needs KVM, too: <domain type='kvm'>"
+)
 
 
 def xml(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest, mtu: int | None) -> str:
@@ -38,11 +44,13 @@ def xml(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest, mtu: i
     Raises InputError if nothing of libvirt's or QEMU's plugs in there.
     """
     netdev = qemu.best_netdev(config, version, guest, ID)
-    element = _interface(config, guest.mac) if mtu is None else None
+    element = _interface(config, guest.mac, mtu)
     hints = [_INTERFACE_HINT]
     if element is None:
         element = _commandline(netdev, guest.mac, mtu)
         hints = [_COMMANDLINE_HINT]
+    elif config.scheme == "vhost-user":
+        hints.append(_MEMORY_HINT)
     elif config.scheme == "mcast" and _joined_elsewhere(config):
         hints.append(_MCAST_HINT.format(group=config.host, device=_device(config.iface)))
     hints += remarks(config.policy)
@@ -54,8 +62,29 @@ def xml(config: EndpointConfig, version: qemu.Version, guest: qemu.Guest, mtu: i
     return "\n".join([*(f"<!-- {hint} -->" for hint in hints), text])
 
 
-def _interface(config: EndpointConfig, mac: str) -> ElementTree.Element | None:
-    """The `<interface>`, or None where libvirt has none. `source` is our end, `local` is QEMU's."""
+def _interface(config: EndpointConfig, mac: str, mtu: int | None) -> ElementTree.Element | None:
+    """The `<interface>`, or None where libvirt has none that can say all of it."""
+    if config.scheme == "vhost-user":
+        return _vhost_user_interface(config, mac, mtu)
+    return _socket_interface(config, mac) if mtu is None else None
+
+
+def _vhost_user_interface(config: EndpointConfig, mac: str, mtu: int | None) -> ElementTree.Element:
+    """`mode` is QEMU's."""
+    interface = ElementTree.Element("interface", type="vhostuser")
+    ElementTree.SubElement(interface, "mac", address=mac)
+    path, mode = os.path.abspath(config.path), "server" if config.connect else "client"
+    source = ElementTree.SubElement(interface, "source", type="unix", path=path, mode=mode)
+    if not config.connect:
+        ElementTree.SubElement(source, "reconnect", enabled="yes", timeout="1")
+    ElementTree.SubElement(interface, "model", type="virtio")
+    if mtu is not None:
+        ElementTree.SubElement(interface, "mtu", size=str(mtu))
+    return interface
+
+
+def _socket_interface(config: EndpointConfig, mac: str) -> ElementTree.Element | None:
+    """`source` is our end, `local` is QEMU's."""
     kind = {"tcp": "server" if config.connect else "client", "udp": "udp", "mcast": "mcast"}.get(config.scheme)
     local = qemu.udp_local(config)
     if kind is None or not _is_ipv4(config.host) or not _is_ipv4(local[0]):
@@ -69,7 +98,7 @@ def _interface(config: EndpointConfig, mac: str) -> ElementTree.Element | None:
     return interface
 
 
-def _commandline(netdev: str, mac: str, mtu: int | None) -> ElementTree.Element:
+def _commandline(netdev: qemu.Netdev, mac: str, mtu: int | None) -> ElementTree.Element:
     commandline = ElementTree.Element(f"{{{QEMU_NAMESPACE}}}commandline")
     *words, device = qemu.words(netdev, mac, mtu, ID)
     for word in (*words, f"{device},addr={PCI_SLOT}"):

@@ -1,8 +1,12 @@
-"""What to write on QEMU's side of an endpoint: the `-netdev … -device …` arguments of a guest.
+"""What to write on QEMU's side of an endpoint: the `-netdev … -device …` arguments of a guest, and what else it takes.
 
 QEMU 7.2 brought the `stream` and `dgram` netdevs; `stream` reconnects with `reconnect=` (seconds) from 8.0 to 9.1
 and with `reconnect-ms=` from 9.2. The `socket` netdev is understood by every QEMU, but knows IPv4 only and no unix
 sockets, and never connects again. `dgram` knows IPv4 only, too. What is local for QEMU is remote for us.
+
+The `vhost-user` netdev speaks by a chardev, which may reconnect in any version, and takes memory that is shared. Before
+QEMU 8.0, a card with MSI-X has it crash without KVM (hw/virtio/virtio-pci.c, virtio_pci_set_guest_notifiers: it unmasks
+vectors by an irqfd that is not there).
 """
 
 import hashlib
@@ -27,8 +31,11 @@ STREAM_SINCE: Version = (7, 2)
 DGRAM_SINCE: Version = (7, 2)
 RECONNECT_SINCE: Version = (8, 0)
 RECONNECT_MS_SINCE: Version = (9, 2)
+VHOST_USER_SINCE: Version = (5, 0)  # which has -machine memory-backend=
+MSI_X_SINCE: Version = (8, 0)  # for vhost-user without KVM
 
 ID = "net0"
+MEMORY_DEFAULT = "1G"  # of a guest that has to say it twice
 
 MTU_MIN = 68  # a driver takes no smaller one from its card (virtio 1.2, 5.1.4.1)
 
@@ -41,10 +48,16 @@ class Guest(NamedTuple):
 
 
 class Netdev(NamedTuple):
-    """What comes after `-netdev`, and which QEMU was the first to understand it."""
+    """What comes after `-netdev`, and which QEMU was the first to understand it.
+
+    `companions` are arguments that go with it, `card` is what its device is told, and `notes` are what a person is.
+    """
 
     text: str
     since: Version
+    companions: tuple[str, ...] = ()
+    card: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def named_guest(name: str) -> Guest:
@@ -91,6 +104,8 @@ def netdevs(config: EndpointConfig, version: Version, guest: Guest, id: str = ID
         raise InputError(
             "is TLS, which no netdev of QEMU's has: another vswitch plugs in there; have another endpoint for guests"
         )
+    if config.scheme == "vhost-user":
+        return [vhost_user_netdev(config, version, id)]
     found = [
         (stream_netdev(config, max(version, STREAM_SINCE), id), STREAM_SINCE),
         (dgram_netdev(config, guest, id), DGRAM_SINCE),
@@ -104,14 +119,14 @@ def netdevs(config: EndpointConfig, version: Version, guest: Guest, id: str = ID
     return sorted(choices, key=lambda netdev: netdev.since > version)
 
 
-def best_netdev(config: EndpointConfig, version: Version, guest: Guest, id: str = ID) -> str:
+def best_netdev(config: EndpointConfig, version: Version, guest: Guest, id: str = ID) -> Netdev:
     """The netdev that meets `config` and that a QEMU of `version` understands. Raises InputError if there is none."""
     best = netdevs(config, version, guest, id)[0]
     if best.since > version:
         raise InputError(
             f"QEMU {_text(version)} has no netdev for it; use QEMU {_text(best.since)} or newer, or a tcp:// endpoint"
         )
-    return best.text
+    return best
 
 
 def stream_netdev(config: EndpointConfig, version: Version, id: str = ID) -> str | None:
@@ -119,10 +134,8 @@ def stream_netdev(config: EndpointConfig, version: Version, id: str = ID) -> str
     if config.scheme not in ("tcp", "unix") or version < STREAM_SINCE:
         return None
     parts = [f"stream,id={id},server={'on' if config.connect else 'off'}"]
-    if not config.connect and version >= RECONNECT_MS_SINCE:
-        parts.append("reconnect-ms=1000")
-    elif not config.connect and version >= RECONNECT_SINCE:
-        parts.append("reconnect=1")
+    if not config.connect and version >= RECONNECT_SINCE:
+        parts.append(_reconnect(version))
     if config.scheme == "unix":
         parts.append(_unix("addr", config.path))
     else:
@@ -191,6 +204,25 @@ def l2tpv3_netdev(config: EndpointConfig, id: str = ID) -> str | None:
     return ",".join(parts)
 
 
+def vhost_user_netdev(config: EndpointConfig, version: Version, id: str = ID) -> Netdev:
+    """The `vhost-user` netdev that meets `config` (QEMU docs/interop/vhost-user.rst, net/vhost-user.c)."""
+    ends = "server=on,wait=off" if config.connect else _reconnect(version)
+    chardev = f"socket,id=vhost-{id},path={_escaped(os.path.abspath(config.path))},{ends}"
+    memory = f"memory-backend-memfd,id=ram,share=on,size={MEMORY_DEFAULT}"
+    notes = [f"-m and size= are both the guest's memory: change {MEMORY_DEFAULT} in both places"]
+    if version < MSI_X_SINCE:
+        notes.append(
+            f"vectors=0: without, QEMU before {_text(MSI_X_SINCE)} crashes unless it has KVM; then leave it out"
+        )
+    return Netdev(
+        f"vhost-user,id={id},chardev=vhost-{id}",
+        VHOST_USER_SINCE,
+        ("-m", MEMORY_DEFAULT, "-object", memory, "-machine", "memory-backend=ram", "-chardev", chardev),
+        ",vectors=0" if version < MSI_X_SINCE else "",
+        tuple(notes),
+    )
+
+
 def qemu_has_cookies(options: TunnelOptions) -> bool:
     """Whether QEMU can have such cookies: one each way of the same length, or none."""
     return len(options.txcookie) == len(options.rxcookie)
@@ -204,13 +236,14 @@ def udp_local(config: EndpointConfig) -> tuple[str, int]:
     return "127.0.0.1" if loopback else "0.0.0.0", 0
 
 
-def words(netdev: str, mac: str, mtu: int | None = None, id: str = ID) -> list[str]:
-    """The arguments, one by one."""
-    device = f"virtio-net-pci,netdev={id},mac={mac}"
-    return ["-netdev", netdev, "-device", device if mtu is None else f"{device},host_mtu={mtu}"]
+def words(netdev: Netdev, mac: str, mtu: int | None = None, id: str = ID) -> list[str]:
+    """The arguments, one by one; the last one is the device."""
+    device = f"virtio-net-pci,netdev={id},mac={mac}{netdev.card}"
+    mtu_told = "" if mtu is None else f",host_mtu={mtu}"
+    return [*netdev.companions, "-netdev", netdev.text, "-device", device + mtu_told]
 
 
-def arguments(netdev: str, mac: str, mtu: int | None = None) -> str:
+def arguments(netdev: Netdev, mac: str, mtu: int | None = None) -> str:
     """The arguments to paste into a shell."""
     return " ".join(_shell_word(word) for word in words(netdev, mac, mtu))
 
@@ -241,6 +274,10 @@ def _interface(name: str, options: InterfaceOptions) -> str:
     if options.ip:
         return f"is the interface {name} of this machine, {', '.join(map(str, options.ip))}"
     return f"is the interface {name} of this machine; ip address add 10.0.0.1/24 dev {name} gives it an address"
+
+
+def _reconnect(version: Version) -> str:
+    return "reconnect-ms=1000" if version >= RECONNECT_MS_SINCE else "reconnect=1"
 
 
 def _is_ipv6(config: EndpointConfig) -> bool:
