@@ -24,6 +24,7 @@ from vswitch.dataplane.virtqueue import RingError, Virtqueue
 HEADER_SIZE_LEGACY: Final = 10  # without num_buffers, before virtio 1.0
 COST: Final = 512  # a frame takes about as long as so many bytes more of a stream
 FLUSH_MAX: Final = 512 * 1024
+LARGE: Final = 4096
 
 _ONE: Final = (1).to_bytes(8, "little")
 _COUNT_AT: Final = 10  # num_buffers
@@ -89,7 +90,10 @@ class VhostLink(Link):
         self._from_guest = from_guest
         self._header_size = header_size
         self._mergeable = mergeable
-        self._batch = BytesWriter()
+        self._batch = BytesWriter()  # frames that came in, after `_large`
+        self._large: list[bytes] = []
+        self._part: i64 = 0  # where the next bytes for the guest go: a part of what is in hand, and how far in it
+        self._within: i64 = 0
         from_guest.come_back()  # it may have sent before there was somebody to notify
 
     def receive(self, now: i64) -> i64:
@@ -164,17 +168,30 @@ class VhostLink(Link):
             size = queue.lengths[part]
             if size > skip:
                 at = queue.at[part]
-                copy(self._batch, queue.memory.contents[queue.regions[part]], at + skip, at + size)
+                self._take(queue.memory.contents[queue.regions[part]], at + skip, at + size)
                 skip = 0
             else:
                 skip -= size
             part += 1
 
-    def _ingress(self, unfinished: i64, now: i64) -> None:
-        if len(self._batch) == 0:
+    def _take(self, content: bytes, start: i64, end: i64) -> None:
+        """Add content[start:end] to the batch; of what is large, one copy less is made."""
+        if end - start < LARGE:
+            copy(self._batch, content, start, end)
             return
+        self._large.append(self._batch.getvalue())
+        self._large.append(content[start:end])
+        self._batch.truncate(0)
+
+    def _ingress(self, unfinished: i64, now: i64) -> None:
         chunk = self._batch.getvalue()
         self._batch.truncate(0)
+        if len(self._large) > 0:
+            self._large.append(chunk)
+            chunk = b"".join(self._large)
+            self._large = []
+        if len(chunk) == 0:
+            return
         if unfinished == 0:
             self.bridge.ingress(self.port, chunk, 0, now)
         else:
@@ -232,27 +249,38 @@ class VhostLink(Link):
                     self.port.drop_head(TOO_LONG)
                 break
             room -= queue.buffers
-            self._write(header, run.chunk[at + PREFIX : end])
+            self._write(header, run.chunk, at + PREFIX, end)
             queue.give(needed)
             at = end
         return at - run.start
 
-    def _write(self, header: bytes, frame: bytes) -> None:
-        """Write a frame, with its header, to the buffers in hand."""
+    def _write(self, header: bytes, chunk: bytes, start: i64, end: i64) -> None:
+        """Write a header, and the frame at chunk[start:end], to the buffers in hand."""
         queue = self._to_guest.queue
+        if queue.parts == 1:
+            content = header + chunk[start:end]
+            at = queue.at[0]
+            queue.memory.views[queue.regions[0]][at : at + len(content)] = content
+            return
         if queue.buffers > 1:
             header = header[:_COUNT_AT] + int(queue.buffers).to_bytes(2, "little")
-        content = header + frame
-        size: i64 = len(content)
-        done: i64 = 0
-        part: i64 = 0
-        while done < size:
-            view = queue.memory.views[queue.regions[part]]
-            at = queue.at[part]
-            fits = min(size - done, queue.lengths[part])
-            view[at : at + fits] = content if fits == size else content[done : done + fits]
-            done += fits
-            part += 1
+        self._part = 0
+        self._within = 0
+        self._put(header, 0, self._header_size)
+        self._put(chunk, start, end)
+
+    def _put(self, content: bytes, start: i64, end: i64) -> None:
+        """Write content[start:end] after what was put before."""
+        queue = self._to_guest.queue
+        while start < end:
+            fits = min(end - start, queue.lengths[self._part] - self._within)
+            at = queue.at[self._part] + self._within
+            queue.memory.views[queue.regions[self._part]][at : at + fits] = content[start : start + fits]
+            start += fits
+            self._within += fits
+            if self._within == queue.lengths[self._part]:
+                self._part += 1
+                self._within = 0
 
     def close(self) -> None:
         """The eventfds and the memory are whoever's that has made the rings."""
