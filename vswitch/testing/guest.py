@@ -77,6 +77,7 @@ class Guest:
         self.has_died = False  # and nobody has asked for it
         self._last_console = ""
         self._expected_to_end = False
+        self._ending = trio.Lock()  # held while its cables are taken out
         self._knows: list[tuple[str, str]] = []  # names that it was told since it came up
 
     def __repr__(self) -> str:
@@ -282,7 +283,13 @@ class Guest:
         It goes on from `origin`, if there is one. The tiny guest goes on from where a template was left that has
         booted, unless it is `cold`. From then on its nursery ends with GuestDied if QEMU ends and nobody has asked for
         it.
+
+        Raises QemuError if it runs, or does not come up.
         """
+        if self._may_end and (self._running is None or self._running.qemu.has_ended):
+            await self.power_off()  # what ran it may have ended this moment
+        if self._running is not None:
+            raise QemuError(f"guest {self.name} is running")
         if origin is not None:
             await self._start(origin)
         why = await self._clone() if origin is None else ""
@@ -385,8 +392,9 @@ class Guest:
             running, self._running = self._running, None
             self._last_console = running.qemu.output
             running.close()
-        for link in self.links:
-            await link.unplug()
+        async with self._ending:
+            for link in self.links:
+                await link.unplug()
 
     async def _watch(self, qemu: Qemu) -> None:
         """Raises GuestDied when QEMU ends and nobody has asked for it."""

@@ -192,6 +192,10 @@ class Qemu:
                 raise QemuError(f"{what}: QEMU hung up; {self._printed()}") from None
             raise QemuError(f"{what}: QEMU ended with status {status}; {self._printed()}") from None
 
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
     def _printed(self) -> str:
         return with_advice(telling_lines(self.output))
 
