@@ -203,6 +203,19 @@ def test_a_flood_is_finished_for_those_that_need_it() -> None:
     check_balance(switch)
 
 
+@pytest.mark.parametrize(("layer", "size", "expected"), [(TCP, 1000, 0), (TCP, 0, 0), (UDP, 0, 0xFFFF)])
+def test_a_checksum_of_zero_is_written_as_its_protocol_has_it(layer: type[TCP | UDP], size: int, expected: int) -> None:
+    """One in 65,536."""
+    whole = Ether(src=A, dst=B) / IP() / layer() / Raw(bytes(900))
+    missing = int(Ether(bytes(whole))[layer].chksum)
+    packet = Ether(src=A, dst=B) / IP() / layer() / Raw(missing.to_bytes(2) + bytes(898))
+    raw, unfinished = left_to_do(packet, size, TCPV4 if size else 0)
+    switch = taking(2)
+    switch.ingress_unfinished(switch.ports[0], framed([raw]), unfinished, 0)
+    [sent] = take(switch.ports[1])
+    assert int(Ether(sent)[layer].chksum) == expected
+
+
 def test_who_watches_sees_what_is_left_to_do() -> None:
     raw, unfinished = left_to_do(Ether(src=A, dst=B) / IP() / TCP() / Raw(bytes(4000)), 1000, TCPV4)
     switch = taking(3, 0, 1)

@@ -165,7 +165,8 @@ def _sum_up(out: BytesWriter, chunk: bytes, at: i64, size: i64, unfinished: i64)
     write_i32_be(out, i32(size))
     begin: i64 = len(out)
     copy(out, chunk, at, at + size)
-    _put(out, begin + place, _negative(sum_of(chunk, at + start, at + size)))
+    total = sum_of(chunk, at + start, at + size)
+    _put(out, begin + place, _negative(total) if unfinished & _WORD == _TCP_SUM_AT else _never_zero(total))
     return 1
 
 
@@ -298,7 +299,12 @@ def sum_of(chunk: bytes, start: i64, end: i64) -> i64:
 
 
 def _negative(total: i64) -> i64:
-    """The checksum; never 0, which to UDP says that there is none."""
+    """The checksum of what has some sum that is not 0."""
+    return (_WORD - total % _WORD) % _WORD
+
+
+def _never_zero(total: i64) -> i64:
+    """The same for UDP, to which 0 says that there is none (RFC 768)."""
     return _WORD - total % _WORD
 
 
