@@ -21,6 +21,8 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
+from vswitch.dataplane.virtqueue import RING_MAX
+
 # Features of the card, as virtio 1.2 numbers them (5.1.3, 6).
 NET_CSUM: Final = 1 << 0
 NET_GUEST_CSUM: Final = 1 << 1
@@ -66,7 +68,7 @@ HEADER_SIZE: Final = 12
 REGIONS_MAX: Final = 8
 FDS_MAX: Final = REGIONS_MAX
 RINGS: Final = 2  # ring 0 is what the guest receives by, ring 1 what it sends by
-RING_SIZE_MAX: Final = 1024  # QEMU's own limit (VIRTQUEUE_MAX_SIZE)
+RING_SIZE_MAX: Final = RING_MAX
 MTU_MIN: Final = 68  # virtio 1.2, 5.1.4.1
 MTU_MAX: Final = 0xFFFF
 _ADDRESS_END: Final = 1 << 63  # so that an address fits a signed integer; no machine has as much

@@ -118,13 +118,21 @@ class Device:
     def set_kick(self, ring: int, fd: int | None) -> None:
         if fd is None:
             raise ProtocolError("a ring that is to be polled; it has to have an eventfd")
-        self._replace(ring, "kick", fd)
+        _check_eventfd(fd)
+        self._stop("its eventfd changes")
+        self._rings[ring].kick = _instead_of(self._rings[ring].kick, fd)
+        self._start()
 
     def set_call(self, ring: int, fd: int | None) -> None:
-        self._replace(ring, "call", fd)
+        """QEMU gives a running ring another one when it masks its interrupt."""
+        _check_eventfd(fd)
+        self._rings[ring].call = _instead_of(self._rings[ring].call, fd)
+        if self._ends is not None:
+            self._ends[ring].call = self._rings[ring].call
 
     def set_error(self, ring: int, fd: int | None) -> None:
-        self._replace(ring, "error", fd)
+        _check_eventfd(fd)
+        self._rings[ring].error = _instead_of(self._rings[ring].error, fd)
 
     def enable_ring(self, ring: int, enabled: bool) -> None:
         if not enabled:
@@ -144,20 +152,6 @@ class Device:
         for ring in self._rings:
             ring.close()
         self._forget_memory()
-
-    def _replace(self, ring: int, what: str, fd: int | None) -> None:
-        """QEMU gives a running ring another eventfd when it masks its interrupt."""
-        if fd is not None:
-            _check_eventfd(fd)
-        if what == "kick":
-            self._stop("its eventfd changes")
-        old = getattr(self._rings[ring], what)
-        setattr(self._rings[ring], what, -1 if fd is None else fd)
-        if what == "call" and self._ends is not None:
-            self._ends[ring].call = self._rings[ring].call
-        if old >= 0:
-            os.close(old)
-        self._start()
 
     def _start(self) -> None:
         """Plug the card in, if there is all it takes."""
@@ -214,8 +208,17 @@ class Device:
                 log.error("%s: %s", self._port.name, error)
 
 
-def _check_eventfd(fd: int) -> None:
+def _check_eventfd(fd: int | None) -> None:
     """Nothing else is sure never to have us wait. Raises ProtocolError."""
+    if fd is None:
+        return
     if os.readlink(f"/proc/self/fd/{fd}") != EVENTFD:
         raise ProtocolError("what a ring is to notify by is no eventfd")
     os.set_blocking(fd, False)
+
+
+def _instead_of(before: int, fd: int | None) -> int:
+    """A ring's descriptor from now on; the one before is closed."""
+    if before >= 0:
+        os.close(before)
+    return -1 if fd is None else fd
